@@ -1,0 +1,74 @@
+"""halikit: hierarchies of latent variables, trained and used by adversarially learned inference.
+
+Names are imported when first used, so that ``halikit --help`` needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from halikit import presets as presets
+    from halikit.config import Config as Config
+    from halikit.discriminator import JointDiscriminator as JointDiscriminator
+    from halikit.discriminator import PairwiseDiscriminator as PairwiseDiscriminator
+    from halikit.discriminator import build_discriminator as build_discriminator
+    from halikit.hierarchy import Hierarchy as Hierarchy
+    from halikit.hierarchy import Link as Link
+    from halikit.kernels import BernoulliKernel as BernoulliKernel
+    from halikit.kernels import CategoricalKernel as CategoricalKernel
+    from halikit.kernels import Composite as Composite
+    from halikit.kernels import DensityKernel as DensityKernel
+    from halikit.kernels import DeterministicKernel as DeterministicKernel
+    from halikit.kernels import GaussianKernel as GaussianKernel
+    from halikit.kernels import Kernel as Kernel
+    from halikit.kernels import LinearGaussianKernel as LinearGaussianKernel
+    from halikit.kernels import NoDensityError as NoDensityError
+    from halikit.model import Model as Model
+    from halikit.model import build as build
+    from halikit.model import load as load
+    from halikit.networks import ladder as ladder
+    from halikit.spaces import Space as Space
+    from halikit.training import Trainer as Trainer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "halikit.config": ["Config"],
+    "halikit.discriminator": ["JointDiscriminator", "PairwiseDiscriminator", "build_discriminator"],
+    "halikit.hierarchy": ["Hierarchy", "Link"],
+    "halikit.kernels": [
+        "BernoulliKernel",
+        "CategoricalKernel",
+        "Composite",
+        "DensityKernel",
+        "DeterministicKernel",
+        "GaussianKernel",
+        "Kernel",
+        "LinearGaussianKernel",
+        "NoDensityError",
+    ],
+    "halikit.model": ["Model", "build", "load"],
+    "halikit.networks": ["ladder"],
+    "halikit.spaces": ["Space"],
+    "halikit.training": ["Trainer"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", "presets", *sorted(_HOME_OF)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+    elif name == "presets":
+        value = import_module("halikit.presets")
+    else:
+        raise AttributeError(f"module 'halikit' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,172 @@
+"""Algorithm 1: one step of the game between the two joints.
+
+The usual step runs the chains and the discriminator twice. This one runs each once. While no layer couples samples, the
+gradient that ``L_g`` sends back to sample ``i`` where it enters the discriminator is the one that ``L_d`` sends, times
+``r_i = (∂L_g/∂s_i) / (∂L_d/∂s_i)``. One backward pass through ``L_d``, rescaled by ``r_i`` where it leaves the
+discriminator, thus gives the exact gradients of both losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, couples_samples
+from halikit.hierarchy import Hierarchy
+from halikit.objectives import Objective, jensen_shannon, relativistic
+
+__all__ = ["Players", "Step", "ascend", "descend", "gradient_penalty", "play", "supports_single_pass"]
+
+Players = Literal["both", "discriminator", "generator"]
+
+# Beyond these logits a loss no longer changes: the error is below 1e-17, and ratios of gradients stay finite.
+_LOGIT_BOUND = 40.0
+
+# Objectives with ∂L_d/∂s ≠ 0 everywhere. A hinge is flat somewhere, least squares at s = 1.
+SINGLE_PASS_OBJECTIVES: set[Objective] = {jensen_shannon, relativistic}
+
+
+class Step(NamedTuple):
+    """What one step saw; scalars on the device, detached.
+
+    Attributes:
+        discriminator_loss: ``L_d``, nats under the Jensen–Shannon objective; the sum over the games.
+        generator_loss: ``L_g``, likewise.
+        rho_q: Mean ``ρ`` over encoder samples, in [0, 1].
+        rho_p: Mean ``ρ`` over decoder samples, in [0, 1].
+    """
+
+    discriminator_loss: Tensor
+    generator_loss: Tensor
+    rho_q: Tensor
+    rho_p: Tensor
+
+
+def play(
+    hierarchy: Hierarchy,
+    discriminator: JointDiscriminator | PairwiseDiscriminator,
+    x: Tensor,
+    *,
+    objective: Objective = jensen_shannon,
+    players: Players = "both",
+    single_pass: bool = True,
+    encoder_noise: float = 0.0,
+) -> Step:
+    """One step of Algorithm 1 up to the gradients, which are added to ``.grad``; the caller's optimisers do the rest.
+
+    Args:
+        hierarchy: θ_g.
+        discriminator: θ_d, over the same spaces.
+        x: Data, ``(n, *shape of x)``.
+        objective: The pair of losses.
+        players: Whose gradients to compute.
+        single_pass: One backward pass for both players instead of two; exact where :func:`supports_single_pass`
+            says so, and then preferable.
+        encoder_noise: Standard deviation of the noise on the encoder's input, at least 0.
+    """
+    q = ascend(hierarchy, x, encoder_noise)
+    p = descend(hierarchy, len(x))
+
+    losses, rhos = [], []
+    for game in discriminator.games:
+        joint = {space.name: torch.cat([q[space.name], p[space.name]]) for space in game.spaces}
+        if players == "discriminator":
+            joint = {name: state.detach() for name, state in joint.items()}
+        s = _bounded(game(joint))
+        losses.append(objective(*s.chunk(2)))
+        rhos.append(s.detach().sigmoid().view(2, -1).mean(1))
+        if players == "both" and single_pass:
+            r = _generator_to_discriminator_ratio(s, objective)
+            for state in joint.values():
+                if state.requires_grad:
+                    state.register_hook(partial(_rescaled, r=r))
+    loss_d = torch.stack([loss.discriminator for loss in losses]).sum()
+    loss_g = torch.stack([loss.generator for loss in losses]).sum()
+
+    if players == "both" and single_pass:
+        loss_d.backward()
+    else:
+        if players in ("both", "discriminator"):
+            _accumulate(loss_d, discriminator)
+        if players in ("both", "generator"):
+            _accumulate(loss_g, hierarchy)
+    rho_q, rho_p = torch.stack(rhos).mean(0)
+    return Step(loss_d.detach(), loss_g.detach(), rho_q, rho_p)
+
+
+def ascend(hierarchy: Hierarchy, x: Tensor, noise: float = 0.0) -> dict[str, Tensor]:
+    """Draw ``z_l ~ q(z_l|z_{l−1})`` from the data up; the encoder sees ``x + noise · ε``, the result holds ``x``."""
+    states = hierarchy.encode(x.add(torch.randn_like(x), alpha=noise) if noise else x, sample=True)
+    return {**states, hierarchy.spaces[0].name: x}
+
+
+def descend(hierarchy: Hierarchy, n: int) -> dict[str, Tensor]:
+    """Draw ``z_L ~ p(z_L)`` and ``z_{l−1} ~ p(z_{l−1}|z_l)`` down to the data, ``n`` of each."""
+    return hierarchy.sample_states(n)
+
+
+def gradient_penalty(discriminator: JointDiscriminator | PairwiseDiscriminator, states: Mapping[str, Tensor]) -> Tensor:
+    """Zero-centred penalty ``E ‖∇ s‖²`` at one joint's samples, ``()`` (Mescheder et al. 2018).
+
+    A loss of the discriminator alone: the samples are taken as they are, so nothing flows back to the generators.
+
+    Args:
+        discriminator: Over these states.
+        states: ``(n, *shape)`` by name.
+    """
+    leaves = {name: state.detach().requires_grad_() for name, state in states.items()}
+    total = torch.zeros((), device=next(iter(leaves.values())).device)
+    for game in discriminator.games:
+        inputs = [leaves[space.name] for space in game.spaces]
+        gradients = torch.autograd.grad(game(leaves).sum(), inputs, create_graph=True)
+        total = total + sum(gradient.reshape(len(gradient), -1).square().sum(1).mean() for gradient in gradients)
+    return total
+
+
+def supports_single_pass(
+    discriminator: JointDiscriminator | PairwiseDiscriminator, objective: Objective, states: Mapping[str, Tensor]
+) -> tuple[bool, str]:
+    """Whether one backward pass gives both gradients exactly, and why.
+
+    Args:
+        discriminator: θ_d.
+        objective: The pair of losses.
+        states: Any joint sample, ``n ≥ 2``, on which coupling is looked for.
+
+    Returns:
+        The answer and its reason in words.
+    """
+    if objective not in SINGLE_PASS_OBJECTIVES:
+        return False, f"two backward passes: {getattr(objective, '__name__', objective)} is not known to have ∂L_d/∂s ≠ 0 everywhere"
+    if couples_samples(discriminator, states):
+        return False, "two backward passes: the discriminator couples the samples of a batch"
+    return True, "one backward pass for both players"
+
+
+def _bounded(s: Tensor) -> Tensor:
+    """Logits in float32 at least, clamped under a straight-through gradient."""
+    s = s.float() if s.dtype.itemsize < 4 else s
+    return s.clamp(-_LOGIT_BOUND, _LOGIT_BOUND).detach() + (s - s.detach())
+
+
+def _generator_to_discriminator_ratio(s: Tensor, objective: Objective) -> Tensor:
+    """``r_i = (∂L_g/∂s_i) / (∂L_d/∂s_i)``, ``(2n,)``."""
+    leaf = s.detach().requires_grad_()
+    losses = objective(*leaf.chunk(2))
+    (from_g,) = torch.autograd.grad(losses.generator, leaf, retain_graph=True)
+    (from_d,) = torch.autograd.grad(losses.discriminator, leaf)
+    return from_g / from_d
+
+
+def _rescaled(gradient: Tensor, r: Tensor) -> Tensor:
+    return gradient * r.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype)
+
+
+def _accumulate(loss: Tensor, module: nn.Module) -> None:
+    """Add the gradient of ``loss`` over the parameters of ``module`` to their ``.grad``, and to no others."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    torch.autograd.backward(loss, inputs=parameters, retain_graph=True)

@@ -1,0 +1,42 @@
+"""``halikit presets``: the settings that ship."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from halikit.cli import common
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel="Look")(presets)
+
+
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print this one as TOML.", show_default=False)] = None,
+    as_json: common.Json = False,
+) -> None:
+    """List the presets, or print one as TOML.
+
+    Example: halikit presets digits > mine.toml
+    """
+    from rich.table import Table
+
+    from halikit.config import to_toml
+    from halikit.presets import PRESETS, preset
+
+    if name is not None:
+        config = preset(name)
+        common.print_json(config.model_dump(mode="json")) if as_json else print(to_toml(config), end="")
+        return
+    about = {name: (function.__doc__ or "").strip().splitlines()[0] for name, function in PRESETS.items()}
+    if as_json:
+        common.print_json(about)
+        return
+    table = Table("preset", "levels", "data", "what it is", box=None)
+    for name, line in about.items():
+        config = preset(name)
+        table.add_row(name, str(config.model.levels), config.data.spec, line)
+    common.console().print(table)

@@ -1,0 +1,186 @@
+"""``halikit train``: from a data set to a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from halikit.cli import common
+
+if TYPE_CHECKING:
+    from halikit.config import Config
+    from halikit.data import DataSet
+    from halikit.model import Model
+    from halikit.training import Trainer
+    from halikit.training.run import Record
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel="Train")(train)
+
+
+def train(
+    preset: Annotated[str | None, typer.Option(help="Published settings; see halikit presets.")] = None,
+    levels: Annotated[int | None, typer.Option(min=1, help="Levels of latents, as many as you like.")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, mnist:DIR, folder:DIR, or a path to recognise.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps to play.")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0, help="Passes over the data, instead of steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME by default.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and noise.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32 or bf16.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings from a TOML file.", show_default=False)] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as often as needed.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the settings, load the data, train nothing.")] = False,
+    as_json: common.Json = False,
+) -> None:
+    """Train a model. With no option at all: three levels on scikit-learn's handwritten digits, nothing to download.
+
+    Example: halikit train --levels 3
+
+    Example: halikit train --data folder:photos --levels 4 --set data.size=64
+    """
+    import torch
+
+    from halikit.config import override, parse_assignments, to_toml
+    from halikit.model import build
+
+    flags = {
+        "data.spec": data,
+        "training.steps": steps,
+        "training.batch_size": batch_size,
+        "training.seed": seed,
+        "training.device": device,
+        "training.precision": precision,
+    }
+    chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
+    chosen = override(chosen, {name: value for name, value in flags.items() if value is not None})
+    chosen = override(chosen, parse_assignments(assignments or []))
+    loaded = _load(chosen)
+    chosen = _fitted(chosen, loaded, epochs if steps is None else None)
+    path = out or _fresh(Path("runs") / f"{chosen.preset or loaded.spec.split(':')[0]}-l{chosen.model.levels}")
+
+    torch.manual_seed(chosen.training.seed)
+    model = build(chosen)
+    if dry_run:
+        common.print_json(chosen.model_dump(mode="json")) if as_json else print(to_toml(chosen), end="")
+        return
+    _run(model, loaded, path, as_json)
+
+
+def chosen_config(
+    *, preset: str | None = None, levels: int | None = None, file: Path | None = None, data: str | None = None
+) -> Config:
+    """The settings before the flags that change single ones: a file's, a preset's, or a family's.
+
+    Raises:
+        InputError: If these contradict each other.
+    """
+    from halikit.config import read_toml
+    from halikit.errors import InputError
+    from halikit.presets import digits, families
+    from halikit.presets import preset as preset_named
+
+    if preset and file:
+        raise InputError("--preset and --config both name all settings; give one of them, and --set for changes")
+    if file:
+        config = read_toml(file)
+    elif preset:
+        config = preset_named(preset)
+    elif data in (None, "digits"):
+        return families.dense(levels) if levels else digits()
+    else:
+        return families.automatic(levels or 3)
+    if levels not in (None, config.model.levels):
+        source = f"the preset {preset!r}" if preset else str(file)
+        raise InputError(
+            f"{source} has {config.model.levels} levels and its networks are made for them; "
+            f"for {levels} levels leave it out: halikit train --levels {levels} --data {config.data.spec}"
+        )
+    return config
+
+
+def with_data_shape(config: Config) -> Config:
+    """The config with the shape of its data, read from the data if need be."""
+    return config if config.model.data_shape else _fitted(config, _load(config), None)
+
+
+def _load(config: Config) -> DataSet:
+    from halikit import data
+
+    with common.progress("reading the data") as advance:
+        return data.load(config.data.spec, size=config.data.size, on_progress=advance)
+
+
+def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
+    from halikit.config import override
+
+    changes: dict[str, Any] = {"model.data_shape": data.shape}
+    if epochs is not None:
+        changes["training.steps"] = max(1, round(epochs * (len(data.train) // config.training.batch_size)))
+    return override(config, changes)
+
+
+def _fresh(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3``, … that does not exist."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate
+
+
+def _run(model: Model, data: DataSet, path: Path, as_json: bool) -> None:
+    from halikit.training import Trainer
+    from halikit.training.progress import Progress
+
+    assert model.config is not None
+    console = common.console(stderr=as_json)
+    with Progress(console, model.config.training.steps) as progress:
+        trainer = Trainer(model, data, out=path, on_record=progress)
+        _introduce(console.print, model, data, trainer)
+        trainer.fit()
+        last = progress.last
+    assert last is not None and trainer.run is not None
+    if as_json:
+        common.print_json(_result(last, trainer))
+        return
+    for level, error in enumerate(last.errors, 1):
+        console.print(f"level {level}: root mean square error {error:.4f} per element on held-out data")
+    console.print(f"[dim]look at {path / 'samples'}; then: halikit reconstruct {path}[/dim]")
+    common.report_path(path)
+
+
+def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer) -> None:
+    settings = trainer.settings
+    players = {"hierarchy": model.hierarchy, "discriminator": model.discriminator}
+    sizes = ", ".join(f"{name} {sum(p.numel() for p in module.parameters()):,}" for name, module in players.items())
+    growth = settings.growth(len(model.hierarchy)) if trainer.schedule.grows else ()
+    say(f"data     {data.spec}: {len(data.train):,} to train on, {len(data.held_out):,} held out", markup=False)
+    say("spaces   " + " ⇄ ".join(map(str, model.hierarchy.spaces)), markup=False)
+    say(f"encoder  {model.hierarchy.encoder}\ndecoder  {model.hierarchy.decoder}", markup=False)
+    say(f"weights  {sizes}, on {trainer.device}", markup=False)
+    say(f"plan     {settings.steps:,} steps of {settings.batch_size}; {trainer.reason}", markup=False)
+    if growth:
+        say("growth   a level is added at steps " + ", ".join(f"{step:,}" for step in growth), markup=False)
+
+
+def _result(last: Record, trainer: Trainer) -> dict[str, Any]:
+    assert trainer.run is not None
+    return {
+        "run": str(trainer.run.path),
+        "steps": last.step,
+        "levels": last.level,
+        "seconds": last.seconds,
+        "d_loss": last.d_loss,
+        "g_loss": last.g_loss,
+        "rho_q": last.rho_q,
+        "rho_p": last.rho_p,
+        "rms_error": list(last.errors),
+    }

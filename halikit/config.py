@@ -1,0 +1,262 @@
+"""One schema for everything that a run depends on: TOML in and out, nothing unknown accepted."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from halikit.errors import InputError
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "DiscriminatorConfig",
+    "ModelConfig",
+    "TrainingConfig",
+    "override",
+    "read_toml",
+    "to_toml",
+]
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class ConfigError(InputError):
+    """A setting is unknown, or its value is not one that it takes."""
+
+
+class _Section(BaseModel):
+    """A table of settings. ``"none"`` stands for no value, which TOML cannot write."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {key: None if value == "none" else value for key, value in values.items()}
+
+
+class ModelConfig(_Section):
+    """The hierarchy, as :func:`halikit.ladder` builds it; see there for each setting."""
+
+    levels: Positive = 3
+    data_shape: tuple[Positive, ...] | None = Field(None, description="shape of x; taken from the data when training")
+    family: Literal["dense", "conv"] | None = None
+    widths: tuple[Positive, ...] | None = None
+    hidden: Positive | None = None
+    depth: Positive = 2
+    slope: NonNegative = 0.02
+    gauge: Literal["standardised", "variance_preserving"] | None = "variance_preserving"
+    max_scale: Annotated[float, Field(gt=0)] | None = 0.5
+    observation_scale: Annotated[float, Field(gt=0)] | None = None
+
+
+class DiscriminatorConfig(_Section):
+    """The discriminator, as :func:`halikit.build_discriminator` builds it; see there for each setting."""
+
+    form: Literal["joint", "pairwise"] = "joint"
+    width: Positive = 256
+    depth: Positive = 1
+    dropout: Fraction = 0.2
+    weight_norm: bool = False
+    input_noise: NonNegative = 0.2
+    slope: NonNegative = 0.2
+
+
+class TrainingConfig(_Section):
+    """The game: Algorithm 1 and all around it."""
+
+    steps: Positive = 10_000
+    batch_size: Positive = 128
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["32", "bf16"] = "32"
+    objective: Literal["jensen_shannon", "least_squares", "relativistic"] = "jensen_shannon"
+    learning_rate: Rate = 3e-4
+    discriminator_learning_rate: Rate | None = Field(None, description="of the discriminator, where it differs")
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999)
+    final_learning_rate: Rate = Field(1.0, description="share of the rates left at the last step")
+    decay_from: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="share of the steps after which rates fall")
+    encoder_noise: NonNegative = Field(0.0, description="standard deviation of the noise on the encoder's input")
+    d_steps: Positive = Field(1, description="steps of the discriminator in a round")
+    g_steps: Positive = Field(1, description="steps of the generators in a round; 1 : 1 plays both at once")
+    grow_every: Positive | Literal["auto"] | None = Field("auto", description="steps before a level is added on top")
+    gradient_penalty: NonNegative = Field(0.0, description="weight γ of γ/2 · E‖∇s‖² at the encoder's joint")
+    averaging: Fraction = Field(0.999, description="decay of the averaged weights")
+    log_every: Positive = 50
+    evaluate_every: Positive = Field(1000, description="steps between evaluations, pictures and saves")
+
+    def growth(self, levels: int) -> tuple[int, ...]:
+        """Steps at which a level is added on top of those trained so far; none for a stack trained whole."""
+        if self.grow_every is None or levels == 1 or (self.grow_every == "auto" and levels < 3):
+            return ()
+        every = self.grow_every if self.grow_every != "auto" else max(1, round(GROWTH_SHARE * self.steps / (levels - 1)))
+        return tuple(every * level for level in range(1, levels))
+
+
+# Share of the steps in which "auto" growth adds all levels.
+GROWTH_SHARE = 0.4
+
+
+class DataConfig(_Section):
+    """The data set."""
+
+    spec: str = "digits"
+    size: Positive | None = Field(None, description="crop images to squares and resize them to this side")
+
+
+class Config(_Section):
+    """Everything that a run depends on.
+
+    Example:
+        >>> config = Config(model=ModelConfig(levels=2))
+        >>> override(config, {"training.steps": 500}).training.steps
+        500
+    """
+
+    preset: str | None = None
+    model: ModelConfig = ModelConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    training: TrainingConfig = TrainingConfig()
+    data: DataConfig = DataConfig()
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "config") -> Config:
+        """Check a nested mapping.
+
+        Raises:
+            ConfigError: With one line per wrong setting: its name, what is wrong, and what would be right.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(f"{where}: {_explained(detail)}" for detail in error.errors()[:3])) from None
+
+
+def read_toml(path: Path) -> Config:
+    """Read a config file.
+
+    Raises:
+        ConfigError: If the file is missing, is no TOML, or holds what is no setting.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the config {path}: {error}") from None
+    try:
+        return Config.parse(tomllib.loads(text), str(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def to_toml(config: Config) -> str:
+    """The config as TOML, every setting written out."""
+    lines: list[str] = []
+    values = config.model_dump()
+    tables = {key: value for key, value in values.items() if isinstance(value, dict)}
+    lines += [f"{key} = {_toml_value(value)}" for key, value in values.items() if key not in tables]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(f"{key} = {_toml_value(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy with some settings changed.
+
+    Args:
+        config: The settings to start from.
+        changes: Values by dotted name, ``training.steps``, or by the last part alone where only one section has it.
+
+    Raises:
+        ConfigError: If a name is unknown or a value wrong.
+    """
+    values = config.model_dump()
+    for name, value in changes.items():
+        *section, key = _resolved(name).split(".")
+        (values[section[0]] if section else values)[key] = value
+    return Config.parse(values, "setting")
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """``key=value`` texts as :func:`override` takes them; values are read as TOML, or else as plain text.
+
+    Raises:
+        ConfigError: If one has no ``=``.
+    """
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes key=value, got {assignment!r}")
+        try:
+            changes[key.strip()] = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            changes[key.strip()] = text.strip()
+    return changes
+
+
+def _names() -> list[str]:
+    names = []
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            names += [f"{name}.{key}" for key in section.model_fields]
+        else:
+            names.append(name)
+    return names
+
+
+def _resolved(name: str) -> str:
+    names = _names()
+    if name in names:
+        return name
+    owners = [full for full in names if full.split(".")[-1] == name]
+    if len(owners) == 1:
+        return owners[0]
+    if owners:
+        raise ConfigError(f"the setting {name!r} is ambiguous: {' or '.join(owners)}")
+    raise ConfigError(f"there is no setting {name!r}{_nearest(name, names)}")
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    by_last_part = {full.split(".")[-1]: full for full in names}
+    near = get_close_matches(name, names, 1, 0.5) or [
+        by_last_part[match] for match in get_close_matches(name.split(".")[-1], list(by_last_part), 1, 0.5)
+    ]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _explained(detail: Any) -> str:
+    # Union members appear in the location of an error; only what is a name in the file is of use.
+    place = [str(part) for part in detail["loc"]]
+    names = _names()
+    while len(place) > 1 and ".".join(place) not in names and ".".join(place[:-1]) in names:
+        place.pop()
+    name = ".".join(place)
+    if detail["type"] == "extra_forbidden":
+        return f"there is no setting {name!r}{_nearest(name, names)}"
+    message = re.sub(r"^Input", "it", detail["msg"])
+    return f"{name} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _toml_value(value: Any) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,0 +1,29 @@
+"""What can go wrong, by the exit code that the command line gives for it."""
+
+from __future__ import annotations
+
+__all__ = ["DivergedError", "HalikitError", "InputError", "ResourceError"]
+
+
+class HalikitError(Exception):
+    """An error whose message says what is wrong, where, and what would be right."""
+
+    exit_code = 1
+
+
+class InputError(HalikitError, ValueError):
+    """Bad usage or input: a setting, a file, a data set."""
+
+    exit_code = 2
+
+
+class DivergedError(HalikitError, RuntimeError):
+    """Training came to a loss that is not finite."""
+
+    exit_code = 3
+
+
+class ResourceError(HalikitError, RuntimeError):
+    """Out of disk or memory."""
+
+    exit_code = 4

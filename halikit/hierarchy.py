@@ -1,0 +1,238 @@
+"""The stack of latent variables and both ways through it (paper, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from halikit import joints
+from halikit.kernels import Kernel, compose
+from halikit.spaces import Space
+
+__all__ = ["Hierarchy", "Link", "Prior"]
+
+
+class Link(nn.Module):
+    """One level: ``up = q(z_l|z_{l−1})`` and the way back ``down = p(z_{l−1}|z_l)``, each the other's adjoint (Eq. 2).
+
+    Args:
+        up: Kernel of the encoder.
+        down: Kernel of the decoder.
+
+    Raises:
+        ValueError: If the spaces do not mirror each other, or a kernel is already in a link with another one.
+    """
+
+    def __init__(self, up: Kernel, down: Kernel) -> None:
+        super().__init__()
+        if (up.source, up.target) != (down.target, down.source):
+            raise ValueError(
+                f"{down} is no way back from {up}: the one goes {up.source} → {up.target}, "
+                f"the other {down.source} → {down.target}"
+            )
+        for kernel, other in ((up, down), (down, up)):
+            if kernel._adjoint and kernel._adjoint[0] is not other:
+                raise ValueError(f"{kernel} is already linked with another {kernel.adjoint}; a kernel belongs to one link")
+        up._adjoint, down._adjoint = (down,), (up,)
+        self.up = up
+        self.down = down
+
+    @property
+    def adjoint(self) -> Link:
+        """The same two kernels with their roles exchanged."""
+        return Link(self.down, self.up)
+
+    def __str__(self) -> str:
+        return f"{self.up} ⇄ {self.down}"
+
+
+class Prior(nn.Module):
+    """``p(z_L)``: a standard normal on the top space, unless a distribution is given.
+
+    Args:
+        space: The top space.
+        distribution: Over one state: empty batch shape, event shape ``space.shape``.
+
+    Raises:
+        ValueError: If the distribution is not over that space.
+    """
+
+    _origin: Tensor
+
+    def __init__(self, space: Space, distribution: dist.TorchDistribution | None = None) -> None:
+        super().__init__()
+        self.space = space
+        self.register_buffer("_origin", torch.zeros(()), persistent=False)
+        if distribution is not None and (distribution.batch_shape, distribution.event_shape) != ((), space.shape):
+            raise ValueError(
+                f"the prior must be over {space}: empty batch shape and event shape {space.shape}, got "
+                f"{tuple(distribution.batch_shape)} and {tuple(distribution.event_shape)}"
+            )
+        self.distribution = distribution
+
+    @property
+    def device(self) -> torch.device:
+        """Where it draws."""
+        return self._origin.device
+
+    def forward(self) -> dist.TorchDistribution:
+        """The distribution over one state, event shape ``space.shape``."""
+        if self.distribution is not None:
+            return self.distribution
+        return dist.Normal(self._origin, torch.ones_like(self._origin)).expand(self.space.shape).to_event(self.space.rank)
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``(n, *space.shape)``. A generator serves the standard normal only; other priors use torch's global one."""
+        if self.distribution is not None:
+            return self.distribution.sample(torch.Size([n])).to(self._origin)  # type: ignore[no-any-return]
+        return self._origin.new_empty(n, *self.space.shape).normal_(generator=generator)
+
+
+class Hierarchy(nn.Module):
+    """Links stacked to ``x ⇄ z_1 ⇄ … ⇄ z_L`` under a prior on ``z_L``. It owns all parameters.
+
+    ``h[:l]`` is the hierarchy of the first ``l`` levels with a standard normal prior on ``z_l``: a view on the same
+    parameters. Encoder (Eq. 1) and decoder (Eq. 2) are views as well.
+
+    Args:
+        links: From the data up, at least one.
+        prior: Distribution over the top space; standard normal by default.
+
+    Raises:
+        ValueError: If there is no link, neighbours do not fit, or two spaces share a name.
+
+    States travel in dictionaries from space names to tensors ``(n, *space.shape)``.
+    """
+
+    def __init__(self, links: Iterable[Link], prior: dist.TorchDistribution | None = None) -> None:
+        super().__init__()
+        links = list(links)
+        if not links:
+            raise ValueError("a hierarchy needs at least one link")
+        for below, above in zip(links, links[1:], strict=False):
+            if below.up.target != above.up.source:
+                raise ValueError(
+                    f"levels do not fit: {below.up} leads to {below.up.target}, but {above.up} starts from {above.up.source}"
+                )
+        self.links = nn.ModuleList(links)
+        self.spaces: tuple[Space, ...] = (links[0].up.source, *(link.up.target for link in links))
+        names = [space.name for space in self.spaces]
+        if len(set(names)) < len(names):
+            raise ValueError(f"spaces must have different names, got {', '.join(names)}")
+        self.prior = Prior(self.spaces[-1], prior)
+
+    def __len__(self) -> int:
+        return len(self.links)
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(self.links)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: slice) -> Hierarchy:
+        """``h[:l]``, the first ``l`` levels, ``1 ≤ l ≤ L``."""
+        if not isinstance(index, slice) or index.start not in (None, 0) or index.step not in (None, 1):
+            raise TypeError("a hierarchy is sliced from the data up, as h[:l]; its links are in h.links")
+        levels = range(len(self))[index]
+        if not levels:
+            raise IndexError(f"h[:{index.stop}] leaves no level; this hierarchy has {len(self)}")
+        if len(levels) == len(self):
+            return self
+        view = Hierarchy(list(self)[: len(levels)])
+        view.prior.to(self.prior._origin)
+        view.training = self.training
+        return view
+
+    @property
+    def encoder(self) -> Kernel:
+        """``T_{z_L|x} = T_{z_L|z_{L−1}} ∘ … ∘ T_{z_1|x}`` (Eq. 1)."""
+        return compose(*(link.up for link in reversed(list(self))))
+
+    @property
+    def decoder(self) -> Kernel:
+        """``T_{x|z_L}``, the encoder's adjoint (Eq. 2)."""
+        return compose(*(link.down for link in self))
+
+    def encode(self, x: Tensor, *, sample: bool = False, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Ascend the encoder from data.
+
+        Args:
+            x: ``(n, *shape of x)``.
+            sample: Draw every state instead of following the means.
+            generator: Source of randomness for draws.
+
+        Returns:
+            Every state, ``x`` first.
+        """
+        states = {self.spaces[0].name: x}
+        for link in self:
+            x = link.up.sample(x, generator=generator) if sample else link.up.mean(x)
+            states[link.up.target.name] = x
+        return states
+
+    def decode(
+        self, z: Tensor, level: int | None = None, *, sample: bool = False, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Descend the decoder from level ``level``, the top by default.
+
+        Args:
+            z: A state of ``z_level``, ``(n, *its shape)``.
+            level: Between 1 and L.
+            sample: Draw every state instead of following the means.
+            generator: Source of randomness for draws.
+
+        Returns:
+            The states from ``z_level`` down to ``x``, in this order.
+
+        Raises:
+            ValueError: If there is no such level.
+        """
+        level = self._checked(level)
+        states = {self.spaces[level].name: z}
+        for link in reversed(list(self)[:level]):
+            z = link.down.sample(z, generator=generator) if sample else link.down.mean(z)
+            states[link.down.target.name] = z
+        return states
+
+    def reconstruct(
+        self, x: Tensor, level: int | None = None, *, sample: bool = False, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """``x̂_l ~ T_{x|z_l} ∘ T_{z_l|x}`` (section 3.2), ``(n, *shape of x)``; along the means unless ``sample``."""
+        level = self._checked(level)
+        z = self[:level].encode(x, sample=sample, generator=generator)[self.spaces[level].name]
+        return self.decode(z, level, sample=sample, generator=generator)[self.spaces[0].name]
+
+    def sample_states(self, n: int, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Draw all states of the decoder's joint (Eq. 4), ``x`` first, ``(n, *shape)`` each."""
+        states = self.decode(self.prior.sample(n, generator=generator), sample=True, generator=generator)
+        return {space.name: states[space.name] for space in self.spaces}
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw data from the decoder's joint, ``(n, *shape of x)``."""
+        return self.sample_states(n, generator=generator)[self.spaces[0].name]
+
+    def encoder_joint(self, x: Tensor) -> dict[str, Tensor]:
+        """Eq. 3 as a Pyro program; see :func:`halikit.joints.encoder_joint`."""
+        return joints.encoder_joint(self, x)
+
+    def decoder_joint(self, n: int) -> dict[str, Tensor]:
+        """Eq. 4 as a Pyro program; see :func:`halikit.joints.decoder_joint`."""
+        return joints.decoder_joint(self, n)
+
+    def model(self, x: Tensor) -> dict[str, Tensor]:
+        """Eq. 4 with ``x`` observed; see :func:`halikit.joints.model`."""
+        return joints.model(self, x)
+
+    def guide(self, x: Tensor) -> dict[str, Tensor]:
+        """Eq. 3 given ``x``; see :func:`halikit.joints.guide`."""
+        return joints.guide(self, x)
+
+    def _checked(self, level: int | None) -> int:
+        level = len(self) if level is None else level
+        if not 1 <= level <= len(self):
+            raise ValueError(f"level must be between 1 and {len(self)}, got {level}")
+        return level
+
+    def __str__(self) -> str:
+        return f"encoder {self.encoder}\ndecoder {self.decoder}"

@@ -1,0 +1,25 @@
+"""Markov kernels ``T_{w|v}`` and their algebra: composition (Eq. 1) and adjoints (Eq. 2)."""
+
+from halikit.kernels.composition import Composite, LogProbEstimate, compose
+from halikit.kernels.deterministic import DeterministicKernel
+from halikit.kernels.discrete import BernoulliKernel, CategoricalKernel
+from halikit.kernels.gaussian import Gauge, GaussianKernel, Moments
+from halikit.kernels.kernel import DensityKernel, Kernel, NoDensityError
+from halikit.kernels.linear_gaussian import Gaussian, LinearGaussianKernel
+
+__all__ = [
+    "BernoulliKernel",
+    "CategoricalKernel",
+    "Composite",
+    "DensityKernel",
+    "DeterministicKernel",
+    "Gauge",
+    "Gaussian",
+    "GaussianKernel",
+    "Kernel",
+    "LinearGaussianKernel",
+    "LogProbEstimate",
+    "Moments",
+    "NoDensityError",
+    "compose",
+]

@@ -1,0 +1,149 @@
+"""Conditional Gaussians, the kernels of the paper (section 4, Table 4: "Gaussian layer")."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from halikit.kernels.kernel import DensityKernel, apply_network
+from halikit.spaces import Space
+
+__all__ = ["Gauge", "GaussianKernel", "Moments"]
+
+Gauge = Literal["standardised", "variance_preserving"]
+
+# Bounds of log σ where no cap is given: a plain exp has blown up at the first step of a three-level model.
+_LOG_SCALE_BOUND = 3.0
+# The smallest scale under a cap.
+_MIN_SCALE = 1e-3
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of a Gaussian, each ``(..., *target.shape)`` or broadcastable to it."""
+
+    mean: Tensor
+    scale: Tensor
+
+
+class GaussianKernel(DensityKernel):
+    r"""``T_{w|v} = N(m(v), σ(v)²)`` with independent elements.
+
+    The network gives mean and raw scale ``a`` side by side: ``(n, 2C, H, W)`` for maps, ``(n, 2D)`` for vectors,
+    or the mean alone where the scale is fixed. The scale is bounded, smoothly:
+    ``σ = 0.001 + (max_scale − 0.001) · sigmoid(a)`` under a cap, ``σ = exp(3 tanh(a/3))`` without one.
+
+    Nothing but the gauge fixes location and scale of a latent between two others, and without one the two chains
+    drift and never couple. ``"standardised"`` batch-normalises the mean; ``"variance_preserving"`` draws
+    ``sqrt(1 − σ²) · norm(m) + σ ε``. Both use batch statistics in training and running ones in evaluation.
+
+    Args:
+        source: Space conditioned on.
+        target: Space measured.
+        network: Any module from ``(n, *source.shape)``.
+        scale: ``"diagonal"`` for one scale per element, ``"isotropic"`` for one per sample (the mean of the raw
+            scales), or a fixed number.
+        gauge: ``None``, ``"standardised"`` or ``"variance_preserving"``.
+        max_scale: Upper bound of a learned scale; below 1 for a variance-preserving kernel, which needs one.
+
+    Raises:
+        ValueError: If scale, gauge or cap are out of range.
+    """
+
+    def __init__(
+        self,
+        source: Space,
+        target: Space,
+        network: nn.Module,
+        *,
+        scale: Literal["diagonal", "isotropic"] | float = "diagonal",
+        gauge: Gauge | None = None,
+        max_scale: float | None = None,
+    ) -> None:
+        super().__init__(source, target)
+        fixed = not isinstance(scale, str)
+        if fixed and not float(scale) > 0:
+            raise ValueError(f"{self}: a fixed scale must be positive, got {scale}; for a Dirac use DeterministicKernel")
+        if not fixed and scale not in ("diagonal", "isotropic"):
+            raise ValueError(f"{self}: scale is 'diagonal', 'isotropic' or a number, got {scale!r}")
+        if gauge not in (None, "standardised", "variance_preserving"):
+            raise ValueError(f"{self}: gauge is None, 'standardised' or 'variance_preserving', got {gauge!r}")
+        if max_scale is not None and (fixed or not max_scale > _MIN_SCALE):
+            raise ValueError(f"{self}: max_scale bounds a learned scale, above {_MIN_SCALE}; got {max_scale} for scale={scale}")
+        cap = float(scale) if fixed else max_scale
+        if gauge == "variance_preserving" and (cap is None or not cap < 1):
+            raise ValueError(f"{self}: the variance-preserving gauge needs a scale bounded below 1, got {cap}")
+        self.network = network
+        self.scale_form = scale
+        self.gauge = gauge
+        self.max_scale = max_scale
+        self.norm = nn.BatchNorm1d(target.shape[0] if target.rank else 1, affine=False) if gauge else None
+
+    def moments(self, given: Tensor) -> Moments:
+        """Mean and scale, gauge applied. In training mode a gauge takes the statistics of this very batch.
+
+        Args:
+            given: ``(..., *source.shape)``.
+
+        Raises:
+            ValueError: If a gauge is to take statistics of a training batch of one.
+        """
+        if isinstance(self.scale_form, str):
+            mean, raw = apply_network(self, self.network, given, 2)
+            if self.scale_form == "isotropic" and self.target.rank:
+                raw = raw.mean(tuple(range(-self.target.rank, 0)), keepdim=True)
+            scale = self._bounded(raw)
+        else:
+            mean = apply_network(self, self.network, given, 1)
+            scale = mean.new_tensor(self.scale_form)
+        if self.norm is not None:
+            mean = self._normalised(mean)
+        if self.gauge == "variance_preserving":
+            mean = mean * (1 - scale.square()).sqrt()
+        return Moments(mean, scale)
+
+    def _bounded(self, raw: Tensor) -> Tensor:
+        if self.max_scale is None:
+            return (_LOG_SCALE_BOUND * (raw / _LOG_SCALE_BOUND).tanh()).exp()
+        return _MIN_SCALE + (self.max_scale - _MIN_SCALE) * raw.sigmoid()
+
+    def _normalised(self, mean: Tensor) -> Tensor:
+        assert self.norm is not None
+        channels = self.norm.num_features
+        rows = mean.reshape(-1, channels, math.prod(self.target.shape[1:]))
+        if self.training and rows.shape[0] < 2:
+            raise ValueError(f"{self} has a gauge and cannot train on a batch of one: there is no batch to take statistics of")
+        normalised: Tensor = self.norm(rows.squeeze(-1) if rows.shape[-1] == 1 else rows)
+        return normalised.reshape(mean.shape)
+
+    def forward(self, given: Tensor) -> dist.TorchDistribution:
+        """The Gaussian over ``target``, event shape ``target.shape``.
+
+        Raises:
+            RuntimeError: With a gauge in training mode, where batch statistics couple the samples.
+        """
+        if self.gauge and self.training:
+            raise RuntimeError(
+                f"{self} has a {self.gauge} gauge: in training mode its batch statistics couple the samples and no "
+                "density of one sample exists; call .eval() first"
+            )
+        mean, scale = self.moments(given)
+        return dist.Normal(mean, scale.expand_as(mean)).to_event(self.target.rank)
+
+    def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``m + σ ε``, reparametrised, ``(..., *target.shape)``."""
+        mean, scale = self.moments(given)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return torch.addcmul(mean, scale, noise)
+
+    def mean(self, given: Tensor) -> Tensor:
+        """The conditional mean, ``(..., *target.shape)``."""
+        return self.moments(given).mean
+
+    def scale(self, given: Tensor) -> Tensor:
+        """The conditional standard deviation, ``(..., *target.shape)``."""
+        mean, scale = self.moments(given)
+        return scale.expand_as(mean)

@@ -1,0 +1,197 @@
+"""Markov kernels ``T_{w|v}``: the abstract interface (paper, section 3.1).
+
+Shapes throughout: ``given`` is ``(..., *source.shape)`` and what comes back is ``(..., *target.shape)``,
+with the same leading batch dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+from halikit.spaces import Space
+
+__all__ = ["DensityKernel", "Kernel", "NoDensityError", "apply_network", "batch_shape"]
+
+
+class NoDensityError(TypeError):
+    """A density was asked of a kernel that has none in closed form."""
+
+
+class Kernel(nn.Module, ABC):
+    """A Markov kernel ``T_{target|source}``: a probability measure over ``target`` for each ``given``.
+
+    Subclasses implement :meth:`sample`, and :meth:`mean` where they know it. Kernels compose with ``@``
+    as functions do: ``(b @ a)`` applies ``a`` first (Eq. 1).
+
+    Args:
+        source: The space conditioned on.
+        target: The space measured.
+    """
+
+    # The kernel that a Link pairs this one with. Held in a tuple, so that it is no submodule and its
+    # parameters are counted once.
+    _adjoint: tuple[Kernel, ...] = ()
+
+    def __init__(self, source: Space, target: Space) -> None:
+        super().__init__()
+        self.source = source
+        self.target = target
+
+    @abstractmethod
+    def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw one ``target`` per ``given``, reparametrised where the kernel can be.
+
+        Args:
+            given: ``(..., *source.shape)``.
+            generator: Source of randomness; torch's global one by default.
+
+        Returns:
+            ``(..., *target.shape)``.
+        """
+
+    def mean(self, given: Tensor) -> Tensor:
+        """The conditional mean, ``(..., *target.shape)``.
+
+        A kernel that does not know its mean gives one draw, which is an unbiased estimate of it.
+        """
+        return self.sample(given)
+
+    def forward(self, given: Tensor) -> Any:
+        """The distribution over ``target``; only a :class:`DensityKernel` has one.
+
+        Raises:
+            NoDensityError: Always, here.
+        """
+        raise NoDensityError(
+            f"{self} is a {type(self).__name__} and has no density in closed form: it can only be sampled"
+        )
+
+    def log_prob(self, value: Tensor, given: Tensor) -> Tensor:
+        """Exact log-density of ``value`` under ``T_{target|source = given}``, ``(...)``, in nats.
+
+        Raises:
+            NoDensityError: If the kernel has no density.
+        """
+        return self(given).log_prob(value)  # type: ignore[no-any-return]
+
+    @property
+    def adjoint(self) -> Kernel:
+        """``T†``: the kernel back from ``target`` to ``source`` that a :class:`~halikit.Link` pairs with this one (Eq. 2).
+
+        Raises:
+            RuntimeError: If the kernel is in no link.
+        """
+        if not self._adjoint:
+            raise RuntimeError(f"{self} has no adjoint yet: pair it with the kernel back, as Link(up, down)")
+        return self._adjoint[0]
+
+    @property
+    def factors(self) -> tuple[Kernel, ...]:
+        """The kernels that this one is composed of, in order of application."""
+        return (self,)
+
+    def __matmul__(self, inner: Kernel) -> Kernel:
+        """``self ∘ inner``: apply ``inner``, then ``self``, marginalising over the space between (Eq. 1)."""
+        if not isinstance(inner, Kernel):
+            return NotImplemented
+        from halikit.kernels.composition import compose
+
+        return compose(self, inner)
+
+    def __str__(self) -> str:
+        return f"T_{{{self.target.name}|{self.source.name}}}"
+
+    def extra_repr(self) -> str:
+        """The formula and both spaces, for torch's printout of the module tree."""
+        return f"{self}: {self.source} → {self.target}"
+
+
+class DensityKernel(Kernel):
+    """A kernel whose density is known: :meth:`forward` returns it as a Pyro distribution.
+
+    A subclass needs nothing but :meth:`forward`; sampling and the mean follow from the distribution.
+    """
+
+    @abstractmethod
+    def forward(self, given: Tensor) -> TorchDistributionMixin:
+        """The distribution over ``target``, batch shape ``(...)``, event shape ``target.shape``.
+
+        Args:
+            given: ``(..., *source.shape)``.
+        """
+
+    def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw from :meth:`forward`, ``(..., *target.shape)``; gradients pass where the distribution is reparametrised."""
+        distribution = self(given)
+        with _drawing_from(generator):
+            if distribution.has_rsample:
+                return distribution.rsample()  # type: ignore[no-any-return]
+            return distribution.sample()  # type: ignore[no-any-return]
+
+    def mean(self, given: Tensor) -> Tensor:
+        """The mean of :meth:`forward`, ``(..., *target.shape)``; one draw where the distribution does not know its mean."""
+        try:
+            return self(given).mean  # type: ignore[no-any-return]
+        except NotImplementedError:
+            return super().mean(given)
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Let torch.distributions, which takes no generator, draw from one all the same."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    devices = [generator.device] if generator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def batch_shape(kernel: Kernel, given: Tensor) -> torch.Size:
+    """The leading dimensions of ``given``, ``(..., *source.shape)``.
+
+    Raises:
+        ValueError: If ``given`` is no batch of states of the source.
+    """
+    batch = given.shape[: max(0, given.dim() - kernel.source.rank)]
+    if given.shape[len(batch) :] != kernel.source.shape:
+        raise ValueError(f"{kernel} takes (..., {', '.join(map(str, kernel.source.shape))}), got {tuple(given.shape)}")
+    return batch
+
+
+def apply_network(kernel: Kernel, network: nn.Module, given: Tensor, outputs: int) -> Tensor:
+    """Run ``network`` on ``given`` with one batch dimension, and shape what comes out.
+
+    Args:
+        kernel: Whose spaces apply.
+        network: Maps ``(n, *source.shape)`` to ``n × outputs × target.size`` elements in any shape. Feature
+            maps ``(n, outputs · C, H, W)`` thus split along the channels, vectors along their only axis.
+        given: ``(..., *source.shape)``.
+        outputs: How many tensors of the target's shape the network gives.
+
+    Returns:
+        ``(outputs, ..., *target.shape)`` for several outputs, without the first axis for one.
+
+    Raises:
+        ValueError: If ``given`` or what the network returns does not fit the spaces.
+    """
+    source, target = kernel.source, kernel.target
+    batch = batch_shape(kernel, given)
+    out: Tensor = network(given if len(batch) == 1 else given.reshape(-1, *source.shape))
+    if out.numel() != batch.numel() * outputs * target.size:
+        raise ValueError(
+            f"the network of {kernel} gives {tuple(out.shape)} for a batch of {batch.numel()}; "
+            f"{target} needs {outputs} × {target.size} elements per sample"
+        )
+    if outputs == 1:
+        return out.reshape((*batch, *target.shape))
+    return out.reshape(batch.numel(), outputs, *target.shape).transpose(0, 1).reshape(outputs, *batch, *target.shape)

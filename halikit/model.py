@@ -1,0 +1,175 @@
+"""A model as one thing: built from a config, saved to and loaded from one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from halikit.config import Config
+from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, build_discriminator
+from halikit.errors import InputError
+from halikit.files import write_atomically
+from halikit.hierarchy import Hierarchy
+from halikit.networks import ladder
+
+__all__ = ["Model", "ModelError", "build", "load", "save_model"]
+
+FILE_NAME = "model.safetensors"
+SCHEMA = 1
+
+
+class ModelError(InputError):
+    """A saved model is missing, damaged, or does not fit the code that is to load it."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A hierarchy and the discriminator that plays against it.
+
+    Attributes:
+        hierarchy: Encoder, decoder and prior.
+        discriminator: Over the hierarchy's spaces.
+        config: What it was built from; ``None`` for kernels of the user's own.
+    """
+
+    hierarchy: Hierarchy
+    discriminator: JointDiscriminator | PairwiseDiscriminator
+    config: Config | None = None
+
+
+def build(config: Config) -> Model:
+    """Build the model that a config describes, with fresh weights from torch's global generator.
+
+    Raises:
+        InputError: If the shape of the data is missing or a setting does not fit it.
+    """
+    settings = config.model
+    if settings.data_shape is None:
+        raise InputError("model.data_shape is not set: the shape of x, such as [1, 28, 28]")
+    options = settings.model_dump(exclude={"levels", "data_shape"})
+    try:
+        hierarchy = ladder(settings.levels, settings.data_shape, **options)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from None
+    options = config.discriminator.model_dump()
+    options["use_weight_norm"] = options.pop("weight_norm")
+    return Model(hierarchy, build_discriminator(hierarchy, **options), config)
+
+
+# ``load`` has an argument of the same name.
+_build = build
+
+
+def save_model(path: Path, model: Model, averaged: Hierarchy, *, step: int, level: int) -> None:
+    """Write raw and averaged weights and the config to one safetensors file, whole or not at all.
+
+    Args:
+        path: The file.
+        model: With its raw weights.
+        averaged: The hierarchy with averaged weights.
+        step: Steps trained.
+        level: Levels trained so far; fewer than the hierarchy's while it grows.
+
+    Raises:
+        ResourceError: If the disk is full.
+    """
+    parts: dict[str, nn.Module] = {
+        "hierarchy": model.hierarchy,
+        "averaged": averaged,
+        "discriminator": model.discriminator,
+    }
+    tensors = {f"{part}.{name}": tensor.contiguous() for part, m in parts.items() for name, tensor in m.state_dict().items()}
+    about = {
+        "schema": SCHEMA,
+        "step": step,
+        "level": level,
+        "config": model.config.model_dump(mode="json") if model.config else None,
+    }
+    write_atomically(path, save(tensors, {"halikit": json.dumps(about)}))
+
+
+def load(
+    run: str | Path,
+    *,
+    weights: Literal["averaged", "raw"] = "averaged",
+    device: str | torch.device = "cpu",
+    build: Callable[[], Model] | None = None,
+) -> Model:
+    """Load a trained model, in evaluation mode.
+
+    Args:
+        run: A run directory, or its ``model.safetensors``.
+        weights: Averaged over training (better pictures) or as the last step left them.
+        device: Where to.
+        build: Makes the model where it was not built from a config: needed for kernels of your own. No code is
+            ever imported because a file names it.
+
+    Raises:
+        ModelError: If the file is missing or damaged, or does not fit the model built.
+    """
+    if weights not in ("averaged", "raw"):
+        raise ModelError(f"weights are 'averaged' or 'raw', got {weights!r}")
+    path = Path(run) / FILE_NAME if Path(run).is_dir() else Path(run)
+    about, tensors = _read(path)
+    if build is not None:
+        model = build()
+    elif about["config"] is not None:
+        model = _build(Config.parse(about["config"], str(path)))
+    else:
+        raise ModelError(f"{path} holds kernels of its author's own: pass build=, the function that makes the model")
+    _fill(path, model.hierarchy, tensors, "averaged" if weights == "averaged" else "hierarchy")
+    _fill(path, model.discriminator, tensors, "discriminator")
+    for module in (model.hierarchy, model.discriminator):
+        module.to(device).eval()
+    return model
+
+
+def trained_level(run: str | Path) -> int:
+    """How many levels of the model in a run have been trained, while it grows."""
+    path = Path(run) / FILE_NAME if Path(run).is_dir() else Path(run)
+    return int(_about(path)["level"])
+
+
+def _about(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ModelError(f"there is no model at {path}: expected a run directory with {FILE_NAME} in it")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["halikit"])
+            schema = about["schema"]
+            _ = (about["config"], about["level"], about["step"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is no halikit model, or damaged: {error}") from None
+    if schema > SCHEMA:
+        raise ModelError(f"{path} was written by a newer halikit (schema {schema}, this one reads up to {SCHEMA})")
+    return about  # type: ignore[no-any-return]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    about = _about(path)
+    with safe_open(path, "pt") as file:
+        return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
+    found = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+    wanted = module.state_dict()
+    wrong = [f"{name} is missing" for name in wanted if name not in found]
+    wrong += [f"{name} is unknown" for name in found if name not in wanted]
+    wrong += [
+        f"{name} is {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ModelError(f"{path} does not fit the model built ({part}): {'; '.join(wrong[:3])}{more}")
+    module.load_state_dict(found)

@@ -1,0 +1,144 @@
+"""The blocks of Table 4: a linear map, its normalisation, nonlinearity and dropout, in this order."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+__all__ = ["COARSEST", "DENSE_PIXELS", "Dropout", "InputNoise", "LayerOptions", "Norm", "ResidualBlock", "conv", "dense", "upsample"]
+
+Norm = Literal["batch", "weight"]
+
+# Images of up to this many pixels are small enough for dense networks.
+DENSE_PIXELS = 16 * 16
+# The coarsest feature maps; beyond them come vectors.
+COARSEST = (4, 4)
+
+
+class LayerOptions(NamedTuple):
+    """What surrounds a linear map.
+
+    Attributes:
+        norm: ``"batch"``, ``"weight"`` or none.
+        dropout: Probability of dropping an activation.
+        slope: Negative slope of the leaky ReLU; ``None`` for a linear layer.
+    """
+
+    norm: Norm | None = None
+    dropout: float = 0.0
+    slope: float | None = 0.02
+
+
+class InputNoise(nn.Module):
+    """Adds Gaussian noise in training; part of the game, not of any density.
+
+    Args:
+        scale: Standard deviation, at least 0.
+
+    Raises:
+        ValueError: If the scale is negative.
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        if scale < 0:
+            raise ValueError(f"the scale of input noise must not be negative, got {scale}")
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x + scale · ε`` in training, ``x`` in evaluation; any shape."""
+        if not self.training or not self.scale:
+            return x
+        return x.add(torch.randn_like(x), alpha=self.scale)
+
+    def extra_repr(self) -> str:
+        """The scale."""
+        return f"scale={self.scale}"
+
+
+class Dropout(nn.Module):
+    """Dropout with cheap masks on CPU: one random byte per activation, a fifth of the time of torch's Bernoulli draws.
+
+    Args:
+        probability: Of dropping an activation, in [0, 1); rounded to a multiple of 1/256.
+
+    Raises:
+        ValueError: If the probability is out of range.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.threshold = round(256 * probability)
+        if not 0 <= self.threshold < 256:
+            raise ValueError(f"a dropout probability lies in [0, 1), got {probability}")
+        self.probability = self.threshold / 256
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activations dropped and the others scaled by ``1 / (1 − probability)`` in training; any shape."""
+        if not self.training or not self.threshold:
+            return x
+        if x.device.type != "cpu":
+            return nn.functional.dropout(x, self.probability)
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.threshold
+        return x * kept.to(x.dtype).div_(1 - self.probability)
+
+    def extra_repr(self) -> str:
+        """The probability as rounded."""
+        return f"probability={self.probability}"
+
+
+def dense(inputs: int, outputs: int, options: LayerOptions = LayerOptions()) -> nn.Sequential:
+    """A fully connected layer, ``(n, inputs)`` to ``(n, outputs)``."""
+    linear = nn.Linear(inputs, outputs, bias=options.norm != "batch")
+    return _surrounded(linear, nn.BatchNorm1d, outputs, options)
+
+
+def conv(
+    inputs: int, outputs: int, kernel: int, stride: int, options: LayerOptions = LayerOptions(), *, valid: bool = False
+) -> nn.Sequential:
+    """A convolution, ``(n, inputs, H, W)`` to ``(n, outputs, ⌈H/stride⌉, ⌈W/stride⌉)``, or unpadded if ``valid``."""
+    padding = 0 if valid else kernel // 2
+    linear = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=options.norm != "batch")
+    return _surrounded(linear, nn.BatchNorm2d, outputs, options)
+
+
+def upsample() -> nn.Upsample:
+    """Bilinear upsampling to twice the height and width."""
+    return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions, the second linear, around a skip connection; maps keep their shape ``(n, C, H, W)``.
+
+    Args:
+        channels: C.
+        options: Of both convolutions; the nonlinearity follows the sum.
+    """
+
+    def __init__(self, channels: int, options: LayerOptions) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv(channels, channels, 3, 1, options),
+            conv(channels, channels, 3, 1, options._replace(slope=None)),
+        )
+        self.activation = nn.Identity() if options.slope is None else nn.LeakyReLU(options.slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``activation(x + body(x))``, ``(n, C, H, W)``."""
+        out: Tensor = self.activation(x + self.body(x))
+        return out
+
+
+def _surrounded(linear: nn.Module, batch_norm: type[nn.Module], outputs: int, options: LayerOptions) -> nn.Sequential:
+    layers: list[nn.Module] = [weight_norm(linear) if options.norm == "weight" else linear]
+    if options.norm == "batch":
+        layers.append(batch_norm(outputs))
+    if options.slope is not None:
+        layers.append(nn.LeakyReLU(options.slope))
+    if options.dropout:
+        layers.append(Dropout(options.dropout))
+    return nn.Sequential(*layers)

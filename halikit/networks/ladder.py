@@ -1,0 +1,206 @@
+"""The ladder: a hierarchy of any number of levels on data of any shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import nn
+
+from halikit.hierarchy import Hierarchy, Link
+from halikit.kernels import DeterministicKernel, Gauge, GaussianKernel, Kernel
+from halikit.networks.blocks import COARSEST, DENSE_PIXELS, LayerOptions, ResidualBlock, conv, dense, upsample
+from halikit.spaces import Space
+
+__all__ = ["Family", "ladder", "ladder_spaces"]
+Family = Literal["dense", "conv"]
+
+
+
+def ladder(
+    levels: int,
+    data_shape: Sequence[int],
+    *,
+    family: Family | None = None,
+    widths: Sequence[int] | None = None,
+    hidden: int | None = None,
+    depth: int = 2,
+    slope: float = 0.02,
+    gauge: Gauge | None = "variance_preserving",
+    max_scale: float | None = 0.5,
+    observation_scale: float | None = None,
+) -> Hierarchy:
+    """Stack ``levels`` links of Gaussian kernels on data of any shape.
+
+    Intermediate latents, and the top one as the encoder draws it, carry the gauge. ``p(x|z_1)`` is deterministic, ends
+    in tanh for images and is linear for vectors, unless an observation scale gives it a density.
+
+    Args:
+        levels: L, at least 1.
+        data_shape: ``(C, H, W)`` for images in [−1, 1], ``(D,)`` for vectors.
+        family: ``"dense"`` (latents are vectors) or ``"conv"`` (latents are feature maps down to 4×4, vectors above);
+            by default dense for vectors and images of at most 16×16.
+        widths: Elements of each latent, or channels where it has maps; ``levels`` of them, from z_1 up.
+        hidden: Units of dense layers (default 256), channels of the finest convolutions (default 32).
+        depth: Hidden layers of a dense network, at least 1; residual blocks of a convolutional one.
+        slope: Negative slope of the leaky ReLUs.
+        gauge: Gauge of the latents; see :class:`~halikit.GaussianKernel`.
+        max_scale: Cap of the latents' scales.
+        observation_scale: Standard deviation of ``p(x|z_1)``; ``None`` for the paper's deterministic one.
+
+    Raises:
+        ValueError: If a number is out of range or a shape cannot be taken.
+
+    Example:
+        >>> print(ladder(2, (1, 8, 8)))
+        encoder T_{z2|z1} ∘ T_{z1|x}
+        decoder T_{x|z1} ∘ T_{z1|z2}
+    """
+    spaces = ladder_spaces(levels, data_shape, family=family, widths=widths)
+    links = []
+    for level, (lower, upper) in enumerate(pairwise(spaces)):
+        make = _Networks(lower, upper, hidden, depth, slope)
+        up = GaussianKernel(lower, upper, make.up(), gauge=gauge, max_scale=max_scale)
+        down: Kernel
+        if level:
+            down = GaussianKernel(upper, lower, make.down(2), gauge=gauge, max_scale=max_scale)
+        else:
+            down = DeterministicKernel(upper, lower, nn.Sequential(make.down(1), *([nn.Tanh()] if lower.is_image else [])))
+            if observation_scale is not None:
+                down = down.with_noise(observation_scale)
+        links.append(Link(up, down))
+    return Hierarchy(links)
+
+
+def ladder_spaces(
+    levels: int, data_shape: Sequence[int], *, family: Family | None = None, widths: Sequence[int] | None = None
+) -> tuple[Space, ...]:
+    """The spaces ``x, z1, …, zL`` that :func:`ladder` goes through; its arguments and errors."""
+    x = Space("x", tuple(data_shape))
+    if levels < 1:
+        raise ValueError(f"a hierarchy has at least one level, got levels={levels}")
+    if x.rank not in (1, 3):
+        raise ValueError(f"the ladder takes vectors (D,) and images (C, H, W), got {x.shape}")
+    if family is None:
+        family = "conv" if x.is_image and math.prod(x.shape[1:]) > DENSE_PIXELS else "dense"
+    if family not in ("dense", "conv"):
+        raise ValueError(f"family is 'dense' or 'conv', got {family!r}")
+    if family == "conv" and not x.is_image:
+        raise ValueError(f"convolutions need images (C, H, W), got {x.shape}; use family='dense'")
+    if widths is not None and (len(widths) != levels or min(widths) < 1):
+        raise ValueError(f"{levels} levels need {levels} positive widths, got {list(widths)}")
+    maps = _map_sizes(x.shape[1:], levels) if family == "conv" else []
+    if widths is None:
+        widths = _conv_widths(x, levels, len(maps)) if family == "conv" else _dense_widths(x.size, levels)
+    shapes = [(width, *size) for width, size in zip(widths, maps, strict=False)]
+    shapes += [(width,) for width in widths[len(maps) :]]
+    return (x, *(Space(f"z{level}", shape) for level, shape in enumerate(shapes, 1)))
+
+
+def _dense_widths(size: int, levels: int) -> list[int]:
+    """Geometric from a part of the data's size that grows with L down to a little more than its square root."""
+    top = min(max(2, round(1.25 * math.sqrt(size))), 256)
+    bottom = max(top, min(1024, round(size * (1 - 1 / (levels + 1)))))
+    if levels == 1:
+        return [top]
+    return [round(bottom * (top / bottom) ** (level / (levels - 1))) for level in range(levels)]
+
+
+def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, int]]:
+    """Resolutions of the latents that are maps: z_1 at a quarter (half for small images), halving; the top is a vector."""
+    height, width = size
+    sizes: list[tuple[int, int]] = []
+    first = 4 if min(size) >= 64 else 2
+    factor = first
+    while len(sizes) < levels - 1 and not (height % factor or width % factor) and min(size) // factor >= COARSEST[0]:
+        sizes.append((height // factor, width // factor))
+        factor *= 2
+    return sizes
+
+
+def _conv_widths(x: Space, levels: int, maps: int) -> list[int]:
+    """Channels grow as maps shrink, by √2 a halving; vectors from 256 down."""
+    channels = [min(256, round(16 * 2 ** (level / 2))) for level in range(maps)]
+    vectors = levels - maps
+    top = min(256, max(16, round(1.25 * math.sqrt(x.size))))
+    bottom = min(256, 2 * top)
+    ratio = (top / bottom) ** (1 / max(1, vectors - 1))
+    return channels + [round(bottom * ratio**i) if vectors > 1 else top for i in range(vectors)]
+
+
+class _Networks:
+    """The two networks of one link, from the spaces that they lie between."""
+
+    def __init__(self, lower: Space, upper: Space, hidden: int | None, depth: int, slope: float) -> None:
+        if depth < 1 or (hidden is not None and hidden < 1):
+            raise ValueError(f"networks need a positive depth and width, got depth={depth}, hidden={hidden}")
+        self.lower, self.upper = lower, upper
+        self.options = LayerOptions("batch", 0.0, slope)
+        self.dense_width = hidden or 256
+        self.channels = hidden or 32
+        self.depth = depth
+
+    def up(self) -> nn.Sequential:
+        """From ``lower`` to means and raw scales on ``upper``."""
+        if not self.lower.is_image or (not self.upper.is_image and self.lower.size <= DENSE_PIXELS):
+            return self._dense(self.lower.size, 2 * self.upper.size)
+        return self._descending()
+
+    def down(self, outputs: int) -> nn.Sequential:
+        """From ``upper`` to ``outputs`` tensors on ``lower``."""
+        if not self.lower.is_image or (not self.upper.is_image and self.lower.size <= DENSE_PIXELS):
+            return nn.Sequential(self._dense(self.upper.size, outputs * self.lower.size), *self._shaped(outputs))
+        return self._ascending(outputs)
+
+    def _shaped(self, outputs: int) -> list[nn.Module]:
+        lower = self.lower
+        return [nn.Unflatten(1, (outputs * lower.shape[0], *lower.shape[1:]))] if lower.is_image else []
+
+    def _dense(self, inputs: int, outputs: int) -> nn.Sequential:
+        sizes = [inputs, *[self.dense_width] * self.depth]
+        hidden = [dense(a, b, self.options) for a, b in pairwise(sizes)]
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], outputs))
+
+    def _halvings(self) -> list[tuple[int, int]]:
+        """Resolutions from that of ``lower`` down to that of ``upper``, or to the coarsest maps below a vector."""
+        height, width = self.lower.shape[1:]
+        goal = self.upper.shape[1] if self.upper.is_image else COARSEST[0]
+        sizes = [(height, width)]
+        while min(height, width) // 2 >= goal and (self.upper.is_image or not (height % 2 or width % 2)):
+            height, width = height // 2, width // 2
+            sizes.append((height, width))
+        return sizes
+
+    def _descending(self) -> nn.Sequential:
+        sizes = self._halvings()
+        channels = self.channels
+        layers: list[nn.Module] = [conv(self.lower.shape[0], channels, 3, 1, self.options._replace(norm=None))]
+        for _ in sizes[1:]:
+            layers.append(conv(channels, 2 * channels, 3, 2, self.options))
+            channels *= 2
+            layers += [ResidualBlock(channels, self.options) for _ in range(self.depth - 1)]
+        if self.upper.is_image:
+            layers.append(nn.Conv2d(channels, 2 * self.upper.shape[0], 3, padding=1))
+        else:
+            features = channels * math.prod(sizes[-1])
+            layers += [nn.Flatten(), dense(features, self.dense_width, self.options)]
+            layers.append(nn.Linear(self.dense_width, 2 * self.upper.size))
+        return nn.Sequential(*layers)
+
+    def _ascending(self, outputs: int) -> nn.Sequential:
+        sizes = self._halvings()
+        channels = self.channels * 2 ** (len(sizes) - 1)
+        layers: list[nn.Module] = []
+        if self.upper.is_image:
+            layers.append(conv(self.upper.shape[0], channels, 3, 1, self.options))
+        else:
+            layers.append(dense(self.upper.size, channels * math.prod(sizes[-1]), self.options))
+            layers.append(nn.Unflatten(1, (channels, *sizes[-1])))
+        for _ in sizes[1:]:
+            layers += [ResidualBlock(channels, self.options) for _ in range(self.depth - 1)]
+            layers += [upsample(), conv(channels, channels // 2, 3, 1, self.options)]
+            channels //= 2
+        layers.append(nn.Conv2d(channels, outputs * self.lower.shape[0], 3, padding=1))
+        return nn.Sequential(*layers)

@@ -1,0 +1,58 @@
+"""The spaces that a hierarchy runs through: x = z_0, z_1, …, z_L (paper, section 3.1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["Space"]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A named space of tensors: what a Markov kernel goes from or to.
+
+    Two spaces are the same when name and shape agree. By convention the data live in ``x`` and the
+    latents in ``z1`` … ``zL``.
+
+    Args:
+        name: Name of the variable; the key under which its states are found everywhere.
+        shape: Shape of one state without batch dimensions: ``(D,)`` for a vector, ``(C, H, W)`` for
+            an image, ``()`` for a scalar.
+
+    Raises:
+        ValueError: If the name is no identifier or a dimension is not a positive integer.
+
+    Example:
+        >>> str(Space("z1", (64, 16, 16)))
+        'z1 (64×16×16)'
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"a space needs an identifier for a name, such as 'x' or 'z1'; got {self.name!r}")
+        shape = tuple(self.shape)
+        if not all(isinstance(d, int) and d > 0 for d in shape):
+            raise ValueError(f"space {self.name!r}: every dimension must be a positive integer, got {shape}")
+        object.__setattr__(self, "shape", shape)
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions of one state: the event dimensions of a density on this space."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements of one state."""
+        return math.prod(self.shape)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether states are feature maps ``(C, H, W)``."""
+        return self.rank == 3
+
+    def __str__(self) -> str:
+        return f"{self.name} ({'×'.join(map(str, self.shape)) or 'scalar'})"

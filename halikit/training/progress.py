@@ -1,0 +1,66 @@
+"""How a training shows itself: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from halikit.training.run import Record
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """Shows records as they come; use as a context.
+
+    Args:
+        console: Where to.
+        total: Steps in all.
+
+    Attributes:
+        last: The latest record, with the latest errors measured.
+    """
+
+    def __init__(self, console: Console, total: int) -> None:
+        self.console = console
+        self.total = total
+        self.last: Record | None = None
+        self._bar = Bar(
+            TextColumn("level {task.fields[level]}"),
+            BarColumn(None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=total, level=1, rates="", losses="")
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, record: Record) -> None:
+        """Show a record: in the bar, and as a line where errors were measured."""
+        self.last = record
+        rates = f"{record.steps_per_second:.0f} steps/s, {record.images_per_second:.0f} images/s"
+        losses = f"L_d {record.d_loss:.2f} L_g {record.g_loss:.2f} ρ_q {record.rho_q:.2f} ρ_p {record.rho_p:.2f}"
+        self._bar.update(self._task, completed=record.step, level=record.level, rates=rates, losses=losses)
+        if record.errors:
+            left = (self.total - record.step) / record.steps_per_second
+            errors = " ".join(f"{error:.3f}" for error in record.errors)
+            self.console.print(
+                f"step {record.step:>7,} of {self.total:,}  level {record.level}  {losses}  errors {errors}  "
+                f"{rates}, {left / 60:.1f} min left",
+                markup=False,
+            )

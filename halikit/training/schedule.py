@@ -1,0 +1,49 @@
+"""What changes with the step: who plays, how many levels, which rate. All count steps, never seconds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from halikit.algorithm import Players
+from halikit.config import TrainingConfig
+
+__all__ = ["Schedule"]
+
+
+class Schedule(NamedTuple):
+    """The plan of a training of ``total`` steps, numbered from 0.
+
+    Attributes:
+        settings: What it follows.
+        total: Steps in all.
+        levels: Levels of the whole stack.
+        grows: Whether the stack can be trained from the data up.
+    """
+
+    settings: TrainingConfig
+    total: int
+    levels: int
+    grows: bool = True
+
+    def players(self, step: int) -> Players:
+        """Who moves in this step: both at once, or in rounds of ``d_steps`` and then ``g_steps``."""
+        d, g = self.settings.d_steps, self.settings.g_steps
+        if d == g == 1:
+            return "both"
+        return "discriminator" if step % (d + g) < d else "generator"
+
+    def level(self, step: int) -> int:
+        """How many levels play in this step."""
+        if not self.grows:
+            return self.levels
+        additions = self.settings.model_copy(update={"steps": self.total}).growth(self.levels)
+        if not additions:
+            return self.levels
+        return 1 + sum(step >= addition for addition in additions)
+
+    def rate(self, step: int) -> float:
+        """Share of the learning rates in this step, linear after ``decay_from``; in (0, 1]."""
+        start = self.settings.decay_from * self.total
+        if step <= start or self.total <= start:
+            return 1.0
+        return 1 - (1 - self.settings.final_learning_rate) * min(1.0, (step - start) / (self.total - start))

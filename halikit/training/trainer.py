@@ -1,0 +1,279 @@
+"""The trainer: plays Algorithm 1 over a data set, on a schedule, and keeps a record."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from halikit import data as datasets
+from halikit.algorithm import Step, ascend, gradient_penalty, play, supports_single_pass
+from halikit.config import TrainingConfig
+from halikit.errors import DivergedError, InputError
+from halikit.hierarchy import Hierarchy
+from halikit.model import Model
+from halikit.objectives import OBJECTIVES
+from halikit.training.averaging import Averager
+from halikit.training.run import Record, Run, reconstruction_errors
+from halikit.training.schedule import Schedule
+
+__all__ = ["Trainer", "resolve_device"]
+
+# How many held-out samples the errors are measured on, and how many are shown.
+_HELD_OUT = 512
+_SHOWN = 16
+
+
+class Trainer:
+    """Trains a model's hierarchy and discriminator against each other.
+
+    Args:
+        model: Any; its config's training settings apply unless others are given.
+        data: A data set, a data spec such as ``"digits"``, or a tensor ``(n, *shape of x)``, the last tenth of which is
+            held out. May be left out where batches come from you, through :meth:`step`.
+        settings: Training settings.
+        out: Run directory to write to; nothing is written by default.
+        on_record: Called with each :class:`~halikit.training.run.Record`.
+
+    Raises:
+        InputError: If data, settings and model do not fit each other.
+
+    Attributes:
+        averaged: The hierarchy with averaged weights, in evaluation mode.
+        steps: Steps played so far.
+        level: Levels that play.
+        single_pass: Whether one backward pass serves both players; ``reason`` says why.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: datasets.DataSet | str | Tensor | None = None,
+        *,
+        settings: TrainingConfig | None = None,
+        out: str | Path | None = None,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.settings = settings or (model.config.training if model.config else TrainingConfig())
+        self.device = resolve_device(self.settings.device)
+        self.data = _on(self.device, data)
+        self._check()
+        for module in (model.hierarchy, model.discriminator):
+            module.to(self.device).train()
+        self.averager = Averager(model.hierarchy, self.settings.averaging)
+        self.objective = OBJECTIVES[self.settings.objective]
+        self.steps = 0
+        self.schedule = self._scheduled(self.settings.steps)
+        self._stand(self.schedule.level(0))
+        s = self.settings
+        self._optimisers = [
+            _adam(model.hierarchy, s.learning_rate, s.betas),
+            _adam(model.discriminator, s.discriminator_learning_rate or s.learning_rate, s.betas),
+        ]
+        self._rates = [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers]
+        self._on_record = on_record
+        self.run = Run(out, model) if out is not None else None
+
+    @property
+    def averaged(self) -> Hierarchy:
+        """The hierarchy with averaged weights, in evaluation mode."""
+        return self.averager.average
+
+    def fit(self, steps: int | None = None) -> Model:
+        """Play.
+
+        Args:
+            steps: How many more steps; by default what is left of the settings' steps. Growth and rates are
+                planned over all steps up to the last of these.
+
+        Returns:
+            The model, trained, with its raw weights; those of :attr:`averaged` are usually better.
+
+        Raises:
+            InputError: If there are no data.
+            DivergedError: If a loss is no longer finite.
+        """
+        if self.data is None:
+            raise InputError("this trainer has no data: give it some, or play batches of your own with step(batch)")
+        total = max(self.settings.steps, self.steps) if steps is None else self.steps + steps
+        self.schedule = self._scheduled(total)
+        devices = [self.device] if self.device.type == "cuda" else []
+        # Every step seeds the global generator; the caller's is given back as it was.
+        with torch.random.fork_rng(devices):
+            self._fit(total)
+        return self.model
+
+    def _fit(self, total: int) -> None:
+        assert self.data is not None
+        settings = self.settings
+        batches = self._batches()
+        started = last = time.perf_counter()
+        seen: list[Step] = []
+        while self.steps < total:
+            seen.append(self.step(next(batches)))
+            evaluate = self.steps % settings.evaluate_every == 0 or self.steps == total
+            if not evaluate and self.steps % settings.log_every:
+                continue
+            # The only place where the host waits for the device.
+            means = torch.stack([torch.stack(step) for step in seen]).mean(0).tolist()
+            if not all(map(math.isfinite, means)):
+                raise DivergedError(
+                    f"the loss is no longer finite in the {len(seen)} steps before step {self.steps}; "
+                    "try a lower learning rate or more input noise"
+                )
+            now = time.perf_counter()
+            rate = len(seen) / (now - last)
+            errors = self._evaluate() if evaluate else ()
+            record = Record(
+                self.steps, self.level, time.perf_counter() - started, *means, rate, rate * settings.batch_size, errors
+            )
+            if self.run:
+                self.run.record(record)
+            if self._on_record:
+                self._on_record(record)
+            last, seen = time.perf_counter(), []
+
+    def step(self, batch: Tensor) -> Step:
+        """Play one step of Algorithm 1 and move both players.
+
+        Args:
+            batch: ``(n, *shape of x)``, two samples or more.
+
+        Returns:
+            Losses and mean predictions, on the device.
+
+        Raises:
+            InputError: If the batch does not fit.
+        """
+        shape = self.model.hierarchy.spaces[0].shape
+        if batch.shape[1:] != shape or len(batch) < 2:
+            raise InputError(f"a training batch is (n, {', '.join(map(str, shape))}) with n ≥ 2, got {tuple(batch.shape)}")
+        settings = self.settings
+        level = max(self.level, self.schedule.level(self.steps))
+        if level != self.level:
+            self._stand(level)
+        torch.manual_seed(_noise_seed(settings.seed, self.steps))
+        batch = batch.to(self.device)
+        rate = self.schedule.rate(self.steps)
+        for optimiser, full in zip(self._optimisers, self._rates, strict=True):
+            optimiser.param_groups[0]["lr"] = full * rate
+            optimiser.zero_grad()
+        players = self.schedule.players(self.steps)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            outcome = play(
+                self._hierarchy,
+                self._discriminator,
+                batch,
+                objective=self.objective,
+                players=players,
+                single_pass=self.single_pass,
+                encoder_noise=settings.encoder_noise,
+            )
+            if settings.gradient_penalty and players != "generator":
+                with torch.no_grad():
+                    states = ascend(self._hierarchy, batch, settings.encoder_noise)
+                (settings.gradient_penalty / 2 * gradient_penalty(self._discriminator, states)).backward()
+        for optimiser in self._optimisers:
+            optimiser.step()
+        self.steps += 1
+        self.averager.update(self.steps)
+        return outcome
+
+    def _evaluate(self) -> tuple[float, ...]:
+        """Errors on held-out data; pictures and the model into the run directory."""
+        assert self.data is not None
+        averaged = self.averaged[: self.level]
+        held_out = self.data.held_out
+        x = held_out.batch(torch.arange(min(_HELD_OUT, len(held_out)), device=self.device))
+        with torch.no_grad():
+            errors = reconstruction_errors(averaged, x)
+            if self.run:
+                torch.manual_seed(self.settings.seed)
+                rows = {"x": x[:_SHOWN]}
+                rows |= {f"z{level}": averaged.reconstruct(x[:_SHOWN], level) for level in range(1, self.level + 1)}
+                self.run.pictures(averaged.sample(_SHOWN**2 // 2), rows, self.steps)
+                self.run.save(self.averaged, self.steps, self.level)
+        return errors
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Full batches in the order of (seed, epoch), from where the steps played so far have come to."""
+        assert self.data is not None
+        train, size = self.data.train, self.settings.batch_size
+        per_epoch = len(train) // size
+        epoch, first = divmod(self.steps, per_epoch)
+        while True:
+            order = datasets.order(len(train), self.settings.seed, epoch).to(self.device)
+            for i in range(first, per_epoch):
+                yield train.batch(order[i * size : (i + 1) * size])
+            epoch, first = epoch + 1, 0
+
+    def _stand(self, level: int) -> None:
+        """Let the first ``level`` levels play."""
+        self.level = level
+        self._hierarchy = self.model.hierarchy[:level]
+        self._discriminator = self.model.discriminator[:level]
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), torch.no_grad():
+            probe = {
+                space.name: torch.randn(4, *space.shape, device=self.device) for space in self.model.hierarchy.spaces
+            }
+        self.single_pass, self.reason = supports_single_pass(self._discriminator, self.objective, probe)
+
+    def _scheduled(self, total: int) -> Schedule:
+        levels = len(self.model.hierarchy)
+        grows = all(getattr(game, "adapters", None) is not None for game in self.model.discriminator.games)
+        if not grows and isinstance(self.settings.grow_every, int):
+            raise InputError("grow_every is set, but the discriminator has no adapters and cannot grow with the stack")
+        return Schedule(self.settings, total, levels, grows)
+
+    def _check(self) -> None:
+        if self.data is None:
+            return
+        shape = self.model.hierarchy.spaces[0].shape
+        if self.data.shape != shape:
+            raise InputError(f"the model is for data of shape {shape}, but {self.data.spec} has {self.data.shape}")
+        if self.settings.batch_size < 2:
+            raise InputError("training.batch_size must be at least 2: batch statistics need a batch")
+        if len(self.data.train) < self.settings.batch_size:
+            raise InputError(
+                f"{self.data.spec} has {len(self.data.train)} training samples, fewer than a batch of "
+                f"{self.settings.batch_size}; lower training.batch_size"
+            )
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called ``auto``, ``cpu`` or ``cuda``; ``auto`` is CUDA where there is some.
+
+    Raises:
+        InputError: If it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {name!r} is not available: this torch sees no CUDA device; use 'cpu' or 'auto'")
+    return torch.device(name)
+
+
+def _on(device: torch.device, data: datasets.DataSet | str | Tensor | None) -> datasets.DataSet | None:
+    if data is None:
+        return None
+    if isinstance(data, str):
+        data = datasets.load(data)
+    elif isinstance(data, Tensor):
+        data = datasets.from_tensor(data)
+    return data.to(device)
+
+
+def _adam(module: torch.nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=fused)
+
+
+def _noise_seed(seed: int, step: int, rank: int = 0) -> int:
+    """One number from (seed, step, rank), which are all that noise depends on."""
+    return ((seed * 1_000_003 + rank) * 2_147_483_659 + step) % 2**63

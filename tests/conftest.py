@@ -1,0 +1,251 @@
+"""What the tests share: the catalogue of every kernel class with the laws each obeys, and tiny models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+import halikit as hk
+
+torch.set_num_threads(1)
+
+Support = Literal["real", "bits", "unit", "one_hot", "simplex", "index"]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same random state."""
+    torch.manual_seed(0)
+
+
+class Network(nn.Module):
+    """A tiny smooth network from states of any shape, floats or indices, to ``(n, outputs)``."""
+
+    def __init__(self, source: hk.Space, outputs: int, hidden: int = 6) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(source.size, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
+
+    def forward(self, given: Tensor) -> Tensor:
+        return self.layers(given.reshape(len(given), -1).to(self.layers[0].weight.dtype))
+
+
+class UniformKernel(hk.Kernel):
+    """A user's kernel that can only be sampled: a function plus uniform noise."""
+
+    def __init__(self, source: hk.Space, target: hk.Space) -> None:
+        super().__init__(source, target)
+        self.network = Network(source, target.size)
+
+    def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        batch = given.shape[: given.dim() - self.source.rank]
+        centre = self.network(given.reshape(-1, *self.source.shape)).reshape(*batch, *self.target.shape)
+        return centre + torch.rand(centre.shape, generator=generator, dtype=centre.dtype) - 0.5
+
+
+class MixtureKernel(hk.DensityKernel):
+    """A user's kernel with a density: a mixture of diagonal Gaussians over vectors; its mean is not known to Pyro."""
+
+    def __init__(self, source: hk.Space, target: hk.Space, components: int = 3) -> None:
+        super().__init__(source, target)
+        self.components = components
+        self.network = Network(source, components * (2 * target.size + 1))
+
+    def forward(self, given: Tensor) -> dist.TorchDistribution:
+        batch = given.shape[: given.dim() - self.source.rank]
+        out = self.network(given.reshape(-1, *self.source.shape)).reshape(*batch, self.components, -1)
+        locs, scales, logits = out.split([self.target.size, self.target.size, 1], -1)
+        return dist.MixtureOfDiagNormals(2 * locs, scales.tanh().exp(), logits.squeeze(-1))
+
+
+@dataclass(frozen=True)
+class KernelCase:
+    """One kernel class in one form.
+
+    Attributes:
+        name: Of the form.
+        make: Builds it between two spaces.
+        shape: Of the target by default.
+        support: Where the target's states lie.
+        density: Whether it has a density.
+        reparametrised: Whether samples pass gradients to what is given and to the parameters.
+        gauge: Whether it takes batch statistics in training.
+        noisy: Whether two draws differ.
+        exact_mean: Whether ``mean`` is the conditional mean of the samples.
+    """
+
+    name: str
+    make: Callable[[hk.Space, hk.Space], hk.Kernel]
+    shape: tuple[int, ...]
+    support: Support = "real"
+    density: bool = True
+    reparametrised: bool = True
+    gauge: bool = False
+    noisy: bool = True
+    exact_mean: bool = True
+
+    def kernel(self, source: hk.Space = hk.Space("v", (3,)), target: hk.Space | None = None) -> hk.Kernel:
+        """The kernel in evaluation mode, with random weights that depend on the case's name alone."""
+        with torch.random.fork_rng([]):
+            torch.manual_seed(sum(map(ord, self.name)))
+            kernel = self.make(source, target or hk.Space("w", self.shape))
+        if self.gauge:
+            _settle(kernel)
+        return kernel.eval()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def gaussian(source: hk.Space, target: hk.Space, **options: object) -> hk.GaussianKernel:
+    """A Gaussian kernel on a tiny network."""
+    outputs = target.size * (2 if isinstance(options.get("scale", "diagonal"), str) else 1)
+    return hk.GaussianKernel(source, target, Network(source, outputs), **options)
+
+
+def linear_gaussian(source: hk.Space, target: hk.Space, dtype: torch.dtype = torch.float32) -> hk.LinearGaussianKernel:
+    """A random linear-Gaussian kernel with a full, well-conditioned covariance."""
+    factor = torch.randn(target.size, target.size) / math.sqrt(target.size)
+    covariance = factor @ factor.T + 0.5 * torch.eye(target.size)
+    weight = torch.randn(target.size, source.size) / math.sqrt(source.size)
+    return hk.LinearGaussianKernel(
+        source, target, weight.to(dtype), torch.randn(target.size).to(dtype), covariance.to(dtype)
+    )
+
+
+def composite(source: hk.Space, target: hk.Space) -> hk.Kernel:
+    """Two Gaussian kernels through a space between."""
+    between = hk.Space(f"between_{source.name}_{target.name}", (2,))
+    return gaussian(between, target) @ gaussian(source, between)
+
+
+def linear_composite(source: hk.Space, target: hk.Space) -> hk.Kernel:
+    """The closed-form composition of two linear-Gaussian kernels."""
+    between = hk.Space(f"between_{source.name}_{target.name}", (2,))
+    return linear_gaussian(between, target) @ linear_gaussian(source, between)
+
+
+def _networked(kernel: Callable[..., hk.Kernel], outputs: int | None = None, **options: object) -> Callable[..., hk.Kernel]:
+    def make(source: hk.Space, target: hk.Space) -> hk.Kernel:
+        return kernel(source, target, Network(source, outputs or target.size), **options)
+
+    return make
+
+
+def _settle(kernel: hk.Kernel) -> None:
+    """Give the running statistics of a gauge something to have run over."""
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(1)
+        for _ in range(30):
+            kernel.train().sample(torch.randn(64, *kernel.source.shape))
+
+
+_VP = {"gauge": "variance_preserving"}
+
+CATALOGUE: tuple[KernelCase, ...] = (
+    KernelCase("gaussian_diagonal_vector", gaussian, (4,)),
+    KernelCase("gaussian_diagonal_image", gaussian, (2, 4, 4)),
+    KernelCase("gaussian_diagonal_matrix", gaussian, (2, 3)),
+    KernelCase("gaussian_diagonal_scalar", gaussian, ()),
+    KernelCase("gaussian_isotropic_vector", partial(gaussian, scale="isotropic"), (4,)),
+    KernelCase("gaussian_isotropic_image", partial(gaussian, scale="isotropic"), (2, 4, 4)),
+    KernelCase("gaussian_isotropic_scalar", partial(gaussian, scale="isotropic"), ()),
+    KernelCase("gaussian_fixed_vector", partial(gaussian, scale=0.3), (4,)),
+    KernelCase("gaussian_fixed_image", partial(gaussian, scale=0.3), (2, 4, 4)),
+    KernelCase("gaussian_capped_vector", partial(gaussian, max_scale=0.5), (4,)),
+    KernelCase("gaussian_capped_isotropic_matrix", partial(gaussian, scale="isotropic", max_scale=0.5), (2, 3)),
+    KernelCase("gaussian_standardised_vector", partial(gaussian, gauge="standardised"), (4,), gauge=True),
+    KernelCase("gaussian_standardised_capped_image", partial(gaussian, gauge="standardised", max_scale=0.5), (2, 4, 4), gauge=True),
+    KernelCase("gaussian_standardised_fixed_scalar", partial(gaussian, gauge="standardised", scale=0.5), (), gauge=True),
+    KernelCase("gaussian_vp_vector", partial(gaussian, max_scale=0.5, **_VP), (4,), gauge=True),
+    KernelCase("gaussian_vp_image", partial(gaussian, max_scale=0.5, **_VP), (2, 4, 4), gauge=True),
+    KernelCase("gaussian_vp_isotropic_matrix", partial(gaussian, scale="isotropic", max_scale=0.9, **_VP), (2, 3), gauge=True),
+    KernelCase("gaussian_vp_fixed_vector", partial(gaussian, scale=0.5, **_VP), (4,), gauge=True),
+    KernelCase("deterministic_vector", _networked(hk.DeterministicKernel), (4,), density=False, noisy=False),
+    KernelCase("deterministic_image", _networked(hk.DeterministicKernel), (1, 3, 5), density=False, noisy=False),
+    KernelCase("deterministic_scalar", _networked(hk.DeterministicKernel), (), density=False, noisy=False),
+    KernelCase("bernoulli_hard_vector", _networked(hk.BernoulliKernel), (4,), "bits", reparametrised=False),
+    KernelCase("bernoulli_hard_image", _networked(hk.BernoulliKernel), (1, 3, 3), "bits", reparametrised=False),
+    KernelCase("bernoulli_relaxed_matrix", _networked(hk.BernoulliKernel, temperature=0.7), (2, 3), "unit", exact_mean=False),
+    KernelCase("categorical_one_hot", _networked(hk.CategoricalKernel), (4,), "one_hot", reparametrised=False),
+    KernelCase("categorical_relaxed", _networked(hk.CategoricalKernel, temperature=0.7), (3,), "simplex", exact_mean=False),
+    KernelCase("categorical_index", _networked(hk.CategoricalKernel, 5), (), "index", reparametrised=False, exact_mean=False),
+    KernelCase("linear_gaussian_vector", linear_gaussian, (3,)),
+    KernelCase("linear_gaussian_image", linear_gaussian, (1, 2, 2)),
+    KernelCase("linear_gaussian_matrix", linear_gaussian, (2, 3)),
+    KernelCase("linear_gaussian_scalar", linear_gaussian, ()),
+    KernelCase("user_kernel", UniformKernel, (2, 3), density=False, exact_mean=False),
+    KernelCase("user_mixture", MixtureKernel, (4,), exact_mean=False),
+    KernelCase("composite", composite, (4,), density=False, exact_mean=False),
+    KernelCase("linear_gaussian_composite", linear_composite, (4,)),
+)
+
+
+def cases(exclude: Sequence[str] = (), **laws: object) -> pytest.MarkDecorator:
+    """Parametrise ``case`` over the entries of the catalogue that have these attributes."""
+    chosen = [
+        case
+        for case in CATALOGUE
+        if all(getattr(case, law) == value for law, value in laws.items()) and not case.name.startswith(tuple(exclude))
+    ]
+    assert chosen, f"no kernel in the catalogue has {laws}"
+    return pytest.mark.parametrize("case", chosen, ids=str)
+
+
+def link_back(kernel: hk.Kernel) -> None:
+    """Pair every factor of a kernel with a Gaussian one back."""
+    for factor in kernel.factors:
+        hk.Link(factor, gaussian(factor.target, factor.source).eval())
+
+
+def tiny_ladder(levels: int, data_shape: Sequence[int], **options: object) -> hk.Hierarchy:
+    """A ladder small enough for a test; convolutional where told so."""
+    conv = options.get("family") == "conv"
+    widths = [3] * levels if conv else list(range(levels + 2, 2, -1))
+    return hk.ladder(levels, data_shape, **{"widths": widths, "hidden": 4 if conv else 8, "depth": 1, **options})
+
+
+def density_ladder(levels: int, data_shape: Sequence[int], **options: object) -> hk.Hierarchy:
+    """A tiny ladder of density kernels, in evaluation mode, its running statistics settled."""
+    hierarchy = tiny_ladder(levels, data_shape, **{"observation_scale": 0.5, **options})
+    with torch.no_grad():
+        for _ in range(20):
+            hierarchy.encode(torch.randn(32, *data_shape), sample=True)
+            hierarchy.sample(32)
+    return hierarchy.eval()
+
+
+def linear_hierarchy(levels: int, size: int = 3, dtype: torch.dtype = torch.float64) -> hk.Hierarchy:
+    """Linear-Gaussian kernels throughout, from ``x`` of ``size`` elements to vectors of 2."""
+    spaces = [hk.Space("x", (size,)), *(hk.Space(f"z{level}", (2,)) for level in range(1, levels + 1))]
+    links = [
+        hk.Link(linear_gaussian(lower, upper, dtype), linear_gaussian(upper, lower, dtype))
+        for lower, upper in zip(spaces, spaces[1:], strict=False)
+    ]
+    return hk.Hierarchy(links).to(dtype)
+
+
+def gradients(module: nn.Module) -> list[Tensor | None]:
+    """A copy of every parameter's gradient, in the order of the parameters."""
+    return [None if parameter.grad is None else parameter.grad.clone() for parameter in module.parameters()]
+
+
+def relative_error(actual: Iterable[Tensor | None], expected: Iterable[Tensor | None]) -> float:
+    """Norm of the difference over norm of what is expected, over all tensors at once; ``None`` counts as zero."""
+    difference = total = 0.0
+    for a, b in zip(actual, expected, strict=True):
+        if a is None and b is None:
+            continue
+        a = torch.zeros_like(b) if a is None else a
+        b = torch.zeros_like(a) if b is None else b
+        difference += (a.double() - b.double()).square().sum().item()
+        total += b.double().square().sum().item()
+    assert total > 0, "nothing to compare with"
+    return math.sqrt(difference / total)
