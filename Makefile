@@ -5,11 +5,11 @@
 # make clean   remove what these targets made; runs/ stays
 #
 # Settings, as in `make test PYTHON=python3.12`:
-PYTHON  ?= python3
-LEVELS  ?= 3
-RUN     ?= runs/digits-l$(LEVELS)
-WORKERS ?= 2
-PYTEST_ARGS ?=
+PYTHON = python3
+LEVELS = 3
+RUN = runs/digits-l$(LEVELS)
+WORKERS = 2
+PYTEST_ARGS =
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -33,13 +33,12 @@ PYTEST := $(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
 train: $(VENV)/.installed
 	@$(BIN)/halikit train --levels $(LEVELS) --out $(RUN)
-	@echo 'The trained model is in $(RUN); its pictures are in $(RUN)/samples.'
 
 test: lint
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS)
 
 lint: $(VENV)/.installed-dev
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff check --quiet --output-format concise .
 	@$(BIN)/mypy --no-error-summary
 
 soak: $(VENV)/.installed-dev
@@ -58,16 +57,16 @@ $(BIN)/python:
 
 # One stamp for each set of extras: nothing is installed twice until the dependencies change.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo 'Installing halikit into $(VENV)/ …'
+	@echo 'Installing halikit into $(VENV)/; this takes a few minutes …'
 	$(call install,.)
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	@echo 'Installing halikit and its test tools into $(VENV)/ …'
+	@echo 'Installing halikit and its test tools into $(VENV)/; this takes a few minutes …'
 	$(call install,.[dev])
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
-	@echo 'Installing the documentation tools into $(VENV)/ …'
+	@echo 'Installing the documentation tools into $(VENV)/; this takes a few minutes …'
 	$(call install,.[docs])
 	@touch $@ $(VENV)/.installed

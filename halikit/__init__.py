@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from halikit import data as data
     from halikit import presets as presets
     from halikit.config import Config as Config
     from halikit.discriminator import JointDiscriminator as JointDiscriminator
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from halikit.model import Model as Model
     from halikit.model import build as build
     from halikit.model import load as load
-    from halikit.networks import ladder as ladder
+    from halikit.networks.ladder import ladder as ladder
     from halikit.spaces import Space as Space
     from halikit.training import Trainer as Trainer
 
@@ -50,20 +51,22 @@ _HOMES = {
         "NoDensityError",
     ],
     "halikit.model": ["Model", "build", "load"],
-    "halikit.networks": ["ladder"],
+    "halikit.networks.ladder": ["ladder"],
     "halikit.spaces": ["Space"],
     "halikit.training": ["Trainer"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", "presets", *sorted(_HOME_OF)]
+_MODULES = ["data", "presets"]
+
+__all__ = ["__version__", *_MODULES, *sorted(_HOME_OF)]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME_OF:
         value = getattr(import_module(_HOME_OF[name]), name)
-    elif name == "presets":
-        value = import_module("halikit.presets")
+    elif name in _MODULES:
+        value = import_module(f"halikit.{name}")
     else:
         raise AttributeError(f"module 'halikit' has no attribute {name!r}")
     globals()[name] = value

@@ -23,9 +23,6 @@ __all__ = ["Players", "Step", "ascend", "descend", "gradient_penalty", "play", "
 
 Players = Literal["both", "discriminator", "generator"]
 
-# Beyond these logits a loss no longer changes: the error is below 1e-17, and ratios of gradients stay finite.
-_LOGIT_BOUND = 40.0
-
 # Objectives with ∂L_d/∂s ≠ 0 everywhere. A hinge is flat somewhere, least squares at s = 1.
 SINGLE_PASS_OBJECTIVES: set[Objective] = {jensen_shannon, relativistic}
 
@@ -76,7 +73,7 @@ def play(
         joint = {space.name: torch.cat([q[space.name], p[space.name]]) for space in game.spaces}
         if players == "discriminator":
             joint = {name: state.detach() for name, state in joint.items()}
-        s = _bounded(game(joint))
+        s = _at_least_single(game(joint))
         losses.append(objective(*s.chunk(2)))
         rhos.append(s.detach().sigmoid().view(2, -1).mean(1))
         if players == "both" and single_pass:
@@ -141,16 +138,16 @@ def supports_single_pass(
         The answer and its reason in words.
     """
     if objective not in SINGLE_PASS_OBJECTIVES:
-        return False, f"two backward passes: {getattr(objective, '__name__', objective)} is not known to have ∂L_d/∂s ≠ 0 everywhere"
+        name = getattr(objective, "__name__", str(objective))
+        return False, f"two backward passes: {name} is not known to have ∂L_d/∂s ≠ 0 everywhere"
     if couples_samples(discriminator, states):
         return False, "two backward passes: the discriminator couples the samples of a batch"
     return True, "one backward pass for both players"
 
 
-def _bounded(s: Tensor) -> Tensor:
-    """Logits in float32 at least, clamped under a straight-through gradient."""
-    s = s.float() if s.dtype.itemsize < 4 else s
-    return s.clamp(-_LOGIT_BOUND, _LOGIT_BOUND).detach() + (s - s.detach())
+def _at_least_single(s: Tensor) -> Tensor:
+    """Logits in float32 at least: a ratio of gradients has no place in half precision."""
+    return s.float() if s.dtype.itemsize < 4 else s
 
 
 def _generator_to_discriminator_ratio(s: Tensor, objective: Objective) -> Tensor:

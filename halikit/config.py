@@ -89,7 +89,9 @@ class TrainingConfig(_Section):
     discriminator_learning_rate: Rate | None = Field(None, description="of the discriminator, where it differs")
     betas: tuple[Fraction, Fraction] = (0.5, 0.999)
     final_learning_rate: Rate = Field(1.0, description="share of the rates left at the last step")
-    decay_from: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="share of the steps after which rates fall")
+    decay_from: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="share of the steps after which rates fall"
+    )
     encoder_noise: NonNegative = Field(0.0, description="standard deviation of the noise on the encoder's input")
     d_steps: Positive = Field(1, description="steps of the discriminator in a round")
     g_steps: Positive = Field(1, description="steps of the generators in a round; 1 : 1 plays both at once")
@@ -103,7 +105,9 @@ class TrainingConfig(_Section):
         """Steps at which a level is added on top of those trained so far; none for a stack trained whole."""
         if self.grow_every is None or levels == 1 or (self.grow_every == "auto" and levels < 3):
             return ()
-        every = self.grow_every if self.grow_every != "auto" else max(1, round(GROWTH_SHARE * self.steps / (levels - 1)))
+        every = (
+            self.grow_every if self.grow_every != "auto" else max(1, round(GROWTH_SHARE * self.steps / (levels - 1)))
+        )
         return tuple(every * level for level in range(1, levels))
 
 

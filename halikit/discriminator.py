@@ -76,18 +76,20 @@ class JointDiscriminator(nn.Module):
         """
         missing = [space.name for space in self.spaces if space.name not in states]
         if missing:
-            raise KeyError(f"the discriminator reads {', '.join(s.name for s in self.spaces)}; missing: {', '.join(missing)}")
+            raise KeyError(
+                f"the discriminator reads {', '.join(s.name for s in self.spaces)}; missing: {', '.join(missing)}"
+            )
         first, *latents = (_at_least_vectors(states[space.name]) for space in self.spaces)
         h = self.stages[0](self.noise(first))
         for stage, z in zip(self.stages[1:], latents, strict=True):
             h = stage(_concatenate(h, z))
         if self.adapters is not None:
             h = self.adapters[-1](h)
-        return self.head[:-1](h)  # type: ignore[no-any-return]
+        return self.head[:-1](h)
 
     def forward(self, states: Mapping[str, Tensor]) -> Tensor:
         """The logits ``s``, ``(n,)``: positive where the encoder's joint is thought likelier."""
-        return self.head[-1](self.features(states)).squeeze(1)  # type: ignore[no-any-return]
+        return self.head[-1](self.features(states)).squeeze(1)
 
     def __getitem__(self, index: slice) -> JointDiscriminator:
         """``d[:l]``: the first ``l`` levels.
@@ -182,15 +184,19 @@ def build_discriminator(
     if form == "joint":
         unknown = sorted(set(stages or {}) - set(range(len(spaces))))
         if unknown:
-            raise ValueError(f"stages are 0 … {len(spaces) - 1} for {len(spaces)} spaces; there is no stage {unknown[0]}")
+            raise ValueError(
+                f"stages are 0 … {len(spaces) - 1} for {len(spaces)} spaces; there is no stage {unknown[0]}"
+            )
         return _build(spaces, make, stages or {}, head, input_noise)
     if form != "pairwise":
         raise ValueError(f"form is 'joint' or 'pairwise', got {form!r}")
     if stages or head:
-        raise ValueError("stages and head are replaced in the joint form; for pairs, give a PairwiseDiscriminator its own")
+        raise ValueError(
+            "stages and head are replaced in the joint form; for pairs, give a PairwiseDiscriminator its own"
+        )
     return PairwiseDiscriminator(
         _build(pair, make, {}, None, 0.0 if level else input_noise)
-        for level, pair in enumerate(zip(spaces, spaces[1:], strict=False))
+        for level, pair in enumerate(pairwise(spaces))
     )
 
 
@@ -211,7 +217,7 @@ def couples_samples(discriminator: nn.Module, states: Mapping[str, Tensor]) -> b
         device = next(iter(states.values())).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(0)
-            return probe(perturbed)[1:]  # type: ignore[no-any-return]
+            return probe(perturbed)[1:]
 
     # The first call lets running estimates (spectral norm's, say) settle into the state that both others start from.
     state = deepcopy(probe.state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import pyro.distributions as dist
 import torch
@@ -35,7 +36,9 @@ class Link(nn.Module):
             )
         for kernel, other in ((up, down), (down, up)):
             if kernel._adjoint and kernel._adjoint[0] is not other:
-                raise ValueError(f"{kernel} is already linked with another {kernel.adjoint}; a kernel belongs to one link")
+                raise ValueError(
+                    f"{kernel} is already linked with another {kernel.adjoint}; a kernel belongs to one link"
+                )
         up._adjoint, down._adjoint = (down,), (up,)
         self.up = up
         self.down = down
@@ -82,12 +85,14 @@ class Prior(nn.Module):
         """The distribution over one state, event shape ``space.shape``."""
         if self.distribution is not None:
             return self.distribution
-        return dist.Normal(self._origin, torch.ones_like(self._origin)).expand(self.space.shape).to_event(self.space.rank)
+        return (
+            dist.Normal(self._origin, torch.ones_like(self._origin)).expand(self.space.shape).to_event(self.space.rank)
+        )
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``(n, *space.shape)``. A generator serves the standard normal only; other priors use torch's global one."""
+        """Draw ``(n, *space.shape)``; a generator serves the standard normal, other priors use torch's own."""
         if self.distribution is not None:
-            return self.distribution.sample(torch.Size([n])).to(self._origin)  # type: ignore[no-any-return]
+            return self.distribution.sample(torch.Size([n])).to(self._origin)
         return self._origin.new_empty(n, *self.space.shape).normal_(generator=generator)
 
 
@@ -112,10 +117,11 @@ class Hierarchy(nn.Module):
         links = list(links)
         if not links:
             raise ValueError("a hierarchy needs at least one link")
-        for below, above in zip(links, links[1:], strict=False):
+        for below, above in pairwise(links):
             if below.up.target != above.up.source:
                 raise ValueError(
-                    f"levels do not fit: {below.up} leads to {below.up.target}, but {above.up} starts from {above.up.source}"
+                    f"levels do not fit: {below.up} leads to {below.up.target}, "
+                    f"but {above.up} starts from {above.up.source}"
                 )
         self.links = nn.ModuleList(links)
         self.spaces: tuple[Space, ...] = (links[0].up.source, *(link.up.target for link in links))

@@ -18,7 +18,7 @@ from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, bui
 from halikit.errors import InputError
 from halikit.files import write_atomically
 from halikit.hierarchy import Hierarchy
-from halikit.networks import ladder
+from halikit.networks.ladder import ladder
 
 __all__ = ["Model", "ModelError", "build", "load", "save_model"]
 
@@ -86,7 +86,9 @@ def save_model(path: Path, model: Model, averaged: Hierarchy, *, step: int, leve
         "averaged": averaged,
         "discriminator": model.discriminator,
     }
-    tensors = {f"{part}.{name}": tensor.contiguous() for part, m in parts.items() for name, tensor in m.state_dict().items()}
+    tensors = {
+        f"{part}.{name}": tensor.contiguous() for part, m in parts.items() for name, tensor in m.state_dict().items()
+    }
     about = {
         "schema": SCHEMA,
         "step": step,
@@ -150,7 +152,7 @@ def _about(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is no halikit model, or damaged: {error}") from None
     if schema > SCHEMA:
         raise ModelError(f"{path} was written by a newer halikit (schema {schema}, this one reads up to {SCHEMA})")
-    return about  # type: ignore[no-any-return]
+    return about
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

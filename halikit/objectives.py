@@ -24,13 +24,17 @@ class Losses(NamedTuple):
 
 Objective = Callable[[Tensor, Tensor], Losses]
 
+# Beyond these logits a derivative no longer changes: the error is below 1e-17, and ratios of derivatives stay finite.
+_LOGIT_BOUND = 40.0
+
 
 def jensen_shannon(s_q: Tensor, s_p: Tensor) -> Losses:
     """Algorithm 1's pair, non-saturating for the generators.
 
     ``L_d = −E log ρ_q − E log(1 − ρ_p)``, ``L_g = −E log(1 − ρ_q) − E log ρ_p``, in nats. ``log 2 − L_d/2`` is a
-    lower bound on D_JS of the joints.
+    lower bound on D_JS of the joints. Logits count as ±40 at most.
     """
+    s_q, s_p = _bounded(s_q), _bounded(s_p)
     return Losses(softplus(-s_q).mean() + softplus(s_p).mean(), softplus(s_q).mean() + softplus(-s_p).mean())
 
 
@@ -43,9 +47,17 @@ def least_squares(s_q: Tensor, s_p: Tensor) -> Losses:
 
 
 def relativistic(s_q: Tensor, s_p: Tensor) -> Losses:
-    """The paired form: each encoder sample against one decoder sample (Jolicoeur-Martineau 2019); equal batches."""
-    margin = s_q - s_p
+    """The paired form: each encoder sample against one decoder sample (Jolicoeur-Martineau 2019); equal batches.
+
+    Margins count as ±40 at most; the logits themselves may drift together without bound.
+    """
+    margin = _bounded(s_q - s_p)
     return Losses(softplus(-margin).mean(), softplus(margin).mean())
+
+
+def _bounded(s: Tensor) -> Tensor:
+    """Clamped to ±40 under a straight-through gradient: a winning discriminator gives no 0·∞."""
+    return s.clamp(-_LOGIT_BOUND, _LOGIT_BOUND).detach() + (s - s.detach())
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from halikit.discriminator import JointDiscriminator
+from halikit.kernels import Kernel
 from halikit.model import Model
 from halikit.spaces import Space
 
@@ -47,7 +49,7 @@ class Part:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds per sample, forward, exact for linear maps and convolutions; other operations are not counted."""
+        """Multiply-adds per sample, forward: those of linear maps and convolutions, exactly; no others are counted."""
         return sum(layer.multiply_adds for layer in self.layers)
 
 
@@ -88,7 +90,7 @@ def _evaluating(*modules: nn.Module) -> Iterator[None]:
             m.training = training
 
 
-def _kernel_part(kernel: nn.Module, states: Mapping[str, Tensor]) -> Part:
+def _kernel_part(kernel: Kernel, states: Mapping[str, Tensor]) -> Part:
     given = states[kernel.source.name]
     details = [type(kernel).__name__]
     for attribute, label in (("gauge", "{}"), ("max_scale", "σ ≤ {}"), ("temperature", "temperature {}")):
@@ -98,7 +100,7 @@ def _kernel_part(kernel: nn.Module, states: Mapping[str, Tensor]) -> Part:
     return Part(str(kernel), ", ".join(details), _layers(kernel, lambda: kernel.mean(given)))
 
 
-def _stage_parts(game: nn.Module, states: Mapping[str, Tensor]) -> Iterator[Part]:
+def _stage_parts(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Iterator[Part]:
     layers: dict[int, list[Layer]] = {}
     spaces = game.spaces
     groups = [*game.stages, *(game.adapters or [])[-1:], game.head]
@@ -112,22 +114,24 @@ def _stage_parts(game: nn.Module, states: Mapping[str, Tensor]) -> Iterator[Part
         yield Part(name, "", tuple(layers.get(i, ())))
 
 
-def _layers(module: nn.Module, run: object) -> tuple[Layer, ...]:
+def _layers(module: nn.Module, run: Callable[[], Tensor]) -> tuple[Layer, ...]:
     return tuple(layer for _, layer in _recorded(module, run))
 
 
-def _recorded(module: nn.Module, run: object) -> list[tuple[nn.Module, Layer]]:
+def _recorded(module: nn.Module, run: Callable[[], Tensor]) -> list[tuple[nn.Module, Layer]]:
     """The layers that run, with their modules: those with parameters of their own, and what follows them."""
     found: list[tuple[nn.Module, Layer]] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         parameters = sum(p.numel() for p in layer.parameters())
-        found.append((layer, Layer(_operation(layer), tuple(output.shape[1:]), parameters, _multiply_adds(layer, inputs[0]))))
+        found.append(
+            (layer, Layer(_operation(layer), tuple(output.shape[1:]), parameters, _multiply_adds(layer, inputs[0])))
+        )
 
     leaves = [m for m in module.modules() if _is_layer(m)]
     handles = [leaf.register_forward_hook(note) for leaf in leaves]
     try:
-        run()  # type: ignore[operator]
+        run()
     finally:
         for handle in handles:
             handle.remove()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import hypothesis
 import pyro.distributions as dist
 import pytest
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 import halikit as hk
 
 torch.set_num_threads(1)
+# The same examples every time, and no deadlines, which a busy machine would miss.
+hypothesis.settings.register_profile("halikit", derandomize=True, deadline=None, max_examples=50)
+hypothesis.settings.load_profile("halikit")
 
 Support = Literal["real", "bits", "unit", "one_hot", "simplex", "index"]
 

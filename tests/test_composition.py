@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from conftest import CATALOGUE, Network, UniformKernel, cases, gaussian, link_back, linear_gaussian
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import halikit as hk
@@ -66,7 +66,6 @@ def bracketed(kernels, bracketing):
     return bracketed(kernels[split:], outer) @ bracketed(kernels[:split], inner)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_any_bracketing_of_any_chain_is_the_same_kernel(data):
     chosen = data.draw(st.lists(st.sampled_from(CATALOGUE), min_size=2, max_size=6))
@@ -97,7 +96,8 @@ def test_a_composite_samples_as_its_factors_do_in_turn(case, position):
 @positions
 def test_composites_pass_gradients_through_every_factor(case, position):
     kernel = hk.Composite(*chain(case, position))
-    (kernel.sample(torch.randn(8, 3)) * torch.randn(8, 1)).sum().backward()
+    sample = kernel.sample(torch.randn(8, 3))
+    (sample * torch.randn_like(sample)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in kernel.parameters())
 
 
@@ -221,7 +221,7 @@ def test_the_adjoint_of_linear_gaussians_keeps_their_closed_form():
         hk.Link(a, b)
     composite = up[2] @ up[1] @ up[0]
     assert isinstance(composite.adjoint, hk.LinearGaussianKernel)
-    assert same(composite.adjoint.factors, tuple(down))
+    assert same(composite.adjoint.factors, tuple(down[::-1]))
     assert composite.adjoint.adjoint is composite
 
 
@@ -299,7 +299,7 @@ def test_an_estimate_is_a_lower_bound_on_average_and_tightens(linear):
     *_, exact, composite, given, value = linear
     truth = exact.log_prob(value, given).item()
     means, errors = [], []
-    for num_samples in (1, 4, 16, 64):
+    for num_samples in (1, 4, 16):
         estimates = composite.estimate_log_prob(
             value.expand(4000, 3), given.expand(4000, 2), num_samples=num_samples
         ).value
@@ -318,7 +318,7 @@ def test_the_estimated_density_itself_is_unbiased(linear):
     """``E exp(estimate)`` is the exact density, within 5 standard errors of 4,000 estimates; with a rough proposal too."""
     a, b, exact, composite, given, value = linear
     proposal = linear_gaussian(b.target, b.source, torch.float64)
-    for options in ({}, {"proposal": exact_proposal(a, b, given + 0.5)}, {"proposal": proposal, "num_samples": 200}):
+    for options in ({}, {"proposal": exact_proposal(a, b, given + 0.5)}, {"proposal": proposal, "num_samples": 60}):
         estimate = composite.estimate_log_prob(
             value.expand(4000, 3), given.expand(4000, 2), **{"num_samples": 8, **options}
         )

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from halikit.cli import inspect, presets, reconstruct, sample, train
+from halikit.cli import evaluate, inspect, presets, reconstruct, sample, train
 from halikit.errors import HalikitError
 
 __all__ = ["app", "main"]
@@ -27,18 +27,20 @@ def options(debug: bool = typer.Option(False, "--debug", help="Show a traceback 
     """Train and use hierarchies of latent variables by adversarially learned inference."""
 
 
-for _module in (train, sample, reconstruct, inspect, presets):
+for _module in (train, sample, reconstruct, evaluate, inspect, presets):
     _module.register(app)
 
 
 def main() -> None:
-    """Run the command line; exit codes: 0 done, 1 a bug, 2 bad input, 3 diverged, 4 out of resources, 130 interrupted."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 a bug in halikit, 2 bad usage or input, 3 diverged, 4 out of resources, 130 interrupted.
+    """
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        error.show()
-        code = error.exit_code
+        code = _complain(f"{error.format_message()}\nsee: halikit --help", error.exit_code)
     except HalikitError as error:
         if debug:
             raise
@@ -56,7 +58,9 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        code = _complain(f"this is a bug in halikit: {type(error).__name__}: {error}\nrun again as: halikit --debug …", 1)
+        code = _complain(
+            f"this is a bug in halikit: {type(error).__name__}: {error}\nrun again as: halikit --debug …", 1
+        )
     sys.exit(code)
 
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
 Data = Annotated[str | None, typer.Option(help="Data to use instead of the run's own: digits, mnist:DIR, folder:DIR.")]
-Out = Annotated[Path | None, typer.Option(help="Picture to write; by default in the run directory.", show_default=False)]
+Out = Annotated[
+    Path | None, typer.Option(help="Picture to write; by default in the run directory.", show_default=False)
+]
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[str, typer.Option(help="averaged or raw.")]
@@ -80,7 +82,9 @@ def open_data(config: Config, spec: str | None) -> DataSet:
 
     loaded = data.load(spec or config.data.spec, size=config.data.size)
     if loaded.shape != config.model.data_shape:
-        raise InputError(f"the model is for data of shape {config.model.data_shape}, but {loaded.spec} has {loaded.shape}")
+        raise InputError(
+            f"the model is for data of shape {config.model.data_shape}, but {loaded.spec} has {loaded.shape}"
+        )
     return loaded
 
 

@@ -42,7 +42,9 @@ def inspect(
     parts = {"encoder": summary.encoder, "decoder": summary.decoder, "discriminator": summary.discriminator}
     if as_json:
         described = {
-            name: [asdict(part) | {"parameters": part.parameters, "multiply_adds": part.multiply_adds} for part in group]
+            name: [
+                asdict(part) | {"parameters": part.parameters, "multiply_adds": part.multiply_adds} for part in group
+            ]
             for name, group in parts.items()
         }
         spaces = {space.name: list(space.shape) for space in summary.spaces}
@@ -66,7 +68,9 @@ def _print_part(group: str, part: Part) -> None:
     from rich.table import Table
 
     title = f"{group}  {part.name}" + (f"  {part.kind}" if part.kind else "")
-    table = Table("operation", "output", box=None, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(
+        "operation", "output", box=None, title=title, title_justify="left", title_style="bold", pad_edge=False
+    )
     table.add_column("parameters", justify="right")
     table.add_column("multiply-adds", justify="right")
     for layer in part.layers:

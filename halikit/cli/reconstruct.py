@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 def reconstruct(
     run: common.RunArgument,
     data: common.Data = None,
-    level: Annotated[int | None, typer.Option(min=1, help="One level alone, in alternating columns; all by default.")] = None,
+    level: Annotated[
+        int | None, typer.Option(min=1, help="One level alone, in alternating columns; all by default.")
+    ] = None,
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many to show.")] = 16,
     draw: Annotated[bool, typer.Option("--draw", help="Draw every state instead of following the means.")] = False,
     weights: common.Weights = "averaged",
@@ -57,5 +59,7 @@ def reconstruct(
         common.print_json({"path": str(path), "levels": levels, "rms_error": errors, "images": len(x), "drawn": draw})
         return
     for k, error in zip(levels, errors, strict=True):
-        common.console().print(f"level {k}: root mean square error {error:.4f} per pixel, over {len(x)} held-out images")
+        common.console().print(
+            f"level {k}: root mean square error {error:.4f} per pixel, over {len(x)} held-out images"
+        )
     common.report_path(path)

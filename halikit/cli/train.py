@@ -38,7 +38,9 @@ def train(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as often as needed.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the settings, load the data, train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings, load the data, train nothing.")
+    ] = False,
     as_json: common.Json = False,
 ) -> None:
     """Train a model. With no option at all: three levels on scikit-learn's handwritten digits, nothing to download.
@@ -147,7 +149,7 @@ def _run(model: Model, data: DataSet, path: Path, as_json: bool) -> None:
         _introduce(console.print, model, data, trainer)
         trainer.fit()
         last = progress.last
-    assert last is not None and trainer.run is not None
+    assert last is not None
     if as_json:
         common.print_json(_result(last, trainer))
         return

@@ -48,7 +48,7 @@ from torch import Tensor
 from halikit.data.dataset import DataError, DataSet, Split
 from halikit.data.image import MAX_BYTES, SUFFIXES, BadImageError, decode, quiet
 from halikit.data.request import Request
-from halikit.data.tree import File, Tree, open_tree, printable
+from halikit.data.tree import File, Tree, names, open_tree, printable, suffix_of
 
 __all__ = ["has_images", "load_folder"]
 
@@ -110,8 +110,7 @@ class _Skipped:
 
 def has_images(path: Path) -> bool:
     """Whether a directory or archive holds files under the names of images."""
-    with open_tree(path, SUFFIXES.__contains__) as tree:
-        return bool(tree.files)
+    return any(suffix_of(name) in SUFFIXES for name in names(path))
 
 
 def load_folder(request: Request) -> DataSet:
@@ -152,8 +151,8 @@ def _unwrap(tree: Tree) -> list[File]:
     """The tree's files; those of an archive without the folders that only wrap it."""
     files = list(tree.files)
     while tree.sequential and files:
-        wrappers = {file.parts[0] for file in files}
-        if len(wrappers) > 1 or {*map(str.casefold, wrappers)} & SPLITS.keys() or any(len(file.parts) < 3 for file in files):
+        wrapper, *others = {file.parts[0] for file in files}
+        if others or wrapper.casefold() in SPLITS or any(len(file.parts) < 3 for file in files):
             break
         files = [replace(file, path=file.path.partition("/")[2]) for file in files]
     return files
@@ -243,11 +242,13 @@ def _in_parallel(
 
 def _chunks(files: Iterable[File]) -> Iterator[list[File]]:
     chunk: list[File] = []
+    size = 0
     for file in files:
         chunk.append(file)
-        if len(chunk) == _CHUNK_FILES or sum(file.size for file in chunk) >= _CHUNK_BYTES:
+        size += file.size
+        if len(chunk) == _CHUNK_FILES or size >= _CHUNK_BYTES:
             yield chunk
-            chunk = []
+            chunk, size = [], 0
     if chunk:
         yield chunk
 
@@ -332,8 +333,8 @@ def _check_memory(request: Request, count: int, pixels: NDArray[np.uint8]) -> No
     if needed > memory:
         height, width = pixels.shape[:2]
         raise DataError(
-            f"{request.spec}: {count} images of {width}×{height} take {needed / 2**30:.0f} GiB to load and this machine "
-            f"has {memory / 2**30:.0f}; ask for a smaller size, such as size={min(height, width) // 2}"
+            f"{request.spec}: loading {count} images of {width}×{height} takes {needed / 2**30:.0f} GiB of memory, "
+            f"of which this machine has {memory / 2**30:.0f}: ask for a smaller one, as with size=64"
         )
 
 

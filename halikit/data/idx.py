@@ -12,6 +12,7 @@ import math
 import re
 import struct
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from halikit.data.dataset import DataError, DataSet, Split
 from halikit.data.image import resize_all
 from halikit.data.request import Request
-from halikit.data.tree import DAMAGE, Directory, File, Tree, open_tree, printable
+from halikit.data.tree import DAMAGE, Directory, File, Tree, names, open_tree, printable
 
 __all__ = ["has_idx", "load_mnist"]
 
@@ -42,9 +43,10 @@ _BLOCK = 2**20
 
 
 def has_idx(path: Path) -> bool:
-    """Whether a directory or archive holds IDX files under MNIST's names."""
-    with _open(path) as tree:
-        return any(_NAME.fullmatch(file.parts[-1]) for file in tree.files)
+    """Whether a directory or archive holds IDX files under MNIST's names (of an archive, among its first hundred)."""
+    if path.is_dir():
+        return bool(_open(path).files)
+    return any(_NAME.fullmatch(name.rpartition("/")[2]) for name in islice(names(path), 100))
 
 
 def load_mnist(request: Request) -> DataSet:
@@ -99,13 +101,13 @@ def load_mnist(request: Request) -> DataSet:
 
 def _open(path: Path) -> Tree:
     """List the IDX files of an archive, or of the first of the usual folders that has any."""
-    if path.is_dir():
-        for folder in _FOLDERS:
-            with Directory(path / folder, _is_idx, deep=False) as tree:
-                if any(_NAME.fullmatch(file.path) for file in tree.files):
-                    return tree
-        return tree
-    return open_tree(path, _is_idx)
+    if not path.is_dir():
+        return open_tree(path, _is_idx)
+    for folder in _FOLDERS:
+        tree = Directory(path / folder, _is_idx, deep=False)
+        if any(_NAME.fullmatch(file.path) for file in tree.files):
+            return tree
+    return Directory(path, lambda suffix: False, deep=False)
 
 
 def _is_idx(suffix: str) -> bool:
@@ -122,15 +124,16 @@ def _find(tree: Tree, spec: str) -> dict[tuple[str, str], File]:
             found["train" if match["part"].lower() == "train" else "test", match["kind"].lower()] = file
     if len(sets) > 1:
         raise DataError(f"{spec}: IDX files of {len(sets)} data sets; give each a place of its own")
-    missing = [f"{'train' if part == 'train' else 't10k'}-{kind}-idx{_RANK[kind]}-ubyte" for part, kind in _FILES - found.keys()]
+    own = {"train": "train", "test": "t10k"}
+    missing = sorted(f"{own[part]}-{kind}-idx{_RANK[kind]}-ubyte" for part, kind in _FILES - found.keys())
     if missing:
-        what = "no IDX files here" if not found else "an IDX file is missing"
-        raise DataError(f"{spec}: {what}; looked for {', '.join(sorted(missing))}, each with .gz or without")
+        what = "an IDX file is missing" if found else "no IDX files here"
+        raise DataError(f"{spec}: {what}; looked for {', '.join(missing)}, each with .gz or without")
     return found
 
 
 def _read(tree: Tree, file: File, name: str, rank: int) -> NDArray[np.uint8]:
-    """The array in one IDX file of unsigned bytes, ``rank`` dimensions.
+    """The array of unsigned bytes in one IDX file, with ``rank`` dimensions.
 
     Raises:
         DataError: If the file is anything else, or is shorter or longer than its header says.
@@ -169,14 +172,14 @@ def _parse(stream: IO[bytes] | gzip.GzipFile, room: int, exact: bool, name: str,
         raise DataError(f"{name}: {_by(shape)} elements: nothing in it")
     if count > MAX_ELEMENTS:
         raise DataError(f"{name}: the header says {_by(shape)}, more than such a file may hold ({MAX_ELEMENTS} bytes)")
+    says = f"{name}: the header says {_by(shape)}, {count} bytes, but"
     if room < count or (exact and room > count):
-        raise DataError(f"{name}: the header says {_by(shape)}, {count} bytes, but {'' if exact else 'at most '}{max(room, 0)} follow")
+        raise DataError(f"{says} {'' if exact else 'at most '}{max(room, 0)} follow")
     content = bytearray()
     while len(content) <= count and (block := stream.read(min(_BLOCK, count + 1 - len(content)))):
         content += block
     if len(content) != count:
-        follow = f"only {len(content)}" if len(content) < count else "more"
-        raise DataError(f"{name}: the header says {_by(shape)}, {count} bytes, but {follow} follow")
+        raise DataError(f"{says} {f'only {len(content)}' if len(content) < count else 'more'} follow")
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 

@@ -100,8 +100,9 @@ def recognise(spec: str) -> str:
     if prefix in SOURCES:
         raise DataError(f"{spec}: write {prefix}:PLACE")
     if re.fullmatch(r"[A-Za-z][\w+.-]*", prefix) and (colon or difflib.get_close_matches(spec, SOURCES)):
-        nearest = difflib.get_close_matches(prefix.lower(), SOURCES, n=1, cutoff=0)[0]
-        raise DataError(f"unknown data source {prefix!r}: did you mean {nearest!r}? There are {_prefixes()}")
+        nearest = difflib.get_close_matches(prefix.lower(), SOURCES, n=1, cutoff=0.5)
+        guess = f"did you mean {nearest[0]!r}? There" if nearest else "there"
+        raise DataError(f"unknown data source {prefix!r}: {guess} are {_prefixes()}")
     raise DataError(f"{spec!r}: no such file or directory, and no data source; there are {_prefixes()}")
 
 

@@ -9,6 +9,7 @@
 | a link or sparse file in an archive, an encrypted member | refused |
 | a member whose name would leave the archive | refused; nothing is ever extracted to disk |
 | a name twice in one archive | the last one counts |
+| an archive that is cut off or damaged | an error, however much of it could be read |
 | names | any Unicode; compared as they are, in order of code points, folder by folder |
 """
 
@@ -26,11 +27,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from tarfile import EmptyHeaderError, InvalidHeaderError, ReadError, TruncatedHeaderError  # type: ignore[attr-defined]
+from typing import IO, Any, Self
 
 from halikit.data.dataset import DataError
 
-__all__ = ["DAMAGE", "Directory", "File", "Tar", "Tree", "Zip", "is_archive", "open_tree", "printable"]
+__all__ = ["DAMAGE", "Directory", "File", "Tar", "Tree", "Zip", "names", "open_tree", "printable", "suffix_of"]
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -62,8 +64,8 @@ class File:
 
     @property
     def suffix(self) -> str:
-        """What follows the last dot of the name, with the dot, in lower case; empty without one."""
-        return os.path.splitext(self.path)[1].lower()
+        """See :func:`suffix_of`."""
+        return suffix_of(self.path)
 
 
 class Tree(ABC):
@@ -91,15 +93,14 @@ class Tree(ABC):
         """``files`` in the order in which they are read fastest."""
         return list(files)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (a directory holds nothing open)
         """Let go of the root."""
 
     def read(self, file: File) -> bytes:
         """The bytes of one file, never more than its listed size.
 
         Raises:
-            DataError: If it is in an archive that turns out to be damaged.
-            OSError: If it is in a directory and cannot be read.
+            OSError: If it cannot be read.
         """
         with self.open(file) as stream:
             return stream.read(file.size)
@@ -145,15 +146,13 @@ class Directory(Tree):
                 path = prefix + entry.name
                 if _ignored(entry.name):
                     continue
-                try:
-                    if entry.is_dir():
-                        if not deep:
-                            continue
+                if _is_folder(entry):
+                    if deep:
                         (linked if entry.is_symlink() else pending).append((entry.path, f"{path}/"))
-                        continue
-                    file = File(path, 0, entry.path)
-                    if not wanted(file.suffix):
-                        continue
+                    continue
+                if not wanted(suffix_of(path)):
+                    continue
+                try:
                     status = entry.stat()
                 except OSError as error:
                     refused.append((path, error.strerror or str(error)))
@@ -165,6 +164,7 @@ class Directory(Tree):
         self._keep(files, refused)
 
     def open(self, file: File) -> IO[bytes]:
+        """Open one of :attr:`files`; any thread may."""
         return open(file.handle, "rb")
 
 
@@ -178,6 +178,13 @@ class _Archive(Tree):
         """(name, size, handle, why it is refused) of each member that is no folder."""
 
     def _list(self) -> None:
+        try:
+            self._list_members()
+        except BaseException:
+            self.close()
+            raise
+
+    def _list_members(self) -> None:
         files: dict[str, File] = {}
         refused: dict[str, str] = {}
         for name, size, handle, reason in self._members():
@@ -199,18 +206,13 @@ class _Archive(Tree):
         self._keep(files.values(), refused.items())
 
     def read(self, file: File) -> bytes:
-        with self._reporting():
-            return super().read(file)
+        """The bytes of one file, never more than its listed size.
 
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        try:
-            yield
-        except DataError:
-            raise
-        except DAMAGE as error:
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            raise DataError(f"{self.root} cannot be read as an archive: {reason}; is it complete?") from error
+        Raises:
+            DataError: If the archive is damaged there.
+        """
+        with _reporting(self.root):
+            return super().read(file)
 
 
 class Zip(_Archive):
@@ -218,7 +220,7 @@ class Zip(_Archive):
 
     def __init__(self, root: Path, wanted: Callable[[str], bool] = lambda suffix: True) -> None:
         super().__init__(root, wanted)
-        with self._reporting():
+        with _reporting(root):
             self._zip = zipfile.ZipFile(root)
             self._list()
 
@@ -234,13 +236,31 @@ class Zip(_Archive):
             yield info.filename.replace("\\", "/"), info.file_size, info, reason
 
     def open(self, file: File) -> IO[bytes]:
+        """Open one of :attr:`files`."""
         return self._zip.open(file.handle)
 
     def in_storage_order(self, files: Iterable[File]) -> list[File]:
+        """``files`` by where they begin in the archive."""
         return sorted(files, key=lambda file: file.handle.header_offset)
 
     def close(self) -> None:
+        """Close the archive."""
         self._zip.close()
+
+
+class _Member(tarfile.TarInfo):
+    """A member that must be followed by another, or by the archive's end marker.
+
+    tarfile takes whatever it cannot read for the end, and so a cut archive for a whole one.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        """The next member; the marker still ends the archive."""
+        try:
+            return super().fromtarfile(tarfile)
+        except (EmptyHeaderError, TruncatedHeaderError, InvalidHeaderError) as error:
+            raise ReadError(f"no end marker ({error})") from error
 
 
 class Tar(_Archive):
@@ -248,8 +268,8 @@ class Tar(_Archive):
 
     def __init__(self, root: Path, wanted: Callable[[str], bool] = lambda suffix: True) -> None:
         super().__init__(root, wanted)
-        with self._reporting():
-            self._tar = tarfile.open(root)
+        with _reporting(root):
+            self._tar = tarfile.open(root, tarinfo=_Member)  # noqa: SIM115 (closed by close)
             self._list()
 
     def _members(self) -> Iterator[tuple[str, int, Any, str | None]]:
@@ -260,20 +280,18 @@ class Tar(_Archive):
             yield info.name, info.size, info, None if plain else "a link or special file in an archive"
 
     def open(self, file: File) -> IO[bytes]:
+        """Open one of :attr:`files`."""
         stream = self._tar.extractfile(file.handle)
         assert stream is not None  # only regular members are listed
         return stream
 
     def in_storage_order(self, files: Iterable[File]) -> list[File]:
+        """``files`` by where they begin in the archive."""
         return sorted(files, key=lambda file: file.handle.offset)
 
     def close(self) -> None:
+        """Close the archive."""
         self._tar.close()
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a file is named as an archive of a kind that :func:`open_tree` reads."""
-    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def open_tree(path: Path, wanted: Callable[[str], bool] = lambda suffix: True) -> Tree:
@@ -288,25 +306,61 @@ def open_tree(path: Path, wanted: Callable[[str], bool] = lambda suffix: True) -
     """
     if path.is_dir():
         return Directory(path, wanted)
-    try:
-        if not path.is_file():
-            raise DataError(f"{path} is neither a directory nor a file")
+    with _reporting(path):
         if zipfile.is_zipfile(path):
             return Zip(path, wanted)
-        if tarfile.is_tarfile(path):
+        if path.is_file() and tarfile.is_tarfile(path):
             return Tar(path, wanted)
-    except DataError:
-        raise
-    except DAMAGE as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if is_archive(path):
+    if path.name.lower().endswith(ARCHIVE_SUFFIXES):
         raise DataError(f"{path} is named as an archive but is none, or is damaged: is it complete?")
     raise DataError(f"{path} is neither a directory nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)")
+
+
+def names(path: Path) -> Iterator[str]:
+    """The names of all files in an archive or below a directory, unchecked and as they come, for a first look.
+
+    Raises:
+        DataError: If it is neither, or is damaged.
+    """
+    if path.is_dir():
+        yield from (file.path for file in Directory(path).files)
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as members:
+            yield from members.namelist()
+    elif not path.is_file() or not tarfile.is_tarfile(path):
+        open_tree(path)  # which says what is wrong
+    else:
+        with _reporting(path), tarfile.open(path) as tar:
+            yield from (member.name for member in tar)
+
+
+def suffix_of(name: str) -> str:
+    """What follows the last dot of a file's name, with the dot, in lower case; empty without one."""
+    return os.path.splitext(name)[1].lower()
 
 
 def printable(path: str) -> str:
     """``path`` as it can be shown on one line, whatever bytes and control characters its name has."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in path)
+
+
+@contextmanager
+def _reporting(root: Path) -> Iterator[None]:
+    """Turn what zipfile and tarfile raise on a damaged archive into one line."""
+    try:
+        yield
+    except DataError:
+        raise
+    except DAMAGE as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise DataError(f"{root} cannot be read as an archive: {reason}; is it complete?") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where one may not look
+        return False
 
 
 def _ignored(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ class Composite(Kernel):
         flat = [leaf for factor in factors for leaf in factor.factors]
         if len(flat) < 2:
             raise ValueError("a composite takes two kernels or more")
-        for inner, outer in zip(flat, flat[1:], strict=False):
+        for inner, outer in pairwise(flat):
             _check_fit(outer, inner)
         super().__init__(flat[0].source, flat[-1].target)
         self._factors = nn.ModuleList(flat)
@@ -77,7 +78,7 @@ class Composite(Kernel):
         return state
 
     def mean(self, given: Tensor) -> Tensor:
-        """Follow the factors' means, ``(..., *target.shape)``: the mean itself only where the outer factors are affine."""
+        """Follow the factors' means, ``(..., *target.shape)``; the mean itself if the outer factors are affine."""
         state = given
         for factor in self:
             state = factor.mean(state)
@@ -133,8 +134,7 @@ class Composite(Kernel):
         expected = [factor.source for factor in reversed(self.factors[1:])]
         if proposal.source != self.target or [kernel.target for kernel in back] != expected:
             raise ValueError(
-                f"the proposal {proposal} does not lead from {self.target} back through "
-                f"{', '.join(map(str, expected))}"
+                f"the proposal {proposal} does not lead from {self.target} back through {', '.join(map(str, expected))}"
             )
         states = [values]
         log_weights = torch.zeros((), device=values.device)
@@ -179,5 +179,7 @@ def _check_fit(outer: Kernel, inner: Kernel) -> None:
 
 def _density(kernel: Kernel) -> DensityKernel:
     if not isinstance(kernel, DensityKernel):
-        raise NoDensityError(f"{kernel} is a {type(kernel).__name__} without a density, so no log-density can be estimated")
+        raise NoDensityError(
+            f"{kernel} is a {type(kernel).__name__} without a density, so no log-density can be estimated"
+        )
     return kernel

@@ -7,7 +7,6 @@ samples alike (Maddison et al. 2017; Jang et al. 2017), which does.
 from __future__ import annotations
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from halikit.kernels.kernel import DensityKernel, apply_network, batch_shape
@@ -86,7 +85,7 @@ class CategoricalKernel(DensityKernel):
         return dist.RelaxedOneHotCategorical(logits.new_tensor(self.temperature), logits=logits)
 
     def mean(self, given: Tensor) -> Tensor:
-        """Class probabilities ``(..., K)`` for one-hot states; for indices, which have no mean, the likeliest one ``(...)``."""
+        """Class probabilities ``(..., K)`` for one-hot states; for indices, without a mean, the likeliest ``(...)``."""
         logits = self.logits(given)
         return logits.softmax(-1) if self.target.rank else logits.argmax(-1)
 

@@ -66,13 +66,17 @@ class GaussianKernel(DensityKernel):
         super().__init__(source, target)
         fixed = not isinstance(scale, str)
         if fixed and not float(scale) > 0:
-            raise ValueError(f"{self}: a fixed scale must be positive, got {scale}; for a Dirac use DeterministicKernel")
+            raise ValueError(
+                f"{self}: a fixed scale must be positive, got {scale}; for a Dirac use DeterministicKernel"
+            )
         if not fixed and scale not in ("diagonal", "isotropic"):
             raise ValueError(f"{self}: scale is 'diagonal', 'isotropic' or a number, got {scale!r}")
         if gauge not in (None, "standardised", "variance_preserving"):
             raise ValueError(f"{self}: gauge is None, 'standardised' or 'variance_preserving', got {gauge!r}")
         if max_scale is not None and (fixed or not max_scale > _MIN_SCALE):
-            raise ValueError(f"{self}: max_scale bounds a learned scale, above {_MIN_SCALE}; got {max_scale} for scale={scale}")
+            raise ValueError(
+                f"{self}: max_scale bounds a learned scale, above {_MIN_SCALE}; got {max_scale} for scale={scale}"
+            )
         cap = float(scale) if fixed else max_scale
         if gauge == "variance_preserving" and (cap is None or not cap < 1):
             raise ValueError(f"{self}: the variance-preserving gauge needs a scale bounded below 1, got {cap}")
@@ -115,7 +119,9 @@ class GaussianKernel(DensityKernel):
         channels = self.norm.num_features
         rows = mean.reshape(-1, channels, math.prod(self.target.shape[1:]))
         if self.training and rows.shape[0] < 2:
-            raise ValueError(f"{self} has a gauge and cannot train on a batch of one: there is no batch to take statistics of")
+            raise ValueError(
+                f"{self} has a gauge and cannot train on a batch of one: there is no batch to take statistics of"
+            )
         normalised: Tensor = self.norm(rows.squeeze(-1) if rows.shape[-1] == 1 else rows)
         return normalised.reshape(mean.shape)
 

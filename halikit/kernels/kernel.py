@@ -79,11 +79,11 @@ class Kernel(nn.Module, ABC):
         Raises:
             NoDensityError: If the kernel has no density.
         """
-        return self(given).log_prob(value)  # type: ignore[no-any-return]
+        return self(given).log_prob(value)
 
     @property
     def adjoint(self) -> Kernel:
-        """``T†``: the kernel back from ``target`` to ``source`` that a :class:`~halikit.Link` pairs with this one (Eq. 2).
+        """``T†``, the kernel back from ``target`` to ``source`` (Eq. 2), as a :class:`~halikit.Link` pairs them.
 
         Raises:
             RuntimeError: If the kernel is in no link.
@@ -128,17 +128,17 @@ class DensityKernel(Kernel):
         """
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw from :meth:`forward`, ``(..., *target.shape)``; gradients pass where the distribution is reparametrised."""
+        """Draw from :meth:`forward`, ``(..., *target.shape)``; gradients pass where it is reparametrised."""
         distribution = self(given)
         with _drawing_from(generator):
             if distribution.has_rsample:
-                return distribution.rsample()  # type: ignore[no-any-return]
-            return distribution.sample()  # type: ignore[no-any-return]
+                return distribution.rsample()
+            return distribution.sample()
 
     def mean(self, given: Tensor) -> Tensor:
         """The mean of :meth:`forward`, ``(..., *target.shape)``; one draw where the distribution does not know its mean."""
         try:
-            return self(given).mean  # type: ignore[no-any-return]
+            return self(given).mean
         except NotImplementedError:
             return super().mean(given)
 

@@ -69,7 +69,11 @@ class LinearGaussianKernel(DensityKernel):
         t, s = target.size, source.size
         bias = weight.new_zeros(t) if bias is None else bias
         covariance = torch.eye(t, dtype=weight.dtype, device=weight.device) if covariance is None else covariance
-        for name, tensor, shape in [("weight", weight, (t, s)), ("bias", bias, (t,)), ("covariance", covariance, (t, t))]:
+        for name, tensor, shape in [
+            ("weight", weight, (t, s)),
+            ("bias", bias, (t,)),
+            ("covariance", covariance, (t, t)),
+        ]:
             if tensor.shape != shape:
                 raise ValueError(f"{self}: {name} must be {shape} for {source} → {target}, got {tuple(tensor.shape)}")
         tril, failed = torch.linalg.cholesky_ex(covariance)
@@ -103,7 +107,7 @@ class LinearGaussianKernel(DensityKernel):
         if self.target.rank == 1:
             return flat
         return dist.TransformedDistribution(
-            flat, [dist.transforms.ReshapeTransform((self.target.size,), self.target.shape)]
+            flat, [dist.transforms.ReshapeTransform(torch.Size([self.target.size]), torch.Size(self.target.shape))]
         )
 
     def mean(self, given: Tensor) -> Tensor:
@@ -139,7 +143,7 @@ class LinearGaussianKernel(DensityKernel):
         )
 
     def conditional_entropy(self, given: Gaussian | None = None) -> Tensor:
-        """``H(target | source)`` in nats, exact, ``()``; or ``H(source | target)`` when the source is distributed as ``given``."""
+        """``H(target | source)`` in nats, exact, ``()``; or ``H(source | target)``, the source distributed as given."""
         if given is None:
             return Gaussian(self.bias, self.covariance).entropy
         return self.joint(given).entropy - self.marginal(given).entropy

@@ -1,5 +1,1 @@
 """The paper's blocks (Table 4) and the ladder that stacks them to any number of levels."""
-
-from halikit.networks.ladder import ladder
-
-__all__ = ["ladder"]

@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-__all__ = ["COARSEST", "DENSE_PIXELS", "Dropout", "InputNoise", "LayerOptions", "Norm", "ResidualBlock", "conv", "dense", "upsample"]
+__all__ = [
+    "COARSEST",
+    "DENSE_PIXELS",
+    "Dropout",
+    "InputNoise",
+    "LayerOptions",
+    "Norm",
+    "ResidualBlock",
+    "conv",
+    "dense",
+    "upsample",
+]
 
 Norm = Literal["batch", "weight"]
 

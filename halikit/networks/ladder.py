@@ -18,7 +18,6 @@ __all__ = ["Family", "ladder", "ladder_spaces"]
 Family = Literal["dense", "conv"]
 
 
-
 def ladder(
     levels: int,
     data_shape: Sequence[int],
@@ -67,7 +66,9 @@ def ladder(
         if level:
             down = GaussianKernel(upper, lower, make.down(2), gauge=gauge, max_scale=max_scale)
         else:
-            down = DeterministicKernel(upper, lower, nn.Sequential(make.down(1), *([nn.Tanh()] if lower.is_image else [])))
+            down = DeterministicKernel(
+                upper, lower, nn.Sequential(make.down(1), *([nn.Tanh()] if lower.is_image else []))
+            )
             if observation_scale is not None:
                 down = down.with_noise(observation_scale)
         links.append(Link(up, down))
@@ -94,7 +95,7 @@ def ladder_spaces(
     maps = _map_sizes(x.shape[1:], levels) if family == "conv" else []
     if widths is None:
         widths = _conv_widths(x, levels, len(maps)) if family == "conv" else _dense_widths(x.size, levels)
-    shapes = [(width, *size) for width, size in zip(widths, maps, strict=False)]
+    shapes: list[tuple[int, ...]] = [(width, *size) for width, size in zip(widths, maps, strict=False)]
     shapes += [(width,) for width in widths[len(maps) :]]
     return (x, *(Space(f"z{level}", shape) for level, shape in enumerate(shapes, 1)))
 
@@ -109,7 +110,7 @@ def _dense_widths(size: int, levels: int) -> list[int]:
 
 
 def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, int]]:
-    """Resolutions of the latents that are maps: z_1 at a quarter (half for small images), halving; the top is a vector."""
+    """Resolutions of the latents that are maps: from a quarter (a half for small images) on; the top is a vector."""
     height, width = size
     sizes: list[tuple[int, int]] = []
     first = 4 if min(size) >= 64 else 2

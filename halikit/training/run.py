@@ -110,5 +110,6 @@ def reconstruction_errors(hierarchy: Hierarchy, x: Tensor) -> tuple[float, ...]:
     """
     with torch.no_grad():
         return tuple(
-            float((x - hierarchy.reconstruct(x, level)).square().mean().sqrt()) for level in range(1, len(hierarchy) + 1)
+            float((x - hierarchy.reconstruct(x, level)).square().mean().sqrt())
+            for level in range(1, len(hierarchy) + 1)
         )

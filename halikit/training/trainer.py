@@ -129,8 +129,18 @@ class Trainer:
             now = time.perf_counter()
             rate = len(seen) / (now - last)
             errors = self._evaluate() if evaluate else ()
+            d_loss, g_loss, rho_q, rho_p = means
             record = Record(
-                self.steps, self.level, time.perf_counter() - started, *means, rate, rate * settings.batch_size, errors
+                step=self.steps,
+                level=self.level,
+                seconds=time.perf_counter() - started,
+                d_loss=d_loss,
+                g_loss=g_loss,
+                rho_q=rho_q,
+                rho_p=rho_p,
+                steps_per_second=rate,
+                images_per_second=rate * settings.batch_size,
+                errors=errors,
             )
             if self.run:
                 self.run.record(record)
@@ -152,7 +162,9 @@ class Trainer:
         """
         shape = self.model.hierarchy.spaces[0].shape
         if batch.shape[1:] != shape or len(batch) < 2:
-            raise InputError(f"a training batch is (n, {', '.join(map(str, shape))}) with n ≥ 2, got {tuple(batch.shape)}")
+            raise InputError(
+                f"a training batch is (n, {', '.join(map(str, shape))}) with n ≥ 2, got {tuple(batch.shape)}"
+            )
         settings = self.settings
         level = max(self.level, self.schedule.level(self.steps))
         if level != self.level:

@@ -1,0 +1,6 @@
+"""``python -m halikit``."""
+
+from halikit.cli import main
+
+if __name__ == "__main__":
+    main()

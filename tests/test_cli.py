@@ -1,0 +1,163 @@
+"""The command line, as a shell sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+QUICK = ["--steps", "12", "--batch-size", "16", "--set", "evaluate_every=6", "--set", "hidden=16", "--set", "width=16"]
+
+
+def halikit(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1", "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, "-m", "halikit", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    here = tmp_path_factory.mktemp("shell")
+    return here, halikit("train", "--levels", "3", *QUICK, "--out", "run", cwd=here).stdout
+
+
+def test_training_says_what_it_does(trained: tuple[Path, str]) -> None:
+    here, output = trained
+    assert "T_{z3|z2} ∘ T_{z2|z1} ∘ T_{z1|x}" in output
+    assert "1,500 to train on, 297 held out" in output
+    assert "one backward pass for both players" in output
+    assert output.splitlines()[-1] == "run"
+    assert sorted(p.name for p in (here / "run").iterdir()) == [
+        "config.toml",
+        "metrics.csv",
+        "model.safetensors",
+        "samples",
+    ]
+
+
+def test_a_run_can_be_repeated_from_its_config(trained: tuple[Path, str]) -> None:
+    here, _ = trained
+    halikit("train", "--config", "run/config.toml", "--out", "again", cwd=here)
+    first, again = ((here / run / "model.safetensors").read_bytes() for run in ("run", "again"))
+    assert first == again
+
+
+def test_sample(trained: tuple[Path, str]) -> None:
+    here, _ = trained
+    said = json.loads(halikit("sample", "run", "-n", "9", "--json", cwd=here).stdout)
+    assert said["samples"] == 9
+    assert Image.open(here / said["path"]).size == (152, 152)
+    halikit("sample", "run", "-n", "9", "--out", "other.png", cwd=here)
+    assert (here / "other.png").read_bytes() == (here / said["path"]).read_bytes()
+
+
+def test_reconstruct(trained: tuple[Path, str]) -> None:
+    here, _ = trained
+    output = halikit("reconstruct", "run", cwd=here).stdout.splitlines()
+    assert [line.split(":")[0] for line in output[:3]] == ["level 1", "level 2", "level 3"]
+    assert Image.open(here / output[-1]).size[1] == 4 * 52
+    said = json.loads(halikit("reconstruct", "run", "--level", "2", "--json", cwd=here).stdout)
+    assert said["levels"] == [2]
+    assert f"{said['rms_error'][0]:.4f}" in output[1]
+
+
+def test_evaluate(trained: tuple[Path, str]) -> None:
+    said = json.loads(halikit("evaluate", "run", "-n", "50", "--json", cwd=trained[0]).stdout)
+    assert len(said["kept"]) == 3
+    assert 0.95 < said["reference"] < 0.97
+    assert sum(said["class_shares"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("what", ["run", "digits"])
+def test_inspect(trained: tuple[Path, str], what: str) -> None:
+    here, _ = trained
+    said = json.loads(halikit("inspect", what, "--json", cwd=here).stdout)
+    assert list(said["spaces"]) == ["x", "z1", "z2", "z3"]
+    assert [part["name"] for part in said["encoder"]] == ["T_{z1|x}", "T_{z2|z1}", "T_{z3|z2}"]
+    assert "concatenates z2" in [part["name"] for part in said["discriminator"]]
+    assert all(part["multiply_adds"] > 0 for part in said["encoder"] + said["decoder"])
+    assert "multiply-adds to encode" in halikit("inspect", what, cwd=here).stdout
+
+
+def test_presets_print_as_toml_that_train_reads(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(halikit("presets", "digits", cwd=tmp_path).stdout)
+    dry = halikit("train", "--config", "mine.toml", "--dry-run", cwd=tmp_path).stdout
+    assert 'preset = "digits"' in dry
+    assert "data_shape = [1, 8, 8]" in dry
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_get_names_of_their_own(tmp_path: Path) -> None:
+    last = [halikit("train", "--levels", "1", *QUICK, cwd=tmp_path).stdout.splitlines()[-1] for _ in range(2)]
+    assert last == ["runs/digits-l1", "runs/digits-l1-2"]
+
+
+def test_epochs_instead_of_steps(tmp_path: Path) -> None:
+    said = halikit("train", "--epochs", "2", "--batch-size", "100", "--dry-run", "--json", cwd=tmp_path).stdout
+    assert json.loads(said)["training"]["steps"] == 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--levels", "0"], "levels"),
+        (["train", "--preset", "digitz"], "did you mean 'digits'"),
+        (["train", "--preset", "digits", "--levels", "4"], "has 3 levels"),
+        (["train", "--preset", "digits", "--config", "x.toml"], "give one of them"),
+        (["train", "--set", "bath_size=3"], "did you mean 'training.batch_size'"),
+        (["train", "--set", "batch_size"], "key=value"),
+        (["train", "--data", "mnist:nowhere"], "nowhere"),
+        (["train", "--data", "mnits:x"], "mnist"),
+        (["train", "--batch-size", "5000"], "fewer than a batch"),
+        (["train", "--device", "tpu"], "training.device"),
+        (["train", "--set", "widths=[3]"], "3 levels need 3 positive widths"),
+        (["train", "--set", "max_scale=2.0"], "bounded below 1"),
+        (["train", "--frobnicate"], "frobnicate"),
+        (["sample", "nowhere"], "there is no model at nowhere"),
+        (["inspect", "nowhere"], "there is no model at nowhere"),
+    ],
+)
+def test_wrong_usage_is_told_in_a_line_or_two(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = halikit(*arguments, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert 1 <= len(done.stderr.strip().splitlines()) <= 3
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_a_traceback(tmp_path: Path) -> None:
+    done = halikit("--debug", "sample", "nowhere", cwd=tmp_path, check=False)
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["inspect", "--help"]])
+def test_help_imports_no_torch(tmp_path: Path, arguments: list[str]) -> None:
+    code = f"""
+import sys
+from halikit.cli import main
+sys.argv = ["halikit", *{arguments!r}]
+try:
+    main()
+finally:
+    heavy = {{"torch", "pyro", "numpy", "pydantic", "sklearn"}} & set(sys.modules)
+    assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "halikit" in done.stdout

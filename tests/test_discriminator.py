@@ -1,0 +1,342 @@
+"""Discriminators of any stack: shapes, views, parts of the user's, noise, coupling."""
+
+import copy
+
+import pytest
+import torch
+from conftest import gaussian
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+import halikit as hk
+from halikit.discriminator import couples_samples
+
+STACKS = {
+    "image to image to vector": [(3, 16, 16), (2, 8, 8), (4, 4, 4), (5,)],
+    "stride of 4": [(1, 32, 32), (2, 8, 8)],
+    "no stride": [(1, 8, 8), (2, 8, 8)],
+    "odd and oblong": [(1, 9, 14), (2, 3, 7), (3,)],
+    "finer above": [(1, 4, 4), (2, 8, 8)],
+    "image to vector": [(1, 32, 32), (7,)],
+    "small image to vector": [(1, 8, 8), (7,), (3,)],
+    "vectors": [(6,), (5,), (4,), (3,), (2,)],
+    "vector to image": [(6,), (2, 4, 4), (3,)],
+    "scalar and matrix": [(2, 3), (), (3,)],
+    "scalar data": [(), (2,)],
+}
+stacks = pytest.mark.parametrize("shapes", STACKS.values(), ids=STACKS)
+forms = pytest.mark.parametrize("form", ["joint", "pairwise"])
+
+
+def stack(shapes):
+    spaces = [hk.Space("x", shapes[0]), *(hk.Space(f"z{level}", s) for level, s in enumerate(shapes[1:], 1))]
+    return hk.Hierarchy(
+        hk.Link(gaussian(lower, upper), gaussian(upper, lower)) for lower, upper in zip(spaces, spaces[1:], strict=False)
+    )
+
+
+def build(shapes, **options):
+    return hk.build_discriminator(stack(shapes), **{"width": 16, **options})
+
+
+def states_for(discriminator, n=4):
+    spaces = {space for game in discriminator.games for space in game.spaces}
+    return {space.name: torch.randn(n, *space.shape) for space in sorted(spaces, key=lambda space: space.name)}
+
+
+class MinibatchFeature(nn.Module):
+    """A user's module that tells each sample how far it is from the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, torch.cdist(x, x).mean(1, keepdim=True)], 1)
+
+
+class Recorder(nn.Module):
+    """A stage that keeps what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return x.flatten(1)
+
+
+# --- logits and features ----------------------------------------------------------------------------------------------
+
+
+@stacks
+@pytest.mark.parametrize("n", [1, 5])
+def test_any_stack_gives_one_logit_per_sample(shapes, n):
+    d = build(shapes)
+    assert isinstance(d, hk.JointDiscriminator)
+    assert d(states_for(d, n)).shape == (n,)
+    assert d.games == (d,)
+
+
+@stacks
+def test_features_are_what_the_logits_layer_reads(shapes):
+    d = build(shapes).eval()
+    states = states_for(d)
+    features = d.features(states)
+    assert features.shape == (4, 16)
+    assert torch.equal(d.head[-1](features).squeeze(1), d(states))
+
+
+@stacks
+@forms
+def test_every_state_matters_to_the_logit(shapes, form):
+    d = build(shapes, form=form).eval()
+    states = states_for(d)
+    logits = d(states)
+    for name, state in states.items():
+        assert not torch.equal(d({**states, name: state + 1}), logits)
+
+
+@stacks
+@forms
+def test_every_parameter_in_use_gets_a_gradient(shapes, form):
+    d = build(shapes, form=form)
+    d(states_for(d, 16)).square().sum().backward()
+    for game in d.games:
+        used = [game.stages, game.adapters[-1], game.head]
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for module in used for p in module.parameters())
+
+
+def test_a_missing_state_is_named():
+    d = build([(6,), (5,), (4,)])
+    with pytest.raises(KeyError, match="missing: z1, z2"):
+        d({"x": torch.zeros(2, 6)})
+
+
+def test_states_beyond_those_it_reads_do_not_disturb():
+    d = build([(6,), (5,)]).eval()
+    states = states_for(d)
+    assert torch.equal(d({**states, "y": torch.zeros(4, 2)}), d(states))
+
+
+# --- views ------------------------------------------------------------------------------------------------------------
+
+
+@stacks
+def test_a_slice_reads_the_first_levels_under_the_same_head(shapes):
+    d = build(shapes).eval()
+    states = states_for(d)
+    for level in range(1, len(shapes)):
+        view = d[:level]
+        assert [space.name for space in view.spaces] == ["x", *(f"z{i}" for i in range(1, level + 1))]
+        assert view.head is d.head
+        assert all(a is b for a, b in zip(view.stages, d.stages, strict=False))
+        assert {id(p) for p in view.parameters()} <= {id(p) for p in d.parameters()}
+        own, every = view.state_dict(keep_vars=True), d.state_dict(keep_vars=True)
+        assert all(own[key] is every[key] for key in own)
+        below = {space.name: states[space.name] for space in view.spaces}
+        assert view(below).shape == (4,)
+        assert torch.equal(view(below), view(states))
+        assert view.features(below).shape == (4, 16)
+        assert not view.training
+    assert d[: len(shapes) - 1] is d
+    assert d[:] is d
+
+
+def test_a_slice_keeps_mode_and_noise():
+    d = build([(6,), (5,), (4,)], dropout=0.0, input_noise=0.3)
+    assert d[:1].training
+    assert d[:1].noise is d.noise
+
+
+def test_a_stack_without_adapters_does_not_grow():
+    spaces = [hk.Space("x", (3,)), hk.Space("z1", (2,)), hk.Space("z2", (2,))]
+    stages = [nn.Linear(3, 4), nn.Linear(6, 4), nn.Linear(6, 4)]
+    d = hk.JointDiscriminator(spaces, stages, nn.Sequential(nn.ReLU(), nn.Linear(4, 1)))
+    assert d(states_for(d)).shape == (4,)
+    assert d[:2] is d
+    with pytest.raises(ValueError, match="no adapters"):
+        d[:1]
+
+
+@forms
+@pytest.mark.parametrize(("index", "error"), [(0, TypeError), (slice(1, 2), TypeError), (slice(0), IndexError)], ids=str)
+def test_slices_start_at_the_data_and_keep_a_level(form, index, error):
+    with pytest.raises(error):
+        build([(6,), (5,), (4,)], form=form)[index]
+
+
+def test_numbers_of_stages_and_adapters_must_fit():
+    spaces, head = [hk.Space("x", (3,)), hk.Space("z1", (2,))], nn.Sequential(nn.Linear(4, 1))
+    with pytest.raises(ValueError, match="as many stages"):
+        hk.JointDiscriminator(spaces, [nn.Identity()], head)
+    with pytest.raises(ValueError, match="as many adapters"):
+        hk.JointDiscriminator(spaces, [nn.Identity(), nn.Identity()], head, adapters=[nn.Identity(), nn.Identity()])
+
+
+# --- parts of the user's ----------------------------------------------------------------------------------------------
+
+
+def test_a_users_stage_takes_the_place_of_the_built_one():
+    d = build([(3, 16, 16), (2, 8, 8), (5,)])
+    features = d.stages[0](torch.zeros(1, 3, 16, 16)).shape[1]
+    mine = nn.Sequential(nn.Conv2d(features + 2, 11, 3, padding=1), nn.Flatten())
+    d = build([(3, 16, 16), (2, 8, 8), (5,)], stages={1: mine})
+    assert d.stages[1] is mine
+    states = states_for(d)
+    d(states).sum().backward()
+    assert mine[0].weight.grad.abs().sum() > 0
+    assert d[:1](states).shape == (4,)
+
+
+def test_a_users_head_gives_the_embedding():
+    head = nn.Sequential(nn.Linear(16, 9), nn.Tanh(), nn.Linear(9, 1))
+    d = build([(6,), (5,)], head=head)
+    assert d.head is head
+    assert d.features(states_for(d)).shape == (4, 9)
+
+
+def test_building_leaves_a_users_stage_as_it_was():
+    mine = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8))
+    before = copy.deepcopy(mine.state_dict())
+    build([(6,), (5,)], stages={0: mine})
+    assert mine.training
+    assert all(torch.equal(before[key], value) for key, value in mine.state_dict().items())
+
+
+def test_what_cannot_be_built_is_refused():
+    with pytest.raises(ValueError, match="no stage 5"):
+        build([(6,), (5,)], stages={5: nn.Identity()})
+    with pytest.raises(ValueError, match="'joint' or 'pairwise'"):
+        build([(6,), (5,)], form="triple")
+    with pytest.raises(ValueError, match="joint form"):
+        build([(6,), (5,)], form="pairwise", stages={0: nn.Identity()})
+
+
+@pytest.mark.parametrize("use", [True, False])
+def test_weight_norm_is_on_the_stages_and_a_switch(use):
+    d = build([(1, 32, 32), (2, 8, 8), (5,)], use_weight_norm=use)
+    normed = [any(hasattr(m, "parametrizations") for m in stage.modules()) for stage in d.stages]
+    assert normed == [use] * 3
+    assert not any(hasattr(m, "parametrizations") for m in d.head.modules())
+
+
+# --- the pairwise form ------------------------------------------------------------------------------------------------
+
+
+@stacks
+def test_the_pairwise_form_is_a_game_per_adjacent_pair(shapes):
+    d = build(shapes, form="pairwise").eval()
+    levels = len(shapes) - 1
+    assert isinstance(d, hk.PairwiseDiscriminator)
+    assert len(d.games) == levels
+    for level, game in enumerate(d.games):
+        assert [space.shape for space in game.spaces] == shapes[level : level + 2]
+    states = states_for(d)
+    logits = d(states)
+    assert logits.shape == (4, levels)
+    for level, game in enumerate(d.games):
+        assert torch.equal(logits[:, level], game(states))
+    assert d.features(states).shape == (4, 16 * levels)
+    assert d[:1].games == d.games[:1]
+    assert d[:1](states).shape == (4, 1)
+    assert not d[:1].training
+
+
+def test_a_pair_reads_its_own_levels_only():
+    d = build([(6,), (5,), (4,)], form="pairwise").eval()
+    states = states_for(d)
+    logits = d(states)
+    changed = d({**states, "z2": states["z2"] + 1})
+    assert torch.equal(changed[:, 0], logits[:, 0])
+    assert not torch.equal(changed[:, 1], logits[:, 1])
+
+
+# --- noise ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"input_noise": 0.2, "dropout": 0.0}, {"input_noise": 0.0, "dropout": 0.2}], ids=str)
+@forms
+def test_noise_and_dropout_act_in_training_only(form, options):
+    d = build([(6,), (5,), (4,)], form=form, **options)
+    states = states_for(d)
+    assert not torch.equal(d(states), d(states))
+    d.eval()
+    assert torch.equal(d(states), d(states))
+
+
+def test_without_noise_and_dropout_training_is_evaluation():
+    d = build([(6,), (5,), (4,)], dropout=0.0, input_noise=0.0)
+    states = states_for(d)
+    assert torch.equal(d.train()(states), d.eval()(states))
+
+
+def test_input_noise_has_its_scale_and_is_on_the_data_alone():
+    recorders = {0: Recorder(), 1: Recorder()}
+    d = build([(6,), (5,)], stages=recorders, input_noise=0.3)
+    states = states_for(d, 5000)
+    d(states)
+    noise = recorders[0].seen[-1] - states["x"]
+    assert abs(noise.std().item() - 0.3) < 0.01
+    assert abs(noise.mean().item()) < 0.01
+    assert torch.equal(recorders[1].seen[-1][:, 6:], states["z1"])
+    d.eval()(states)
+    assert torch.equal(recorders[0].seen[-1], states["x"])
+
+
+# --- coupling ---------------------------------------------------------------------------------------------------------
+
+
+@stacks
+@forms
+def test_what_is_built_couples_no_samples(shapes, form):
+    d = build(shapes, form=form)
+    states = states_for(d)
+    assert not couples_samples(d, states)
+    d.eval()
+    alone = torch.cat([d({name: state[i : i + 1] for name, state in states.items()}) for i in range(4)])
+    torch.testing.assert_close(alone, d(states))
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)),
+        nn.Sequential(nn.Linear(6, 8), MinibatchFeature()),
+        nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), MinibatchFeature(), nn.Linear(9, 8)),
+    ],
+    ids=["batch norm", "minibatch feature", "minibatch feature inside"],
+)
+def test_coupling_is_found_wherever_it_comes_from(stage):
+    d = build([(6,), (5,), (4,)], stages={0: stage})
+    assert couples_samples(d, states_for(d))
+    assert couples_samples(d.eval(), states_for(d))
+    assert couples_samples(d[:1], states_for(d))
+
+
+def test_coupling_is_found_in_the_head_and_in_upper_stages():
+    head = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Linear(16, 1))
+    assert couples_samples(build([(6,), (5,)], head=head), states_for(build([(6,), (5,)])))
+    d = build([(6,), (5,)], stages={1: nn.Sequential(nn.Linear(21, 4), MinibatchFeature())})
+    assert couples_samples(d, states_for(d))
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        nn.Sequential(spectral_norm(nn.Linear(6, 8)), nn.Dropout(0.5)),
+        nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8)),
+    ],
+    ids=["spectral norm and dropout", "layer norm"],
+)
+def test_layers_that_keep_samples_apart_are_let_pass(stage):
+    d = build([(6,), (5,)], stages={0: stage})
+    assert not couples_samples(d, states_for(d))
+
+
+def test_looking_for_coupling_leaves_no_trace():
+    d = build([(6,), (5,)], stages={0: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8))}).eval()
+    states = states_for(d)
+    before, random = copy.deepcopy(d.state_dict()), torch.get_rng_state()
+    assert couples_samples(d, states)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(before[key], value) for key, value in d.state_dict().items())
+    assert not d.training
+    assert all(p.grad is None for p in d.parameters())

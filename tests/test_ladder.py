@@ -1,0 +1,154 @@
+"""The ladder: any number of levels on data of any shape."""
+
+import math
+
+import pytest
+import torch
+from conftest import tiny_ladder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import halikit as hk
+from halikit.networks.ladder import ladder_spaces
+
+data_shapes = st.one_of(
+    st.tuples(st.integers(1, 300)), st.tuples(st.integers(1, 3), st.integers(4, 70), st.integers(4, 70))
+)
+
+
+@given(st.integers(1, 9), data_shapes)
+def test_spaces_are_named_in_order_and_start_at_the_data(levels, shape):
+    spaces = ladder_spaces(levels, shape)
+    assert [space.name for space in spaces] == ["x", *(f"z{level}" for level in range(1, levels + 1))]
+    assert spaces[0].shape == shape
+    assert not spaces[-1].is_image
+
+
+@given(st.integers(1, 9), st.tuples(st.integers(1, 3), st.integers(4, 130), st.integers(4, 130)))
+def test_maps_come_before_vectors_and_divide_the_image(levels, shape):
+    spaces = ladder_spaces(levels, shape, family="conv")
+    images = [space.is_image for space in spaces]
+    assert images == sorted(images, reverse=True)
+    for lower, upper in zip(spaces, spaces[1:], strict=False):
+        if upper.is_image:
+            ratios = {a / b for a, b in zip(lower.shape[1:], upper.shape[1:], strict=True)}
+            assert len(ratios) == 1
+            assert ratios.pop() in (2, 4)
+            assert min(upper.shape[1:]) >= 4
+
+
+@given(st.integers(1, 9), data_shapes)
+def test_dense_latents_never_grow_upwards(levels, shape):
+    sizes = [space.size for space in ladder_spaces(levels, shape, family="dense")[1:]]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(1, 4),
+    st.one_of(
+        st.tuples(st.integers(1, 20)), st.tuples(st.integers(1, 3), st.integers(4, 26), st.integers(4, 26))
+    ),
+    st.booleans(),
+)
+@torch.no_grad()
+def test_any_ladder_runs_both_ways(levels, shape, convolutional):
+    family = "conv" if convolutional and len(shape) == 3 else "dense"
+    h = tiny_ladder(levels, shape, family=family).eval()
+    x = torch.randn(2, *shape)
+    states = h.encode(x)
+    assert all(states[space.name].shape == (2, *space.shape) for space in h.spaces)
+    assert h.reconstruct(x).shape == h.sample(2).shape == x.shape
+
+
+@pytest.mark.parametrize("family", ["dense", "conv"])
+def test_widths_are_taken(family):
+    h = hk.ladder(3, (1, 16, 16), family=family, widths=[5, 4, 3], hidden=4)
+    assert [space.shape[0] for space in h.spaces[1:]] == [5, 4, 3]
+
+
+def test_small_images_and_vectors_are_dense_and_large_images_convolutional():
+    assert not ladder_spaces(3, (1, 8, 8))[1].is_image
+    assert not ladder_spaces(3, (50,))[1].is_image
+    assert ladder_spaces(3, (3, 32, 32))[1].is_image
+
+
+def test_images_end_in_tanh_and_vectors_do_not():
+    image = hk.ladder(1, (1, 4, 4), hidden=8).eval()
+    assert isinstance(image.links[0].down, hk.DeterministicKernel)
+    with torch.no_grad():
+        z = 100 * torch.randn(64, *image.spaces[1].shape)
+        assert image.decode(z)["x"].abs().max() <= 1
+        vector = hk.ladder(1, (16,), hidden=8).eval()
+        assert vector.decode(100 * torch.randn(64, *vector.spaces[1].shape))["x"].abs().max() > 1
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_the_gauge_is_on_every_latent_and_on_nothing_else(levels):
+    h = tiny_ladder(levels, (1, 8, 8), observation_scale=0.3)
+    for level, link in enumerate(h):
+        assert (link.up.gauge, link.up.max_scale) == ("variance_preserving", 0.5)
+        assert link.down.gauge == ("variance_preserving" if level else None)
+    assert h.links[0].down.scale(torch.randn(4, *h.spaces[1].shape)).unique().item() == pytest.approx(0.3)
+    off = tiny_ladder(levels, (1, 8, 8), gauge=None, max_scale=None)
+    assert all(link.up.gauge is None and link.up.max_scale is None for link in off)
+
+
+def test_a_level_keeps_its_gauge_when_it_is_the_top():
+    h = tiny_ladder(3, (9,))
+    assert h[:2].links[1].up.gauge == "variance_preserving"
+
+
+def test_no_network_is_used_twice():
+    h = tiny_ladder(4, (1, 16, 16), family="conv")
+    networks = [k.network for link in h for k in (link.up, link.down)]
+    assert len({id(m) for network in networks for m in network.modules()}) == sum(
+        len(list(network.modules())) for network in networks
+    )
+
+
+@torch.no_grad()
+def test_variance_preserving_ladders_start_with_unit_variance():
+    """In training mode every latent of a fresh ladder has variance one within a fifth, up and down, at any depth."""
+    h = hk.ladder(5, (20,), hidden=16)
+    for states in (h.encode(torch.randn(2000, 20), sample=True), h.sample_states(2000)):
+        for level in range(1, 6):
+            assert abs(states[f"z{level}"].var().item() - 1) < 0.2
+
+
+def test_deeper_networks_have_more_layers():
+    def count(depth):
+        h = hk.ladder(2, (1, 16, 16), family="conv", hidden=4, depth=depth)
+        return sum(isinstance(m, nn.Conv2d) for m in h.modules())
+
+    assert count(1) < count(2) < count(3)
+
+
+@pytest.mark.parametrize(
+    ("levels", "shape", "options", "match"),
+    [
+        (0, (5,), {}, "at least one level"),
+        (2, (), {}, "vectors .* and images"),
+        (2, (3, 3), {}, "vectors .* and images"),
+        (2, (5,), {"family": "conv"}, "convolutions need images"),
+        (2, (5,), {"family": "recurrent"}, "'dense' or 'conv'"),
+        (2, (5,), {"widths": [3]}, "2 positive widths"),
+        (2, (5,), {"widths": [3, 0]}, "2 positive widths"),
+        (2, (5,), {"depth": 0}, "positive depth"),
+        (2, (5,), {"hidden": 0}, "positive depth and width"),
+        (2, (5,), {"max_scale": None}, "bounded below 1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(levels, shape, options, match):
+    with pytest.raises(ValueError, match=match):
+        hk.ladder(levels, shape, **options)
+
+
+def test_default_widths_are_sensible():
+    for shape in ((64,), (1, 8, 8), (1, 28, 28), (3, 64, 64)):
+        spaces = ladder_spaces(3, shape)
+        sizes = [space.size for space in spaces[1:]]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[-1] >= 2
+        assert sizes[-1] < math.prod(shape)

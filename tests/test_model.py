@@ -1,0 +1,91 @@
+"""Saving and loading: one file that is enough, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+import halikit as hk
+from halikit.config import Config, ModelConfig, TrainingConfig
+from halikit.model import ModelError
+
+SMALL = Config(
+    model=ModelConfig(levels=2, data_shape=(1, 8, 8), widths=(6, 3), hidden=16),
+    training=TrainingConfig(steps=6, batch_size=8, evaluate_every=3),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, hk.Trainer]:
+    torch.manual_seed(0)
+    trainer = hk.Trainer(hk.build(SMALL), "digits", out=tmp_path_factory.mktemp("runs") / "run")
+    trainer.fit()
+    return trainer.run.path, trainer
+
+
+@pytest.mark.parametrize("weights", ["averaged", "raw"])
+def test_a_run_loads_from_its_one_file(run: tuple[Path, hk.Trainer], tmp_path: Path, weights: str) -> None:
+    path, trainer = run
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((path / "model.safetensors").read_bytes())
+    trained = trainer.averaged if weights == "averaged" else trainer.model.hierarchy
+    model = hk.load(alone, weights=weights)
+    assert model.config == SMALL
+    assert not model.hierarchy.training
+    assert not model.discriminator.training
+    for name, tensor in trained.state_dict().items():
+        torch.testing.assert_close(model.hierarchy.state_dict()[name], tensor, rtol=0, atol=0)
+    for name, tensor in trainer.model.discriminator.state_dict().items():
+        torch.testing.assert_close(model.discriminator.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_the_file_has_one_metadata_key_of_json(run: tuple[Path, hk.Trainer]) -> None:
+    with safe_open(run[0] / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert list(metadata) == ["halikit"]
+    assert json.loads(metadata["halikit"])["step"] == 6
+
+
+def own_kernels() -> hk.Model:
+    x, z = hk.Space("x", (1, 8, 8)), hk.Space("z1", (4,))
+    up = hk.GaussianKernel(x, z, nn.Sequential(nn.Flatten(), nn.Linear(64, 8)))
+    hierarchy = hk.Hierarchy([hk.Link(up, hk.DeterministicKernel(z, x, nn.Linear(4, 64)))])
+    return hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=8))
+
+
+def test_own_kernels_load_with_their_code(tmp_path: Path) -> None:
+    settings = TrainingConfig(steps=2, batch_size=8)
+    trainer = hk.Trainer(own_kernels(), "digits", settings=settings, out=tmp_path / "own")
+    trainer.fit()
+    with pytest.raises(ModelError, match="pass build="):
+        hk.load(tmp_path / "own")
+    model = hk.load(tmp_path / "own", build=own_kernels)
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(model.hierarchy.reconstruct(x), trainer.averaged.reconstruct(x), rtol=0, atol=0)
+
+
+def test_a_file_that_does_not_fit_is_refused(run: tuple[Path, hk.Trainer]) -> None:
+    with pytest.raises(ModelError, match=r"does not fit.*missing"):
+        hk.load(run[0], build=own_kernels)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "missing"])
+def test_damaged_files_are_named(run: tuple[Path, hk.Trainer], tmp_path: Path, damage: str) -> None:
+    content = (run[0] / "model.safetensors").read_bytes()
+    path = tmp_path / "model.safetensors"
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "text":
+        path.write_text("not a model")
+    with pytest.raises(ModelError, match=str(path)):
+        hk.load(path)
+
+
+def test_build_needs_the_shape_of_the_data() -> None:
+    with pytest.raises(ValueError, match="data_shape"):
+        hk.build(Config())

@@ -1,0 +1,212 @@
+"""The trainer: what it plays, records, averages and refuses."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import halikit as hk
+from halikit.config import Config, DiscriminatorConfig, ModelConfig, TrainingConfig
+from halikit.errors import DivergedError, InputError
+from halikit.training.run import Record
+from halikit.training.schedule import Schedule
+
+DIGITS = (1, 8, 8)
+
+
+def small(levels: int = 2, **training: object) -> hk.Model:
+    torch.manual_seed(0)
+    settings = {"steps": 20, "batch_size": 16, "log_every": 5, "evaluate_every": 10} | training
+    return hk.build(
+        Config(
+            model=ModelConfig(levels=levels, data_shape=DIGITS, widths=(8, 6, 5, 4, 3)[:levels], hidden=16),
+            discriminator=DiscriminatorConfig(width=16),
+            training=TrainingConfig(**settings),
+        )
+    )
+
+
+def weights(module: nn.Module) -> torch.Tensor:
+    return torch.cat([tensor.double().flatten() for tensor in module.state_dict().values()])
+
+
+def test_training_is_a_function_of_the_seed() -> None:
+    trained = [weights(hk.Trainer(small(seed=3), "digits").fit().hierarchy) for _ in range(2)]
+    torch.testing.assert_close(*trained, rtol=0, atol=0)
+    other = weights(hk.Trainer(small(seed=4), "digits").fit().hierarchy)
+    assert not torch.equal(trained[0], other)
+
+
+def test_training_leaves_the_global_generator_alone() -> None:
+    trainer = hk.Trainer(small(), "digits")
+    torch.manual_seed(5)
+    expected = torch.randn(3)
+    torch.manual_seed(5)
+    trainer.fit()
+    torch.testing.assert_close(torch.randn(3), expected)
+
+
+def test_evaluation_changes_nothing() -> None:
+    often, rarely = (
+        weights(hk.Trainer(small(evaluate_every=every), "digits").fit().hierarchy) for every in (1, 1000)
+    )
+    torch.testing.assert_close(often, rarely, rtol=0, atol=0)
+
+
+def test_fit_can_be_played_in_parts() -> None:
+    whole = hk.Trainer(small(), "digits")
+    whole.fit()
+    parts = hk.Trainer(small(), "digits")
+    for _ in range(4):
+        parts.fit(5)
+    assert parts.steps == 20
+    torch.testing.assert_close(weights(parts.model.hierarchy), weights(whole.model.hierarchy), rtol=0, atol=0)
+
+
+def test_steps_of_ones_own_batches() -> None:
+    trainer = hk.Trainer(small())
+    before = weights(trainer.model.hierarchy)
+    outcome = trainer.step(torch.rand(16, *DIGITS) * 2 - 1)
+    assert 0 < outcome.rho_q < 1
+    assert outcome.discriminator_loss > 0
+    assert not torch.equal(before, weights(trainer.model.hierarchy))
+    with pytest.raises(InputError, match="no data"):
+        trainer.fit(1)
+
+
+def test_growth_trains_level_by_level() -> None:
+    trainer = hk.Trainer(small(levels=3, grow_every=4), "digits")
+    top = [p.detach().clone() for p in trainer.model.hierarchy.links[2].parameters()]
+    levels = []
+    for _ in range(10):
+        trainer.step(torch.rand(16, *DIGITS))
+        levels.append(trainer.level)
+        if len(levels) == 8:
+            assert all(torch.equal(a, b) for a, b in zip(top, trainer.model.hierarchy.links[2].parameters(), strict=True))
+    assert levels == [1] * 4 + [2] * 4 + [3] * 2
+    changed = [not torch.equal(a, b) for a, b in zip(top, trainer.model.hierarchy.links[2].parameters(), strict=True)]
+    assert any(changed)
+
+
+def test_rounds_of_several_discriminator_steps() -> None:
+    plan = Schedule(TrainingConfig(d_steps=2, g_steps=1), 10, 2)
+    assert [plan.players(step) for step in range(4)] == ["discriminator", "discriminator", "generator", "discriminator"]
+    trainer = hk.Trainer(small(d_steps=1, g_steps=1000), "digits")
+    before = weights(trainer.model.hierarchy.links[0].up.network[-1]), weights(trainer.model.discriminator)
+    trainer.step(torch.rand(16, *DIGITS))
+    after = weights(trainer.model.hierarchy.links[0].up.network[-1]), weights(trainer.model.discriminator)
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
+    trainer.step(torch.rand(16, *DIGITS))
+    assert not torch.equal(after[0], weights(trainer.model.hierarchy.links[0].up.network[-1]))
+    assert torch.equal(after[1], weights(trainer.model.discriminator))
+
+
+def test_rates_fall_linearly_after_the_start_of_the_decay() -> None:
+    plan = Schedule(TrainingConfig(final_learning_rate=0.1, decay_from=0.5), 100, 2)
+    assert plan.rate(0) == plan.rate(50) == 1
+    assert plan.rate(75) == pytest.approx(0.55)
+    assert plan.rate(100) == pytest.approx(0.1)
+
+
+def test_averages_follow_weights_and_buffers() -> None:
+    trainer = hk.Trainer(small(averaging=0.0), "digits")
+    trainer.fit(3)
+    torch.testing.assert_close(weights(trainer.averaged), weights(trainer.model.hierarchy))
+    slow = hk.Trainer(small(averaging=0.999), "digits")
+    start = weights(slow.averaged)
+    slow.fit(3)
+    moved = (weights(slow.averaged) - start).norm()
+    assert 0 < moved < (weights(slow.model.hierarchy) - start).norm()
+    assert not slow.averaged.training
+
+
+def test_the_records_of_a_run(tmp_path: Path) -> None:
+    records: list[Record] = []
+    trainer = hk.Trainer(small(levels=3, grow_every=8), "digits", out=tmp_path / "run", on_record=records.append)
+    trainer.fit()
+    assert [record.step for record in records] == [5, 10, 15, 20]
+    assert [len(record.errors) for record in records] == [0, 2, 0, 3]
+    with (tmp_path / "run" / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [5, 10, 15, 20]
+    assert float(rows[-1]["error_z3"]) == pytest.approx(records[-1].errors[2], rel=1e-4)
+    names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert names == [f"{what}-{step:07d}.png" for what in ("reconstructions", "samples") for step in (10, 20)]
+    assert (tmp_path / "run" / "config.toml").is_file()
+
+
+def test_a_run_is_never_written_over(tmp_path: Path) -> None:
+    hk.Trainer(small(steps=2), "digits", out=tmp_path / "run").fit()
+    with pytest.raises(InputError, match="already holds a run"):
+        hk.Trainer(small(steps=2), "digits", out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("data", "training", "message"),
+    [
+        (torch.zeros(40, 1, 9, 9), {}, "shape"),
+        (torch.zeros(10, *DIGITS), {"batch_size": 16}, "fewer than a batch"),
+        (torch.full((40, *DIGITS), torch.nan), {}, "finite"),
+        ("digits", {"batch_size": 1}, "at least 2"),
+        ("digits", {"device": "cuda:77"}, "not available"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_training(data: object, training: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        hk.Trainer(small(**training), data)
+
+
+def test_divergence_is_an_error() -> None:
+    trainer = hk.Trainer(small(), "digits")
+    with torch.no_grad():
+        trainer.model.hierarchy.links[0].up.network[-1].bias.fill_(torch.nan)
+    with pytest.raises(DivergedError, match="no longer finite"):
+        trainer.fit()
+
+
+@pytest.mark.parametrize("form", ["joint", "pairwise"])
+@pytest.mark.parametrize("objective", ["jensen_shannon", "least_squares", "relativistic"])
+def test_every_objective_and_form_trains(form: str, objective: str) -> None:
+    model = small(objective=objective, gradient_penalty=0.1, encoder_noise=0.1)
+    discriminator = hk.build_discriminator(model.hierarchy, form=form, width=16)
+    trainer = hk.Trainer(hk.Model(model.hierarchy, discriminator, model.config), "digits")
+    assert trainer.single_pass == (objective != "least_squares")
+    before = weights(trainer.model.hierarchy)
+    trainer.fit(5)
+    assert weights(trainer.model.hierarchy).isfinite().all()
+    assert not torch.equal(before, weights(trainer.model.hierarchy))
+
+
+def test_a_coupling_discriminator_is_found_and_reported() -> None:
+    model = small()
+    coupled = hk.build_discriminator(
+        model.hierarchy, width=16, stages={1: nn.Sequential(nn.Linear(24, 16), nn.BatchNorm1d(16))}
+    )
+    trainer = hk.Trainer(hk.Model(model.hierarchy, coupled, model.config), "digits")
+    assert not trainer.single_pass
+    assert "couples" in trainer.reason
+    trainer.fit(2)
+
+
+def test_bf16_trains_on_cpu() -> None:
+    trainer = hk.Trainer(small(precision="bf16"), "digits")
+    trainer.fit(3)
+    assert weights(trainer.model.hierarchy).isfinite().all()
+
+
+def test_one_level_learns_the_mean_of_its_data() -> None:
+    """A game on one Gaussian cloud: after training, samples have the data's mean and spread."""
+    torch.manual_seed(0)
+    data = torch.randn(1000, 2) * 0.5 + torch.tensor([2.0, -1.0])
+    hierarchy = hk.ladder(1, (2,), widths=[2], hidden=32)
+    model = hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=32))
+    trainer = hk.Trainer(model, data, settings=TrainingConfig(steps=600, learning_rate=2e-3, batch_size=64))
+    trainer.fit()
+    samples = trainer.averaged.sample(2000)
+    assert (samples.mean(0) - data.mean(0)).abs().max() < 0.25
+    assert (samples.std(0) - data.std(0)).abs().max() < 0.25
