@@ -115,10 +115,10 @@ def gradient_penalty(discriminator: JointDiscriminator | PairwiseDiscriminator, 
         discriminator: Over these states.
         states: ``(n, *shape)`` by name.
     """
-    leaves = {name: state.detach().requires_grad_() for name, state in states.items()}
+    leaves = {name: state.detach().requires_grad_(state.is_floating_point()) for name, state in states.items()}
     total = torch.zeros((), device=next(iter(leaves.values())).device)
     for game in discriminator.games:
-        inputs = [leaves[space.name] for space in game.spaces]
+        inputs = [leaf for leaf in (leaves[space.name] for space in game.spaces) if leaf.requires_grad]
         gradients = torch.autograd.grad(game(leaves).sum(), inputs, create_graph=True)
         total = total + sum(gradient.reshape(len(gradient), -1).square().sum(1).mean() for gradient in gradients)
     return total
@@ -166,4 +166,5 @@ def _rescaled(gradient: Tensor, r: Tensor) -> Tensor:
 def _accumulate(loss: Tensor, module: nn.Module) -> None:
     """Add the gradient of ``loss`` over the parameters of ``module`` to their ``.grad``, and to no others."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    torch.autograd.backward(loss, inputs=parameters, retain_graph=True)
+    if parameters:
+        torch.autograd.backward(loss, inputs=parameters, retain_graph=True)

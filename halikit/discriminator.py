@@ -22,6 +22,10 @@ from halikit.spaces import Space
 __all__ = ["JointDiscriminator", "PairwiseDiscriminator", "build_discriminator", "couples_samples"]
 
 
+# How far a sample is shifted in search of coupling: enough to become the largest or the smallest of its batch.
+_SHIFT = 10.0
+
+
 class JointDiscriminator(nn.Module):
     """``D(x, z_1, …, z_L)``: one logit per joint sample.
 
@@ -166,7 +170,7 @@ def build_discriminator(
     Args:
         hierarchy: Whose spaces it reads.
         form: ``"joint"`` for one logit, ``"pairwise"`` for one logit and game per adjacent pair.
-        width: Units of dense layers and of the head; feature maps start at an eighth of it and end at most there.
+        width: Units of dense layers and of the head; maps have at least an eighth of that in channels and at most as many.
         depth: Layers per stage beyond those that reduce the resolution; at least one.
         dropout: Probability of dropping an activation.
         use_weight_norm: Weight-normalise the stages, as Table 4 does.
@@ -203,8 +207,8 @@ def build_discriminator(
 def couples_samples(discriminator: nn.Module, states: Mapping[str, Tensor]) -> bool:
     """Whether the logit of one sample depends on another in training mode, found by perturbing one of a batch.
 
-    A copy is asked twice under the same random numbers, with the first sample of every state changed in
-    between; the other samples' logits must not move at all. The discriminator itself is left as it is.
+    A copy is asked again and again under the same random numbers, with the first or the last sample of every state
+    shifted up or down; the other samples' logits must not move at all. The discriminator itself is left as it is.
 
     Args:
         discriminator: From states to logits ``(n, …)``.
@@ -212,18 +216,24 @@ def couples_samples(discriminator: nn.Module, states: Mapping[str, Tensor]) -> b
     """
     probe = deepcopy(discriminator).train()
 
-    def logits(first: float) -> Tensor:
-        perturbed = {name: torch.cat([state[:1] + first, state[1:]]) for name, state in states.items()}
+    def logits(index: int, shift: float) -> Tensor:
+        perturbed = {name: state.detach().clone() for name, state in states.items()}
+        for state in perturbed.values():
+            if state.is_floating_point():
+                state[index] += shift
+        probe.load_state_dict(kept)
         device = next(iter(states.values())).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(0)
-            return probe(perturbed)[1:]
+            logit: Tensor = probe(perturbed)
+        return torch.cat([logit[:index], logit[index + 1 :]])
 
-    # The first call lets running estimates (spectral norm's, say) settle into the state that both others start from.
-    state = deepcopy(probe.state_dict())
-    before = logits(0.0)
-    probe.load_state_dict(state)
-    return not torch.equal(before, logits(1.0))
+    # Every call starts from the same running estimates (spectral norm's, say).
+    kept = deepcopy(probe.state_dict())
+    last = len(next(iter(states.values()))) - 1
+    return any(
+        not torch.equal(logits(index, 0.0), logits(index, shift)) for index in (0, last) for shift in (_SHIFT, -_SHIFT)
+    )
 
 
 class _StageMaker(NamedTuple):
@@ -245,7 +255,7 @@ class _StageMaker(NamedTuple):
         channels, *size = incoming
         layers: list[nn.Module] = []
         goal = above.shape[1:] if above is not None and above.is_image else COARSEST
-        outputs = max(self.width // 8, 8)
+        outputs = min(max(self.width // 8, channels), self.width)
         for _ in range(self.depth):
             layers.append(conv(channels, outputs, 3, 1, options))
             channels = outputs

@@ -92,7 +92,8 @@ class Prior(nn.Module):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``(n, *space.shape)``; a generator serves the standard normal, other priors use torch's own."""
         if self.distribution is not None:
-            return self.distribution.sample(torch.Size([n])).to(self._origin)
+            draw: Tensor = self.distribution.sample(torch.Size([n]))
+            return draw.to(self._origin) if draw.is_floating_point() else draw.to(self._origin.device)
         return self._origin.new_empty(n, *self.space.shape).normal_(generator=generator)
 
 

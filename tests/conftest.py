@@ -136,7 +136,9 @@ def linear_composite(source: hk.Space, target: hk.Space) -> hk.Kernel:
     return linear_gaussian(between, target) @ linear_gaussian(source, between)
 
 
-def _networked(kernel: Callable[..., hk.Kernel], outputs: int | None = None, **options: object) -> Callable[..., hk.Kernel]:
+def _networked(
+    kernel: Callable[..., hk.Kernel], outputs: int | None = None, **options: object
+) -> Callable[..., hk.Kernel]:
     def make(source: hk.Space, target: hk.Space) -> hk.Kernel:
         return kernel(source, target, Network(source, outputs or target.size), **options)
 
@@ -151,7 +153,10 @@ def _settle(kernel: hk.Kernel) -> None:
             kernel.train().sample(torch.randn(64, *kernel.source.shape))
 
 
-_VP = {"gauge": "variance_preserving"}
+_STANDARDISED = partial(gaussian, gauge="standardised")
+_VP = partial(gaussian, gauge="variance_preserving")
+_BITS = partial(_networked, hk.BernoulliKernel)
+_CLASSES = partial(_networked, hk.CategoricalKernel)
 
 CATALOGUE: tuple[KernelCase, ...] = (
     KernelCase("gaussian_diagonal_vector", gaussian, (4,)),
@@ -165,22 +170,22 @@ CATALOGUE: tuple[KernelCase, ...] = (
     KernelCase("gaussian_fixed_image", partial(gaussian, scale=0.3), (2, 4, 4)),
     KernelCase("gaussian_capped_vector", partial(gaussian, max_scale=0.5), (4,)),
     KernelCase("gaussian_capped_isotropic_matrix", partial(gaussian, scale="isotropic", max_scale=0.5), (2, 3)),
-    KernelCase("gaussian_standardised_vector", partial(gaussian, gauge="standardised"), (4,), gauge=True),
-    KernelCase("gaussian_standardised_capped_image", partial(gaussian, gauge="standardised", max_scale=0.5), (2, 4, 4), gauge=True),
-    KernelCase("gaussian_standardised_fixed_scalar", partial(gaussian, gauge="standardised", scale=0.5), (), gauge=True),
-    KernelCase("gaussian_vp_vector", partial(gaussian, max_scale=0.5, **_VP), (4,), gauge=True),
-    KernelCase("gaussian_vp_image", partial(gaussian, max_scale=0.5, **_VP), (2, 4, 4), gauge=True),
-    KernelCase("gaussian_vp_isotropic_matrix", partial(gaussian, scale="isotropic", max_scale=0.9, **_VP), (2, 3), gauge=True),
-    KernelCase("gaussian_vp_fixed_vector", partial(gaussian, scale=0.5, **_VP), (4,), gauge=True),
+    KernelCase("gaussian_standardised_vector", _STANDARDISED, (4,), gauge=True),
+    KernelCase("gaussian_standardised_capped_image", partial(_STANDARDISED, max_scale=0.5), (2, 4, 4), gauge=True),
+    KernelCase("gaussian_standardised_fixed_scalar", partial(_STANDARDISED, scale=0.5), (), gauge=True),
+    KernelCase("gaussian_vp_vector", partial(_VP, max_scale=0.5), (4,), gauge=True),
+    KernelCase("gaussian_vp_image", partial(_VP, max_scale=0.5), (2, 4, 4), gauge=True),
+    KernelCase("gaussian_vp_isotropic_matrix", partial(_VP, scale="isotropic", max_scale=0.9), (2, 3), gauge=True),
+    KernelCase("gaussian_vp_fixed_vector", partial(_VP, scale=0.5), (4,), gauge=True),
     KernelCase("deterministic_vector", _networked(hk.DeterministicKernel), (4,), density=False, noisy=False),
     KernelCase("deterministic_image", _networked(hk.DeterministicKernel), (1, 3, 5), density=False, noisy=False),
     KernelCase("deterministic_scalar", _networked(hk.DeterministicKernel), (), density=False, noisy=False),
-    KernelCase("bernoulli_hard_vector", _networked(hk.BernoulliKernel), (4,), "bits", reparametrised=False),
-    KernelCase("bernoulli_hard_image", _networked(hk.BernoulliKernel), (1, 3, 3), "bits", reparametrised=False),
-    KernelCase("bernoulli_relaxed_matrix", _networked(hk.BernoulliKernel, temperature=0.7), (2, 3), "unit", exact_mean=False),
-    KernelCase("categorical_one_hot", _networked(hk.CategoricalKernel), (4,), "one_hot", reparametrised=False),
-    KernelCase("categorical_relaxed", _networked(hk.CategoricalKernel, temperature=0.7), (3,), "simplex", exact_mean=False),
-    KernelCase("categorical_index", _networked(hk.CategoricalKernel, 5), (), "index", reparametrised=False, exact_mean=False),
+    KernelCase("bernoulli_hard_vector", _BITS(), (4,), "bits", reparametrised=False),
+    KernelCase("bernoulli_hard_image", _BITS(), (1, 3, 3), "bits", reparametrised=False),
+    KernelCase("bernoulli_relaxed_matrix", _BITS(temperature=0.7), (2, 3), "unit", exact_mean=False),
+    KernelCase("categorical_one_hot", _CLASSES(), (4,), "one_hot", reparametrised=False),
+    KernelCase("categorical_relaxed", _CLASSES(temperature=0.7), (3,), "simplex", exact_mean=False),
+    KernelCase("categorical_index", _CLASSES(5), (), "index", reparametrised=False, exact_mean=False),
     KernelCase("linear_gaussian_vector", linear_gaussian, (3,)),
     KernelCase("linear_gaussian_image", linear_gaussian, (1, 2, 2)),
     KernelCase("linear_gaussian_matrix", linear_gaussian, (2, 3)),

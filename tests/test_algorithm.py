@@ -161,6 +161,33 @@ def test_single_pass_agrees_on_users_kernels_of_any_kind():
         assert relative_error(d_one, d_two) < EXACT
 
 
+def test_classes_by_index_are_states_as_well():
+    """Integers travel through both chains, the discriminator and its penalty, and pass no gradient."""
+    x, y = hk.Space("x", (3,)), hk.Space("z1", ())
+    prior = dist.Categorical(torch.ones(5))
+    h = hk.Hierarchy([hk.Link(hk.CategoricalKernel(x, y, Network(x, 5)), gaussian(y, x))], prior).double()
+    d = hk.build_discriminator(h, width=16).double()
+    data = torch.randn(6, 3, dtype=torch.float64)
+    assert h.sample_states(6)["z1"].dtype == torch.int64
+    assert supports_single_pass(d, jensen_shannon, ascend(h, data))[0]
+    _, h_one, d_one = played(h, d, data, single_pass=True)
+    _, h_two, d_two = played(h, d, data, single_pass=False)
+    assert relative_error(h_one, h_two) < EXACT
+    assert relative_error(d_one, d_two) < EXACT
+    assert gradient_penalty(d, ascend(h, data)) > 0
+
+
+@pytest.mark.parametrize("single_pass", [True, False])
+@pytest.mark.parametrize("frozen", [0, 1], ids=["hierarchy", "discriminator"])
+def test_a_frozen_player_lets_the_other_learn(single_pass, frozen):
+    h, d, x = game(2, (6,))
+    _, *expected = played(h, d, x)
+    (h, d)[frozen].requires_grad_(False)
+    _, *actual = played(h, d, x, single_pass=single_pass)
+    assert all(g is None for g in actual[frozen])
+    assert relative_error(actual[1 - frozen], expected[1 - frozen]) < EXACT
+
+
 # --- when a single pass is right --------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import CATALOGUE, Network, UniformKernel, cases, gaussian, link_back, linear_gaussian
+from conftest import CATALOGUE, Network, UniformKernel, cases, gaussian, linear_gaussian, link_back
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,7 +151,8 @@ def test_spaces_that_do_not_fit_raise_at_composition_and_are_named(case, other):
 
 
 def test_a_name_alone_is_enough_to_differ():
-    inner, outer = gaussian(hk.Space("x", (3,)), hk.Space("z1", (2,))), gaussian(hk.Space("z2", (2,)), hk.Space("y", (2,)))
+    x, z1, z2 = hk.Space("x", (3,)), hk.Space("z1", (2,)), hk.Space("z2", (2,))
+    inner, outer = gaussian(x, z1), gaussian(z2, x)
     with pytest.raises(ValueError, match=r"z1 \(2\).*z2 \(2\)"):
         outer @ inner
 
@@ -295,7 +296,7 @@ def exact_proposal(a, b, given):
 
 @torch.no_grad()
 def test_an_estimate_is_a_lower_bound_on_average_and_tightens(linear):
-    """Over 4,000 estimates each: below the exact value and nearer to it the more samples, by 3 standard errors or more."""
+    """Of 4,000 estimates each: below the exact value, nearer to it the more samples, by 3 standard errors or more."""
     *_, exact, composite, given, value = linear
     truth = exact.log_prob(value, given).item()
     means, errors = [], []
@@ -315,7 +316,7 @@ def test_an_estimate_is_a_lower_bound_on_average_and_tightens(linear):
 
 @torch.no_grad()
 def test_the_estimated_density_itself_is_unbiased(linear):
-    """``E exp(estimate)`` is the exact density, within 5 standard errors of 4,000 estimates; with a rough proposal too."""
+    """``E exp(estimate)`` is the exact density, within 5 standard errors of 4,000; with a rough proposal too."""
     a, b, exact, composite, given, value = linear
     proposal = linear_gaussian(b.target, b.source, torch.float64)
     for options in ({}, {"proposal": exact_proposal(a, b, given + 0.5)}, {"proposal": proposal, "num_samples": 60}):

@@ -1,6 +1,7 @@
 """Discriminators of any stack: shapes, views, parts of the user's, noise, coupling."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -30,9 +31,7 @@ forms = pytest.mark.parametrize("form", ["joint", "pairwise"])
 
 def stack(shapes):
     spaces = [hk.Space("x", shapes[0]), *(hk.Space(f"z{level}", s) for level, s in enumerate(shapes[1:], 1))]
-    return hk.Hierarchy(
-        hk.Link(gaussian(lower, upper), gaussian(upper, lower)) for lower, upper in zip(spaces, spaces[1:], strict=False)
-    )
+    return hk.Hierarchy(hk.Link(gaussian(a, b), gaussian(b, a)) for a, b in pairwise(spaces))
 
 
 def build(shapes, **options):
@@ -49,6 +48,20 @@ class MinibatchFeature(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, torch.cdist(x, x).mean(1, keepdim=True)], 1)
+
+
+class Successor(nn.Module):
+    """Adds to each sample the next one of the batch; the first reaches nobody."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.cat([x[1:], torch.zeros_like(x[:1])])
+
+
+class Largest(nn.Module):
+    """Adds the largest features of the batch: a sample that is not among them reaches nobody."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x.max(0).values
 
 
 class Recorder(nn.Module):
@@ -157,7 +170,9 @@ def test_a_stack_without_adapters_does_not_grow():
 
 
 @forms
-@pytest.mark.parametrize(("index", "error"), [(0, TypeError), (slice(1, 2), TypeError), (slice(0), IndexError)], ids=str)
+@pytest.mark.parametrize(
+    ("index", "error"), [(0, TypeError), (slice(1, 2), TypeError), (slice(0), IndexError)], ids=str
+)
 def test_slices_start_at_the_data_and_keep_a_level(form, index, error):
     with pytest.raises(error):
         build([(6,), (5,), (4,)], form=form)[index]
@@ -252,7 +267,9 @@ def test_a_pair_reads_its_own_levels_only():
 # --- noise ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"input_noise": 0.2, "dropout": 0.0}, {"input_noise": 0.0, "dropout": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"input_noise": 0.2, "dropout": 0.0}, {"input_noise": 0.0, "dropout": 0.2}], ids=str
+)
 @forms
 def test_noise_and_dropout_act_in_training_only(form, options):
     d = build([(6,), (5,), (4,)], form=form, **options)
@@ -300,13 +317,15 @@ def test_what_is_built_couples_no_samples(shapes, form):
     [
         nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)),
         nn.Sequential(nn.Linear(6, 8), MinibatchFeature()),
+        nn.Sequential(nn.Linear(6, 8), Successor()),
+        nn.Sequential(nn.Linear(6, 8), Largest()),
         nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), MinibatchFeature(), nn.Linear(9, 8)),
     ],
-    ids=["batch norm", "minibatch feature", "minibatch feature inside"],
+    ids=["batch norm", "minibatch feature", "next sample", "maximum", "minibatch feature inside"],
 )
 def test_coupling_is_found_wherever_it_comes_from(stage):
     d = build([(6,), (5,), (4,)], stages={0: stage})
-    assert couples_samples(d, states_for(d))
+    assert all(couples_samples(d, states_for(d)) for _ in range(5))
     assert couples_samples(d.eval(), states_for(d))
     assert couples_samples(d[:1], states_for(d))
 

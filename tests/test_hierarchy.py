@@ -5,7 +5,7 @@ import copy
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import Network, cases, gaussian, gradients, link_back, linear_hierarchy, tiny_ladder
+from conftest import Network, cases, gaussian, gradients, linear_hierarchy, link_back, tiny_ladder
 
 import halikit as hk
 from halikit.algorithm import play
@@ -305,7 +305,8 @@ def test_a_hierarchy_of_users_kernels_in_odd_shapes():
             hk.Link(gaussian(z1, z2), gaussian(z2, z1)),
         ]
     )
-    assert {name: state.shape for name, state in h.sample_states(4).items()} == {"x": (4, 2, 3), "z1": (4,), "z2": (4, 2)}
+    shapes = {name: state.shape for name, state in h.sample_states(4).items()}
+    assert shapes == {"x": (4, 2, 3), "z1": (4,), "z2": (4, 2)}
     d = hk.build_discriminator(h, width=16)
     step = play(h, d, torch.randn(4, 2, 3))
     assert step.discriminator_loss.isfinite()

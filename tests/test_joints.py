@@ -76,11 +76,10 @@ def test_traces_have_a_site_per_space_and_the_sum_of_the_kernels_log_densities(l
 def test_only_the_model_observes_the_data():
     h = density_ladder(2, (5,))
     x = torch.randn(3, 5)
-    observed = {
-        program.__name__: [n for n, site in sites(poutine.trace(program).get_trace(argument)).items() if site["is_observed"]]
-        for program, argument in ((h.model, x), (h.guide, x), (h.encoder_joint, x), (h.decoder_joint, 3))
-    }
-    assert observed == {"model": ["x"], "guide": [], "encoder_joint": [], "decoder_joint": []}
+    for program, argument in ((h.model, x), (h.guide, x), (h.encoder_joint, x), (h.decoder_joint, 3)):
+        trace = poutine.trace(program).get_trace(argument)
+        observed = [name for name, site in sites(trace).items() if site["is_observed"]]
+        assert observed == (["x"] if program == h.model else [])
 
 
 def test_programs_return_their_states_from_the_data_up():

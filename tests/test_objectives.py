@@ -28,8 +28,8 @@ def derivatives(objective, s_q, s_p):
     ]
 
 
-# The sign of each derivative. Descent on L_d raises the logits of the encoder's joint and lowers those of the decoder's;
-# descent on L_g does the opposite.
+# The sign of each derivative. Descent on L_d raises the logits of the encoder's joint and lowers those of the
+# decoder's; descent on L_g does the opposite.
 TRUTH_TABLE = [("discriminator", "q", -1), ("discriminator", "p", +1), ("generator", "q", +1), ("generator", "p", -1)]
 
 
@@ -108,7 +108,7 @@ def test_the_generators_play_with_the_labels_exchanged(objective, swap, batch):
 
 
 def test_the_optimal_discriminator_reaches_the_jensen_shannon_divergence():
-    """``log 2 − L_d/2`` is D_JS at ``s = log q/p`` and below it elsewhere; on three points, each as often as it is likely."""
+    """``log 2 − L_d/2`` is D_JS at ``s = log q/p``, below it elsewhere; on three points, each as often as likely."""
     q, p = torch.tensor([0.5, 0.25, 0.25], dtype=F64), torch.tensor([0.25, 0.25, 0.5], dtype=F64)
     m = (q + p) / 2
     divergence = 0.5 * ((q * (q / m).log()).sum() + (p * (p / m).log()).sum())
@@ -130,7 +130,7 @@ def test_the_optimal_discriminator_reaches_the_jensen_shannon_divergence():
         (least_squares, lambda s_q, s_p: [s_q - 1, s_p, s_q, s_p - 1]),
         (
             relativistic,
-            lambda s_q, s_p: [-(s_p - s_q).sigmoid(), (s_p - s_q).sigmoid(), (s_q - s_p).sigmoid(), -(s_q - s_p).sigmoid()],
+            lambda s_q, s_p: [a * (b * (s_q - s_p)).sigmoid() for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))],
         ),
     ],
 )

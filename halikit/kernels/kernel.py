@@ -136,7 +136,7 @@ class DensityKernel(Kernel):
             return distribution.sample()
 
     def mean(self, given: Tensor) -> Tensor:
-        """The mean of :meth:`forward`, ``(..., *target.shape)``; one draw where the distribution does not know its mean."""
+        """The mean of :meth:`forward`, ``(..., *target.shape)``; one draw where the distribution knows none."""
         try:
             return self(given).mean
         except NotImplementedError:

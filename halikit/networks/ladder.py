@@ -57,10 +57,11 @@ def ladder(
         encoder T_{z2|z1} ∘ T_{z1|x}
         decoder T_{x|z1} ∘ T_{z1|z2}
     """
+    family = family or _fitting_family(data_shape)
     spaces = ladder_spaces(levels, data_shape, family=family, widths=widths)
     links = []
     for level, (lower, upper) in enumerate(pairwise(spaces)):
-        make = _Networks(lower, upper, hidden, depth, slope)
+        make = _Networks(lower, upper, family, hidden, depth, slope)
         up = GaussianKernel(lower, upper, make.up(), gauge=gauge, max_scale=max_scale)
         down: Kernel
         if level:
@@ -84,8 +85,7 @@ def ladder_spaces(
         raise ValueError(f"a hierarchy has at least one level, got levels={levels}")
     if x.rank not in (1, 3):
         raise ValueError(f"the ladder takes vectors (D,) and images (C, H, W), got {x.shape}")
-    if family is None:
-        family = "conv" if x.is_image and math.prod(x.shape[1:]) > DENSE_PIXELS else "dense"
+    family = family or _fitting_family(data_shape)
     if family not in ("dense", "conv"):
         raise ValueError(f"family is 'dense' or 'conv', got {family!r}")
     if family == "conv" and not x.is_image:
@@ -98,6 +98,10 @@ def ladder_spaces(
     shapes: list[tuple[int, ...]] = [(width, *size) for width, size in zip(widths, maps, strict=False)]
     shapes += [(width,) for width in widths[len(maps) :]]
     return (x, *(Space(f"z{level}", shape) for level, shape in enumerate(shapes, 1)))
+
+
+def _fitting_family(data_shape: Sequence[int]) -> Family:
+    return "conv" if len(data_shape) == 3 and math.prod(data_shape[1:]) > DENSE_PIXELS else "dense"
 
 
 def _dense_widths(size: int, levels: int) -> list[int]:
@@ -134,7 +138,9 @@ def _conv_widths(x: Space, levels: int, maps: int) -> list[int]:
 class _Networks:
     """The two networks of one link, from the spaces that they lie between."""
 
-    def __init__(self, lower: Space, upper: Space, hidden: int | None, depth: int, slope: float) -> None:
+    def __init__(
+        self, lower: Space, upper: Space, family: Family, hidden: int | None, depth: int, slope: float
+    ) -> None:
         if depth < 1 or (hidden is not None and hidden < 1):
             raise ValueError(f"networks need a positive depth and width, got depth={depth}, hidden={hidden}")
         self.lower, self.upper = lower, upper
@@ -142,16 +148,17 @@ class _Networks:
         self.dense_width = hidden or 256
         self.channels = hidden or 32
         self.depth = depth
+        self.is_dense = family == "dense" or not lower.is_image
 
     def up(self) -> nn.Sequential:
         """From ``lower`` to means and raw scales on ``upper``."""
-        if not self.lower.is_image or (not self.upper.is_image and self.lower.size <= DENSE_PIXELS):
+        if self.is_dense:
             return self._dense(self.lower.size, 2 * self.upper.size)
         return self._descending()
 
     def down(self, outputs: int) -> nn.Sequential:
         """From ``upper`` to ``outputs`` tensors on ``lower``."""
-        if not self.lower.is_image or (not self.upper.is_image and self.lower.size <= DENSE_PIXELS):
+        if self.is_dense:
             return nn.Sequential(self._dense(self.upper.size, outputs * self.lower.size), *self._shaped(outputs))
         return self._ascending(outputs)
 
