@@ -42,7 +42,8 @@ def ladder(
         family: ``"dense"`` (latents are vectors) or ``"conv"`` (latents are feature maps down to 4×4, vectors above);
             by default dense for vectors and images of at most 16×16.
         widths: Elements of each latent, or channels where it has maps; ``levels`` of them, from z_1 up.
-        hidden: Units of dense layers (default 256), channels of the finest convolutions (default 32).
+        hidden: Units of the dense family's layers (default 256), or channels of the conv family's finest maps
+            (default 32).
         depth: Hidden layers of a dense network, at least 1; residual blocks of a convolutional one.
         slope: Negative slope of the leaky ReLUs.
         gauge: Gauge of the latents; see :class:`~halikit.GaussianKernel`.
@@ -145,10 +146,10 @@ class _Networks:
             raise ValueError(f"networks need a positive depth and width, got depth={depth}, hidden={hidden}")
         self.lower, self.upper = lower, upper
         self.options = LayerOptions("batch", 0.0, slope)
-        self.dense_width = hidden or 256
-        self.channels = hidden or 32
         self.depth = depth
         self.is_dense = family == "dense" or not lower.is_image
+        self.dense_width = hidden or 256 if family == "dense" else 256
+        self.channels = hidden or 32
 
     def up(self) -> nn.Sequential:
         """From ``lower`` to means and raw scales on ``upper``."""
