@@ -237,9 +237,8 @@ def _resolved(name: str) -> str:
 
 def _nearest(name: str, names: list[str]) -> str:
     by_last_part = {full.split(".")[-1]: full for full in names}
-    near = get_close_matches(name, names, 1, 0.5) or [
-        by_last_part[match] for match in get_close_matches(name.split(".")[-1], list(by_last_part), 1, 0.5)
-    ]
+    by_part = [by_last_part[match] for match in get_close_matches(name.split(".")[-1], list(by_last_part), 1, 0.5)]
+    near = get_close_matches(name, names, 1, 0.5) + by_part if "." in name else by_part
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

@@ -45,7 +45,8 @@ def test_png_files_are_whole(tmp_path: Path) -> None:
 
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     plotting.save_png(tmp_path / "p.png", picture)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "p.png")), picture)
+    with Image.open(tmp_path / "p.png") as image:
+        assert np.array_equal(np.asarray(image), picture)
     assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
 
 
