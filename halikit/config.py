@@ -55,6 +55,7 @@ class ModelConfig(_Section):
     levels: Positive = 3
     data_shape: tuple[Positive, ...] | None = Field(None, description="shape of x; taken from the data when training")
     family: Literal["dense", "conv"] | None = None
+    maps: Annotated[int, Field(ge=0)] | None = None
     widths: tuple[Positive, ...] | None = None
     hidden: Positive | None = None
     depth: Positive = 2
@@ -68,6 +69,7 @@ class DiscriminatorConfig(_Section):
     """The discriminator, as :func:`halikit.build_discriminator` builds it; see there for each setting."""
 
     form: Literal["joint", "pairwise"] = "joint"
+    family: Literal["dense", "conv"] | None = None
     width: Positive = 256
     depth: Positive = 1
     dropout: Fraction = 0.2

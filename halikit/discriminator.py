@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from halikit.hierarchy import Hierarchy
 from halikit.networks.blocks import COARSEST, DENSE_PIXELS, InputNoise, LayerOptions, Norm, conv, dense
+from halikit.networks.ladder import Family
+from halikit.random import seeded
 from halikit.spaces import Space
 
 __all__ = ["JointDiscriminator", "PairwiseDiscriminator", "build_discriminator", "couples_samples"]
@@ -156,6 +158,7 @@ def build_discriminator(
     hierarchy: Hierarchy,
     *,
     form: Literal["joint", "pairwise"] = "joint",
+    family: Family | None = None,
     width: int = 256,
     depth: int = 1,
     dropout: float = 0.2,
@@ -170,7 +173,9 @@ def build_discriminator(
     Args:
         hierarchy: Whose spaces it reads.
         form: ``"joint"`` for one logit, ``"pairwise"`` for one logit and game per adjacent pair.
-        width: Units of dense layers and of the head; maps have at least an eighth of that in channels and at most as many.
+        family: ``"dense"`` to take images above vectors as vectors too, ``"conv"`` never to; by default images of at
+            most 16×16 are.
+        width: Units of dense layers and of the head; maps have between an eighth of that and as many channels.
         depth: Layers per stage beyond those that reduce the resolution; at least one.
         dropout: Probability of dropping an activation.
         use_weight_norm: Weight-normalise the stages, as Table 4 does.
@@ -183,7 +188,7 @@ def build_discriminator(
     Raises:
         ValueError: If the form is unknown, or a stage to replace does not exist.
     """
-    make = _StageMaker(width, depth, dropout, "weight" if use_weight_norm else None, slope)
+    make = _StageMaker(family, width, depth, dropout, "weight" if use_weight_norm else None, slope)
     spaces = hierarchy.spaces
     if form == "joint":
         unknown = sorted(set(stages or {}) - set(range(len(spaces))))
@@ -199,8 +204,7 @@ def build_discriminator(
             "stages and head are replaced in the joint form; for pairs, give a PairwiseDiscriminator its own"
         )
     return PairwiseDiscriminator(
-        _build(pair, make, {}, None, 0.0 if level else input_noise)
-        for level, pair in enumerate(pairwise(spaces))
+        _build(pair, make, {}, None, 0.0 if level else input_noise) for level, pair in enumerate(pairwise(spaces))
     )
 
 
@@ -223,8 +227,7 @@ def couples_samples(discriminator: nn.Module, states: Mapping[str, Tensor]) -> b
                 state[index] += shift
         probe.load_state_dict(kept)
         device = next(iter(states.values())).device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-            torch.manual_seed(0)
+        with seeded(0, device), torch.no_grad():
             logit: Tensor = probe(perturbed)
         return torch.cat([logit[:index], logit[index + 1 :]])
 
@@ -239,6 +242,7 @@ def couples_samples(discriminator: nn.Module, states: Mapping[str, Tensor]) -> b
 class _StageMaker(NamedTuple):
     """How the built stages look; makes one for any shape."""
 
+    family: Family | None
     width: int
     depth: int
     dropout: float
@@ -249,7 +253,7 @@ class _StageMaker(NamedTuple):
         """Layers from ``incoming`` to the resolution of ``above``; to a vector where that is one or nothing."""
         options = LayerOptions(self.norm, self.dropout, self.slope)
         goes_to_maps = above is not None and above.is_image
-        if len(incoming) != 3 or (not goes_to_maps and math.prod(incoming[1:]) <= DENSE_PIXELS):
+        if len(incoming) != 3 or (not goes_to_maps and self._flattens(incoming)):
             sizes = [math.prod(incoming), *[self.width] * self.depth]
             return nn.Sequential(nn.Flatten(), *(dense(a, b, options) for a, b in pairwise(sizes)))
         channels, *size = incoming
@@ -268,6 +272,9 @@ class _StageMaker(NamedTuple):
         elif tuple(size) != goal:
             layers.append(nn.AdaptiveAvgPool2d(goal))
         return nn.Sequential(*layers)
+
+    def _flattens(self, incoming: tuple[int, ...]) -> bool:
+        return self.family == "dense" or (self.family is None and math.prod(incoming[1:]) <= DENSE_PIXELS)
 
 
 def _build(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from halikit import joints
 from halikit.kernels import Kernel, compose
+from halikit.random import drawing_from
 from halikit.spaces import Space
 
 __all__ = ["Hierarchy", "Link", "Prior"]
@@ -35,6 +36,8 @@ class Link(nn.Module):
                 f"the other {down.source} → {down.target}"
             )
         for kernel, other in ((up, down), (down, up)):
+            if len(kernel.factors) > 1:
+                raise ValueError(f"{kernel} is a composition; link its factors, each with its own way back")
             if kernel._adjoint and kernel._adjoint[0] is not other:
                 raise ValueError(
                     f"{kernel} is already linked with another {kernel.adjoint}; a kernel belongs to one link"
@@ -90,9 +93,10 @@ class Prior(nn.Module):
         )
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``(n, *space.shape)``; a generator serves the standard normal, other priors use torch's own."""
+        """Draw ``(n, *space.shape)``, from torch's global generator by default."""
         if self.distribution is not None:
-            draw: Tensor = self.distribution.sample(torch.Size([n]))
+            with drawing_from(generator):
+                draw: Tensor = self.distribution.sample(torch.Size([n]))
             return draw.to(self._origin) if draw.is_floating_point() else draw.to(self._origin.device)
         return self._origin.new_empty(n, *self.space.shape).normal_(generator=generator)
 

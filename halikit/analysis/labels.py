@@ -10,6 +10,7 @@ from torch import Tensor
 from halikit.data import DataSet, Split
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
+from halikit.random import seeded
 
 __all__ = ["LabelScores", "label_scores"]
 
@@ -105,8 +106,7 @@ def _reconstructed(hierarchy: Hierarchy, part: Split, level: int) -> Tensor:
 @torch.no_grad()
 def _sampled(hierarchy: Hierarchy, n: int, seed: int) -> Tensor:
     device = hierarchy.prior.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with seeded(seed, device):
         return torch.cat([hierarchy.sample(min(_CHUNK, n - i)).flatten(1).cpu() for i in range(0, n, _CHUNK)])
 
 

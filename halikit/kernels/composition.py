@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import reduce
 from itertools import pairwise
+from operator import matmul
 from typing import NamedTuple
 
 import torch
@@ -124,7 +126,8 @@ class Composite(Kernel):
         else:
             log_weights = self._proposed_log_weights(values, givens, proposal, generator)
         log_sum = log_weights.logsumexp(0)
-        ess = (2 * log_sum - (2 * log_weights).logsumexp(0)).exp()
+        # Where no draw has any weight, none is more effective than another.
+        ess = (2 * log_sum - (2 * log_weights).logsumexp(0)).exp().nan_to_num(nan=1.0)
         return LogProbEstimate(log_sum - math.log(num_samples), ess, num_samples)
 
     def _proposed_log_weights(
@@ -167,7 +170,7 @@ def compose(*kernels: Kernel) -> Kernel:
     """
     if not kernels:
         raise ValueError("nothing to compose")
-    return Composite(*reversed(kernels)) if len(kernels) > 1 else kernels[0]
+    return reduce(matmul, kernels)
 
 
 def _check_fit(outer: Kernel, inner: Kernel) -> None:

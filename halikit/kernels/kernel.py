@@ -7,14 +7,13 @@ with the same leading batch dimensions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from halikit.random import drawing_from
 from halikit.spaces import Space
 
 __all__ = ["DensityKernel", "Kernel", "NoDensityError", "apply_network", "batch_shape"]
@@ -101,9 +100,9 @@ class Kernel(nn.Module, ABC):
         """``self ∘ inner``: apply ``inner``, then ``self``, marginalising over the space between (Eq. 1)."""
         if not isinstance(inner, Kernel):
             return NotImplemented
-        from halikit.kernels.composition import compose
+        from halikit.kernels.composition import Composite
 
-        return compose(self, inner)
+        return Composite(inner, self)
 
     def __str__(self) -> str:
         return f"T_{{{self.target.name}|{self.source.name}}}"
@@ -130,7 +129,7 @@ class DensityKernel(Kernel):
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw from :meth:`forward`, ``(..., *target.shape)``; gradients pass where it is reparametrised."""
         distribution = self(given)
-        with _drawing_from(generator):
+        with drawing_from(generator):
             if distribution.has_rsample:
                 return distribution.rsample()
             return distribution.sample()
@@ -141,19 +140,6 @@ class DensityKernel(Kernel):
             return self(given).mean
         except NotImplementedError:
             return super().mean(given)
-
-
-@contextmanager
-def _drawing_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Let torch.distributions, which takes no generator, draw from one all the same."""
-    if generator is None:
-        yield
-        return
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    devices = [generator.device] if generator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
 
 
 def batch_shape(kernel: Kernel, given: Tensor) -> torch.Size:

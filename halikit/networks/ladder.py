@@ -23,6 +23,7 @@ def ladder(
     data_shape: Sequence[int],
     *,
     family: Family | None = None,
+    maps: int | None = None,
     widths: Sequence[int] | None = None,
     hidden: int | None = None,
     depth: int = 2,
@@ -41,6 +42,7 @@ def ladder(
         data_shape: ``(C, H, W)`` for images in [−1, 1], ``(D,)`` for vectors.
         family: ``"dense"`` (latents are vectors) or ``"conv"`` (latents are feature maps down to 4×4, vectors above);
             by default dense for vectors and images of at most 16×16.
+        maps: How many latents have feature maps (conv family): by default all but the top, as far as the size allows.
         widths: Elements of each latent, or channels where it has maps; ``levels`` of them, from z_1 up.
         hidden: Units of the dense family's layers (default 256), or channels of the conv family's finest maps
             (default 32).
@@ -59,7 +61,7 @@ def ladder(
         decoder T_{x|z1} ∘ T_{z1|z2}
     """
     family = family or _fitting_family(data_shape)
-    spaces = ladder_spaces(levels, data_shape, family=family, widths=widths)
+    spaces = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)
     links = []
     for level, (lower, upper) in enumerate(pairwise(spaces)):
         make = _Networks(lower, upper, family, hidden, depth, slope)
@@ -78,7 +80,12 @@ def ladder(
 
 
 def ladder_spaces(
-    levels: int, data_shape: Sequence[int], *, family: Family | None = None, widths: Sequence[int] | None = None
+    levels: int,
+    data_shape: Sequence[int],
+    *,
+    family: Family | None = None,
+    maps: int | None = None,
+    widths: Sequence[int] | None = None,
 ) -> tuple[Space, ...]:
     """The spaces ``x, z1, …, zL`` that :func:`ladder` goes through; its arguments and errors."""
     x = Space("x", tuple(data_shape))
@@ -93,11 +100,14 @@ def ladder_spaces(
         raise ValueError(f"convolutions need images (C, H, W), got {x.shape}; use family='dense'")
     if widths is not None and (len(widths) != levels or min(widths) < 1):
         raise ValueError(f"{levels} levels need {levels} positive widths, got {list(widths)}")
-    maps = _map_sizes(x.shape[1:], levels) if family == "conv" else []
+    sizes = _map_sizes(x.shape[1:], levels) if family == "conv" else []
+    if maps is not None and not 0 <= maps <= len(sizes):
+        raise ValueError(f"{levels} {family} levels on {x} can have 0 to {len(sizes)} latents with maps, got {maps}")
+    sizes = sizes[:maps]
     if widths is None:
-        widths = _conv_widths(x, levels, len(maps)) if family == "conv" else _dense_widths(x.size, levels)
-    shapes: list[tuple[int, ...]] = [(width, *size) for width, size in zip(widths, maps, strict=False)]
-    shapes += [(width,) for width in widths[len(maps) :]]
+        widths = _conv_widths(x, levels, len(sizes)) if family == "conv" else _dense_widths(x.size, levels)
+    shapes: list[tuple[int, ...]] = [(width, *size) for width, size in zip(widths, sizes, strict=False)]
+    shapes += [(width,) for width in widths[len(sizes) :]]
     return (x, *(Space(f"z{level}", shape) for level, shape in enumerate(shapes, 1)))
 
 

@@ -17,6 +17,7 @@ from halikit.errors import DivergedError, InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
+from halikit.random import seeded
 from halikit.training.averaging import Averager
 from halikit.training.run import Record, Run, reconstruction_errors
 from halikit.training.schedule import Schedule
@@ -102,9 +103,8 @@ class Trainer:
             raise InputError("this trainer has no data: give it some, or play batches of your own with step(batch)")
         total = max(self.settings.steps, self.steps) if steps is None else self.steps + steps
         self.schedule = self._scheduled(total)
-        devices = [self.device] if self.device.type == "cuda" else []
-        # Every step seeds the global generator; the caller's is given back as it was.
-        with torch.random.fork_rng(devices):
+        # Every step seeds the global generator anew.
+        with seeded(0, self.device):
             self._fit(total)
         return self.model
 
@@ -199,16 +199,17 @@ class Trainer:
     def _evaluate(self) -> tuple[float, ...]:
         """Errors on held-out data; pictures and the model into the run directory."""
         assert self.data is not None
+        settings = self.settings
         averaged = self.averaged[: self.level]
         held_out = self.data.held_out
         x = held_out.batch(torch.arange(min(_HELD_OUT, len(held_out)), device=self.device))
         with torch.no_grad():
             errors = reconstruction_errors(averaged, x)
             if self.run:
-                torch.manual_seed(self.settings.seed)
                 rows = {"x": x[:_SHOWN]}
                 rows |= {f"z{level}": averaged.reconstruct(x[:_SHOWN], level) for level in range(1, self.level + 1)}
-                self.run.pictures(averaged.sample(_SHOWN**2 // 2), rows, self.steps)
+                with seeded(settings.seed, self.device):
+                    self.run.pictures(averaged.sample(_SHOWN**2 // 2), rows, self.steps)
                 self.run.save(self.averaged, self.steps, self.level)
         return errors
 
@@ -229,7 +230,7 @@ class Trainer:
         self.level = level
         self._hierarchy = self.model.hierarchy[:level]
         self._discriminator = self.model.discriminator[:level]
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), torch.no_grad():
+        with seeded(0, self.device):
             probe = {
                 space.name: torch.randn(4, *space.shape, device=self.device) for space in self.model.hierarchy.spaces
             }
