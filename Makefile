@@ -7,7 +7,6 @@
 # Settings, as in `make test PYTHON=python3.12`:
 PYTHON = python3
 LEVELS = 3
-RUN = runs/digits-l$(LEVELS)
 WORKERS = 2
 PYTEST_ARGS =
 
@@ -32,7 +31,7 @@ PYTEST := $(BIN)/python -m pytest -q $(PYTEST_ARGS)
 .DEFAULT_GOAL := train
 
 train: $(VENV)/.installed
-	@$(BIN)/halikit train --levels $(LEVELS) --out $(RUN)
+	@$(BIN)/halikit train --levels $(LEVELS)
 
 test: lint
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS)

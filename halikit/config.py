@@ -86,6 +86,7 @@ class TrainingConfig(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["32", "bf16"] = "32"
+    threads: Positive | None = Field(None, description="threads of one operation on CPU; as torch is set by default")
     objective: Literal["jensen_shannon", "least_squares", "relativistic"] = "jensen_shannon"
     learning_rate: Rate = 3e-4
     discriminator_learning_rate: Rate | None = Field(None, description="of the discriminator, where it differs")
@@ -95,6 +96,9 @@ class TrainingConfig(_Section):
         0.5, description="share of the steps after which rates fall"
     )
     encoder_noise: NonNegative = Field(0.0, description="standard deviation of the noise on the encoder's input")
+    final_input_noise: NonNegative | None = Field(
+        None, description="noise on the discriminator's x at the last step, where it falls; linear"
+    )
     d_steps: Positive = Field(1, description="steps of the discriminator in a round")
     g_steps: Positive = Field(1, description="steps of the generators in a round; 1 : 1 plays both at once")
     grow_every: Positive | Literal["auto"] | None = Field("auto", description="steps before a level is added on top")
@@ -107,14 +111,9 @@ class TrainingConfig(_Section):
         """Steps at which a level is added on top of those trained so far; none for a stack trained whole."""
         if self.grow_every is None or levels == 1 or (self.grow_every == "auto" and levels < 3):
             return ()
-        every = (
-            self.grow_every if self.grow_every != "auto" else max(1, round(GROWTH_SHARE * self.steps / (levels - 1)))
-        )
+        # The whole stack plays three times as long as each stage before it.
+        every = max(1, self.steps // (levels + 2)) if self.grow_every == "auto" else self.grow_every
         return tuple(every * level for level in range(1, levels))
-
-
-# Share of the steps in which "auto" growth adds all levels.
-GROWTH_SHARE = 0.4
 
 
 class DataConfig(_Section):

@@ -113,6 +113,28 @@ def test_rates_fall_linearly_after_the_start_of_the_decay() -> None:
     assert plan.rate(100) == pytest.approx(0.1)
 
 
+def test_input_noise_falls_linearly_to_its_last_value() -> None:
+    plan = Schedule(TrainingConfig(final_input_noise=0.1), 100, 2)
+    assert [plan.input_noise(0.3, step) for step in (0, 50, 100)] == pytest.approx([0.3, 0.2, 0.1])
+    trainer = hk.Trainer(small(final_input_noise=0.0), "digits")
+    trainer.fit()
+    assert trainer.model.discriminator.noise.scale == pytest.approx(0.2 / 20)
+    assert Schedule(TrainingConfig(), 100, 2).input_noise(0.3, 70) == 0.3
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    trainer = hk.Trainer(small(threads=1), "digits", on_record=lambda record: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        trainer.fit()
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_averages_follow_weights_and_buffers() -> None:
     trainer = hk.Trainer(small(averaging=0.0), "digits")
     trainer.fit(3)

@@ -15,8 +15,14 @@ def dense(levels: int) -> Config:
     """
     return Config(
         model=ModelConfig(levels=levels, family="dense"),
-        discriminator=DiscriminatorConfig(),
-        training=TrainingConfig(steps=3000 * (levels + 1), final_learning_rate=0.1),
+        discriminator=DiscriminatorConfig(weight_norm=True),
+        training=TrainingConfig(
+            steps=1900 * (levels + 2),
+            learning_rate=4e-4,
+            final_learning_rate=0.1,
+            final_input_noise=0.05,
+            threads=1,
+        ),
     )
 
 
@@ -28,7 +34,7 @@ def conv(levels: int) -> Config:
     """
     return Config(
         model=ModelConfig(levels=levels, family="conv"),
-        discriminator=DiscriminatorConfig(),
+        discriminator=DiscriminatorConfig(weight_norm=True),
         training=TrainingConfig(steps=10_000 * (levels + 1), batch_size=64, final_learning_rate=0.1),
     )
 

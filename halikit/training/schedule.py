@@ -41,6 +41,13 @@ class Schedule(NamedTuple):
             return self.levels
         return 1 + sum(step >= addition for addition in additions)
 
+    def input_noise(self, first: float, step: int) -> float:
+        """Standard deviation of the noise on the discriminator's ``x`` in this step, from ``first`` on, linear."""
+        last = self.settings.final_input_noise
+        if last is None or self.total <= 0:
+            return first
+        return first + (last - first) * min(1.0, step / self.total)
+
     def rate(self, step: int) -> float:
         """Share of the learning rates in this step, linear after ``decay_from``; in (0, 1]."""
         start = self.settings.decay_from * self.total

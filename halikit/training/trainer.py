@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -77,6 +78,7 @@ class Trainer:
             _adam(model.discriminator, s.discriminator_learning_rate or s.learning_rate, s.betas),
         ]
         self._rates = [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers]
+        self._input_noises = [game.noise.scale for game in model.discriminator.games]
         self._on_record = on_record
         self.run = Run(out, model) if out is not None else None
 
@@ -104,7 +106,7 @@ class Trainer:
         total = max(self.settings.steps, self.steps) if steps is None else self.steps + steps
         self.schedule = self._scheduled(total)
         # Every step seeds the global generator anew.
-        with seeded(0, self.device):
+        with seeded(0, self.device), _threads(self.settings.threads):
             self._fit(total)
         return self.model
 
@@ -175,6 +177,8 @@ class Trainer:
         for optimiser, full in zip(self._optimisers, self._rates, strict=True):
             optimiser.param_groups[0]["lr"] = full * rate
             optimiser.zero_grad()
+        for game, first in zip(self.model.discriminator.games, self._input_noises, strict=True):
+            game.noise.scale = self.schedule.input_noise(first, self.steps) if first else 0.0
         players = self.schedule.players(self.steps)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             outcome = play(
@@ -269,6 +273,17 @@ def resolve_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device {name!r} is not available: this torch sees no CUDA device; use 'cpu' or 'auto'")
     return torch.device(name)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let one operation use so many threads of the CPU; small models gain nothing from a second."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _on(device: torch.device, data: datasets.DataSet | str | Tensor | None) -> datasets.DataSet | None:
