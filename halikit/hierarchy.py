@@ -20,6 +20,8 @@ __all__ = ["Hierarchy", "Link", "Prior"]
 class Link(nn.Module):
     """One level: ``up = q(z_l|z_{l−1})`` and the way back ``down = p(z_{l−1}|z_l)``, each the other's adjoint (Eq. 2).
 
+    A composition is linked as a whole: its factors have adjoints only if they are in links of their own.
+
     Args:
         up: Kernel of the encoder.
         down: Kernel of the decoder.
@@ -36,8 +38,6 @@ class Link(nn.Module):
                 f"the other {down.source} → {down.target}"
             )
         for kernel, other in ((up, down), (down, up)):
-            if len(kernel.factors) > 1:
-                raise ValueError(f"{kernel} is a composition; link its factors, each with its own way back")
             if kernel._adjoint and kernel._adjoint[0] is not other:
                 raise ValueError(
                     f"{kernel} is already linked with another {kernel.adjoint}; a kernel belongs to one link"

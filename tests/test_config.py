@@ -60,7 +60,10 @@ def test_assignments_read_as_toml_or_text() -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("slope", "ambiguous: model.slope or discriminator.slope"), ("lerning_rate", "did you mean 'training.learning_rate'")],
+    [
+        ("slope", "ambiguous: model.slope or discriminator.slope"),
+        ("lerning_rate", "did you mean 'training.learning_rate'"),
+    ],
 )
 def test_names_of_settings_are_resolved(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

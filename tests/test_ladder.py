@@ -47,9 +47,7 @@ def test_dense_latents_never_grow_upwards(levels, shape):
 @settings(max_examples=25)
 @given(
     st.integers(1, 4),
-    st.one_of(
-        st.tuples(st.integers(1, 20)), st.tuples(st.integers(1, 3), st.integers(4, 26), st.integers(4, 26))
-    ),
+    st.one_of(st.tuples(st.integers(1, 20)), st.tuples(st.integers(1, 3), st.integers(4, 26), st.integers(4, 26))),
     st.booleans(),
 )
 @torch.no_grad()

@@ -12,20 +12,18 @@ from halikit.objectives import OBJECTIVES, jensen_shannon, least_squares, relati
 
 F64 = torch.float64
 every = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-batches = st.integers(1, 6).flatmap(
-    lambda n: st.tuples(*[st.lists(st.floats(-30, 30), min_size=n, max_size=n)] * 2)
-).map(lambda pair: tuple(torch.tensor(s, dtype=F64) for s in pair))
+batches = (
+    st.integers(1, 6)
+    .flatmap(lambda n: st.tuples(*[st.lists(st.floats(-30, 30), min_size=n, max_size=n)] * 2))
+    .map(lambda pair: tuple(torch.tensor(s, dtype=F64) for s in pair))
+)
 
 
 def derivatives(objective, s_q, s_p):
     """``∂L/∂s`` of both losses, as (discriminator on q, on p, generator on q, on p)."""
     leaves = [s.clone().requires_grad_() for s in (s_q, s_p)]
     losses = objective(*leaves)
-    return [
-        gradient
-        for loss in losses
-        for gradient in torch.autograd.grad(loss, leaves, retain_graph=True)
-    ]
+    return [gradient for loss in losses for gradient in torch.autograd.grad(loss, leaves, retain_graph=True)]
 
 
 # The sign of each derivative. Descent on L_d raises the logits of the encoder's joint and lowers those of the
