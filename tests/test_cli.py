@@ -107,6 +107,18 @@ def test_presets_print_as_toml_that_train_reads(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_benchmark_compares_three_ways_to_step(tmp_path: Path) -> None:
+    said = json.loads(halikit("benchmark", "--rounds", "3", "--set", "batch_size=16", "--json", cwd=tmp_path).stdout)
+    assert [timing["name"].split(":")[0] for timing in said["timings"]] == [
+        "textbook",
+        "one forward, two backward passes",
+        "single pass",
+    ]
+    assert said["timings"][0]["ratio"] == 1
+    assert all(timing["images_per_second"] == pytest.approx(16 / timing["seconds"]) for timing in said["timings"])
+    assert 0.3 < sum(share["share"] for share in said["profile"]) <= 1
+
+
 def test_runs_get_names_of_their_own(tmp_path: Path) -> None:
     last = [halikit("train", "--levels", "1", *QUICK, cwd=tmp_path).stdout.splitlines()[-1] for _ in range(2)]
     assert last == ["runs/digits-l1", "runs/digits-l1-2"]

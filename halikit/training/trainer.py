@@ -23,7 +23,7 @@ from halikit.training.averaging import Averager
 from halikit.training.run import Record, Run, reconstruction_errors
 from halikit.training.schedule import Schedule
 
-__all__ = ["Trainer", "resolve_device"]
+__all__ = ["Trainer", "make_optimisers", "resolve_device"]
 
 # How many held-out samples the errors are measured on, and how many are shown.
 _HELD_OUT = 512
@@ -72,11 +72,7 @@ class Trainer:
         self.steps = 0
         self.schedule = self._scheduled(self.settings.steps)
         self._stand(self.schedule.level(0))
-        s = self.settings
-        self._optimisers = [
-            _adam(model.hierarchy, s.learning_rate, s.betas),
-            _adam(model.discriminator, s.discriminator_learning_rate or s.learning_rate, s.betas),
-        ]
+        self._optimisers = make_optimisers(model, self.settings)
         self._rates = [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers]
         self._input_noises = [game.noise.scale for game in model.discriminator.games]
         self._on_record = on_record
@@ -294,6 +290,15 @@ def _on(device: torch.device, data: datasets.DataSet | str | Tensor | None) -> d
     elif isinstance(data, Tensor):
         data = datasets.from_tensor(data)
     return data.to(device)
+
+
+def make_optimisers(model: Model, settings: TrainingConfig) -> tuple[torch.optim.Adam, torch.optim.Adam]:
+    """Those of the hierarchy and of the discriminator."""
+    rate = settings.learning_rate
+    return (
+        _adam(model.hierarchy, rate, settings.betas),
+        _adam(model.discriminator, settings.discriminator_learning_rate or rate, settings.betas),
+    )
 
 
 def _adam(module: torch.nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
