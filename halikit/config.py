@@ -102,7 +102,8 @@ class TrainingConfig(_Section):
     d_steps: Positive = Field(1, description="steps of the discriminator in a round")
     g_steps: Positive = Field(1, description="steps of the generators in a round; 1 : 1 plays both at once")
     grow_every: Positive | Literal["auto"] | None = Field("auto", description="steps before a level is added on top")
-    gradient_penalty: NonNegative = Field(0.0, description="weight γ of γ/2 · E‖∇s‖² at the encoder's joint")
+    gradient_penalty: NonNegative = Field(0.0, description="weight γ of γ/2 · E‖∇s‖², a loss of the discriminator")
+    penalised: Literal["encoder", "decoder", "both"] = Field("encoder", description="the joint with the penalty")
     averaging: Fraction = Field(0.999, description="decay of the averaged weights")
     log_every: Positive = 50
     evaluate_every: Positive = Field(1000, description="steps between evaluations, pictures and saves")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import halikit as hk
-from halikit.networks.ladder import ladder_spaces
+from halikit.networks.ladder import describe, ladder_spaces
 
 data_shapes = st.one_of(
     st.tuples(st.integers(1, 300)), st.tuples(st.integers(1, 3), st.integers(4, 70), st.integers(4, 70))
@@ -150,3 +150,22 @@ def test_default_widths_are_sensible():
         assert sizes == sorted(sizes, reverse=True)
         assert sizes[-1] >= 2
         assert sizes[-1] < math.prod(shape)
+
+
+@pytest.mark.parametrize(
+    ("levels", "shape", "expected"),
+    [
+        (3, (1, 8, 8), "every latent is a vector"),
+        (2, (3, 32, 32), "a vector on top"),
+        (3, (3, 30, 45), "z1, z2, z3 are vectors, because 30×45 maps are not halved further"),
+        (5, (1, 28, 28), "z3, z4, z5 are vectors, because 7×7 maps"),
+    ],
+)
+def test_falling_back_to_vectors_is_said(levels, shape, expected):
+    assert expected in describe(ladder_spaces(levels, shape))
+
+
+def test_maps_can_be_fewer_but_not_more_than_fit():
+    assert [space.rank for space in ladder_spaces(3, (3, 32, 32), maps=1)] == [3, 3, 1, 1]
+    with pytest.raises(ValueError, match="0 to 2 latents with maps"):
+        ladder_spaces(3, (3, 32, 32), maps=3)

@@ -204,6 +204,19 @@ def test_every_objective_and_form_trains(form: str, objective: str) -> None:
     assert not torch.equal(before, weights(trainer.model.hierarchy))
 
 
+@pytest.mark.parametrize("side", ["encoder", "decoder", "both"])
+def test_the_gradient_penalty_moves_the_discriminator_alone(side: str) -> None:
+    gradients = []
+    for weight in (0.0, 5.0):
+        trainer = hk.Trainer(small(gradient_penalty=weight, penalised=side), "digits")
+        trainer.step(torch.linspace(-1, 1, 16 * 64).reshape(16, *DIGITS))
+        modules = trainer.model.hierarchy, trainer.model.discriminator
+        found = [[p.grad.flatten() for p in module.parameters() if p.grad is not None] for module in modules]
+        gradients.append([torch.cat(each) for each in found])
+    torch.testing.assert_close(gradients[0][0], gradients[1][0], rtol=0, atol=0)
+    assert (gradients[0][1] - gradients[1][1]).norm() > 1e-3
+
+
 def test_a_coupling_discriminator_is_found_and_reported() -> None:
     model = small()
     coupled = hk.build_discriminator(

@@ -31,6 +31,7 @@ def inspect(
 
     from halikit.cli.train import chosen_config, with_data_shape
     from halikit.model import build, load
+    from halikit.networks.ladder import describe
     from halikit.presets import PRESETS
     from halikit.summary import summarise
 
@@ -52,6 +53,8 @@ def inspect(
         return
     out = common.console()
     out.print(str(model.hierarchy), markup=False)
+    if model.config is not None:
+        out.print(f"ladder  {describe(model.hierarchy.spaces, model.config.model.family)}", markup=False)
     out.print("spaces  " + "  ".join(map(str, summary.spaces)), markup=False)
     for name, group in parts.items():
         for part in group:

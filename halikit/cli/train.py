@@ -160,12 +160,16 @@ def _run(model: Model, data: DataSet, path: Path, as_json: bool) -> None:
 
 
 def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer) -> None:
-    settings = trainer.settings
+    from halikit.networks.ladder import describe
+
+    assert model.config is not None
+    settings_of_model, settings = model.config.model, trainer.settings
     players = {"hierarchy": model.hierarchy, "discriminator": model.discriminator}
     sizes = ", ".join(f"{name} {sum(p.numel() for p in module.parameters()):,}" for name, module in players.items())
     growth = settings.growth(len(model.hierarchy)) if trainer.schedule.grows else ()
     say(f"data     {data.spec}: {len(data.train):,} to train on, {len(data.held_out):,} held out", markup=False)
     say("spaces   " + " ⇄ ".join(map(str, model.hierarchy.spaces)), markup=False)
+    say(f"ladder   {describe(model.hierarchy.spaces, settings_of_model.family)}", markup=False)
     say(f"encoder  {model.hierarchy.encoder}\ndecoder  {model.hierarchy.decoder}", markup=False)
     say(f"weights  {sizes}, on {trainer.device}", markup=False)
     say(f"plan     {settings.steps:,} steps of {settings.batch_size}; {trainer.reason}", markup=False)

@@ -14,7 +14,7 @@ from halikit.kernels import DeterministicKernel, Gauge, GaussianKernel, Kernel
 from halikit.networks.blocks import COARSEST, DENSE_PIXELS, LayerOptions, ResidualBlock, conv, dense, upsample
 from halikit.spaces import Space
 
-__all__ = ["Family", "ladder", "ladder_spaces"]
+__all__ = ["Family", "describe", "ladder", "ladder_spaces"]
 Family = Literal["dense", "conv"]
 
 
@@ -109,6 +109,22 @@ def ladder_spaces(
     shapes: list[tuple[int, ...]] = [(width, *size) for width, size in zip(widths, sizes, strict=False)]
     shapes += [(width,) for width in widths[len(sizes) :]]
     return (x, *(Space(f"z{level}", shape) for level, shape in enumerate(shapes, 1)))
+
+
+def describe(spaces: Sequence[Space], family: Family | None = None) -> str:
+    """What the ladder chose, and where it had to fall back to vectors, in a sentence."""
+    x, *latents = spaces
+    family = family or _fitting_family(x.shape)
+    vectors = [space.name for space in latents if not space.is_image]
+    if family == "dense":
+        return "dense: every latent is a vector"
+    if len(vectors) <= 1:
+        return "conv: feature maps below, a vector on top"
+    coarsest = next((space for space in reversed(latents) if space.is_image), x)
+    return (
+        f"conv: {', '.join(vectors)} are vectors, because {'×'.join(map(str, coarsest.shape[1:]))} maps "
+        f"are not halved further (sizes must be even, and at least {COARSEST[0]} after halving), or were not asked for"
+    )
 
 
 def _fitting_family(data_shape: Sequence[int]) -> Family:

@@ -35,11 +35,13 @@ class Progress:
             TextColumn("{task.fields[rates]}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[losses]}"),
+            TextColumn("{task.fields[errors]}"),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=total, level=1, rates="", losses="")
+        self._task = self._bar.add_task("", total=total, level=1, rates="", losses="", errors="")
+        self._errors = ""
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -55,12 +57,15 @@ class Progress:
         self.last = record
         rates = f"{record.steps_per_second:.0f} steps/s, {record.images_per_second:.0f} images/s"
         losses = f"L_d {record.d_loss:.2f} L_g {record.g_loss:.2f} ρ_q {record.rho_q:.2f} ρ_p {record.rho_p:.2f}"
-        self._bar.update(self._task, completed=record.step, level=record.level, rates=rates, losses=losses)
+        if record.errors:
+            self._errors = "errors " + " ".join(f"{error:.3f}" for error in record.errors)
+        self._bar.update(
+            self._task, completed=record.step, level=record.level, rates=rates, losses=losses, errors=self._errors
+        )
         if record.errors:
             left = (self.total - record.step) / record.steps_per_second
-            errors = " ".join(f"{error:.3f}" for error in record.errors)
             self.console.print(
-                f"step {record.step:>7,} of {self.total:,}  level {record.level}  {losses}  errors {errors}  "
+                f"step {record.step:>7,} of {self.total:,}  level {record.level}  {losses}  {self._errors}  "
                 f"{rates}, {left / 60:.1f} min left",
                 markup=False,
             )

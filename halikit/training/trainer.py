@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from halikit import data as datasets
-from halikit.algorithm import Step, ascend, gradient_penalty, play, supports_single_pass
+from halikit.algorithm import Step, ascend, descend, gradient_penalty, play, supports_single_pass
 from halikit.config import TrainingConfig
 from halikit.errors import DivergedError, InputError
 from halikit.hierarchy import Hierarchy
@@ -187,14 +187,25 @@ class Trainer:
                 encoder_noise=settings.encoder_noise,
             )
             if settings.gradient_penalty and players != "generator":
-                with torch.no_grad():
-                    states = ascend(self._hierarchy, batch, settings.encoder_noise)
-                (settings.gradient_penalty / 2 * gradient_penalty(self._discriminator, states)).backward()
+                self._penalise(batch)
         for optimiser in self._optimisers:
             optimiser.step()
         self.steps += 1
         self.averager.update(self.steps)
         return outcome
+
+    def _penalise(self, batch: Tensor) -> None:
+        """Add the gradient of the penalty to the discriminator's."""
+        settings = self.settings
+        for side in ("encoder", "decoder"):
+            if settings.penalised not in (side, "both"):
+                continue
+            with torch.no_grad():
+                if side == "encoder":
+                    states = ascend(self._hierarchy, batch, settings.encoder_noise)
+                else:
+                    states = descend(self._hierarchy, len(batch))
+            (settings.gradient_penalty / 2 * gradient_penalty(self._discriminator, states)).backward()
 
     def _evaluate(self) -> tuple[float, ...]:
         """Errors on held-out data; pictures and the model into the run directory."""
