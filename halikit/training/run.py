@@ -20,6 +20,10 @@ from halikit.model import FILE_NAME, Model, save_model
 __all__ = ["Record", "Run"]
 
 
+# Of the grid of samples.
+_COLUMNS = 16
+
+
 @dataclass(frozen=True)
 class Record:
     """What the last steps came to; losses and ρ are means over them.
@@ -92,7 +96,7 @@ class Run:
         """Write sample and reconstruction grids of this step; nothing where the data are no images."""
         if samples.dim() != 4:
             return
-        plotting.save_png(self.path / "samples" / f"samples-{step:07d}.png", plotting.grid(samples))
+        plotting.save_png(self.path / "samples" / f"samples-{step:07d}.png", plotting.grid(samples, _COLUMNS))
         rows = plotting.labelled_rows(reconstructions)
         plotting.save_png(self.path / "samples" / f"reconstructions-{step:07d}.png", rows)
 
