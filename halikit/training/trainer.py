@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -320,4 +321,4 @@ def _adam(module: torch.nn.Module, rate: float, betas: tuple[float, float]) -> t
 
 def _noise_seed(seed: int, step: int, rank: int = 0) -> int:
     """One number from (seed, step, rank), which are all that noise depends on."""
-    return ((seed * 1_000_003 + rank) * 2_147_483_659 + step) % 2**63
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
