@@ -251,6 +251,11 @@ def _explained(detail: Any) -> str:
     while len(place) > 1 and ".".join(place) not in names and ".".join(place[:-1]) in names:
         place.pop()
     name = ".".join(place)
+    if detail["type"] == "extra_forbidden" and len(place) == 1:
+        near = get_close_matches(name.lower(), list(Config.model_fields), 1, 0.5)
+        return f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    if detail["type"] == "model_type":
+        return f"{name} = {detail['input']!r}: it should be a table, [{name}]"
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {name!r}{_nearest(name, names)}"
     message = re.sub(r"^Input", "it", detail["msg"])
@@ -263,5 +268,5 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml_value, value))}]"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -61,20 +61,24 @@ def build(config: Config) -> Model:
         raise InputError(f"model: {error}") from None
     options = config.discriminator.model_dump()
     options["use_weight_norm"] = options.pop("weight_norm")
-    return Model(hierarchy, build_discriminator(hierarchy, **options), config)
+    try:
+        return Model(hierarchy, build_discriminator(hierarchy, **options), config)
+    except ValueError as error:
+        raise InputError(f"discriminator: {error}") from None
 
 
 # ``load`` has an argument of the same name.
 _build = build
 
 
-def save_model(path: Path, model: Model, averaged: Hierarchy, *, step: int, level: int) -> None:
+def save_model(path: Path, model: Model, averaged: Hierarchy, *, config: Config | None, step: int, level: int) -> None:
     """Write raw and averaged weights and the config to one safetensors file, whole or not at all.
 
     Args:
         path: The file.
         model: With its raw weights.
         averaged: The hierarchy with averaged weights.
+        config: What the model was built from and trained with; ``None`` for kernels of the user's own.
         step: Steps trained.
         level: Levels trained so far; fewer than the hierarchy's while it grows.
 
@@ -86,14 +90,17 @@ def save_model(path: Path, model: Model, averaged: Hierarchy, *, step: int, leve
         "averaged": averaged,
         "discriminator": model.discriminator,
     }
+    # Copies, because kernels may share weights, which the format cannot hold.
     tensors = {
-        f"{part}.{name}": tensor.contiguous() for part, m in parts.items() for name, tensor in m.state_dict().items()
+        f"{part}.{name}": tensor.clone().contiguous()
+        for part, m in parts.items()
+        for name, tensor in m.state_dict().items()
     }
     about = {
         "schema": SCHEMA,
         "step": step,
         "level": level,
-        "config": model.config.model_dump(mode="json") if model.config else None,
+        "config": config.model_dump(mode="json") if config else None,
     }
     write_atomically(path, save(tensors, {"halikit": json.dumps(about)}))
 

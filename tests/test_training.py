@@ -117,8 +117,11 @@ def test_input_noise_falls_linearly_to_its_last_value() -> None:
     plan = Schedule(TrainingConfig(final_input_noise=0.1), 100, 2)
     assert [plan.input_noise(0.3, step) for step in (0, 50, 100)] == pytest.approx([0.3, 0.2, 0.1])
     trainer = hk.Trainer(small(final_input_noise=0.0), "digits")
-    trainer.fit()
+    for _ in range(20):
+        trainer.step(torch.rand(16, *DIGITS))
     assert trainer.model.discriminator.noise.scale == pytest.approx(0.2 / 20)
+    trainer.fit(1)
+    assert trainer.model.discriminator.noise.scale == 0.2
     assert Schedule(TrainingConfig(), 100, 2).input_noise(0.3, 70) == 0.3
 
 

@@ -82,8 +82,9 @@ class Dropout(nn.Module):
 
     def __init__(self, probability: float) -> None:
         super().__init__()
-        self.threshold = round(256 * probability)
-        if not 0 <= self.threshold < 256:
+        # What is neither none nor all stays so.
+        self.threshold = min(max(round(256 * probability), 1), 255) if probability else 0
+        if not 0 <= probability < 1:
             raise ValueError(f"a dropout probability lies in [0, 1), got {probability}")
         self.probability = self.threshold / 256
 
