@@ -19,7 +19,6 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     what: Annotated[str, typer.Argument(metavar="RUN|PRESET", help="A run directory or a preset.", show_default=False)],
-    levels: Annotated[int | None, typer.Option(min=1, help="Levels, where a preset is a family's.")] = None,
     as_json: common.Json = False,
 ) -> None:
     """Print every level's spaces, networks, parameters and cost, and the discriminator's wiring.
@@ -36,7 +35,7 @@ def inspect(
     from halikit.summary import summarise
 
     if what in PRESETS and not Path(what).is_dir():
-        model = build(with_data_shape(chosen_config(preset=what, levels=levels)))
+        model = build(with_data_shape(chosen_config(preset=what)))
     else:
         model = load(what)
     summary = summarise(model)
@@ -59,7 +58,8 @@ def inspect(
     for name, group in parts.items():
         for part in group:
             _print_part(name, part)
-    total = sum(part.parameters for group in parts.values() for part in group)
+    modules = model.hierarchy, model.discriminator
+    total = sum(parameter.numel() for module in modules for parameter in module.parameters())
     cost = sum(part.multiply_adds for group in parts.values() for part in group)
     out.print(
         f"\nin all  {total:,} parameters; {cost / 1e6:,.2f} M multiply-adds to encode, decode and judge one image "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from halikit import data as datasets
 from halikit.algorithm import Step, play, supports_single_pass
-from halikit.config import Config, TrainingConfig
+from halikit.config import Config, DataConfig, TrainingConfig
 from halikit.errors import DivergedError, InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
@@ -123,7 +123,7 @@ class Trainer:
         config = self.model.config or Config()
         changes: dict[str, object] = {"training": self.settings.model_copy(update={"steps": self.schedule.total})}
         if self.data is not None:
-            changes["data"] = config.data.model_copy(update={"spec": self.data.spec})
+            changes["data"] = config.data if self.model.config else DataConfig(spec=self.data.spec)
         return config.model_copy(update=changes)
 
     def _fit(self, total: int) -> None:
