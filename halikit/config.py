@@ -88,18 +88,19 @@ class ModelConfig(_Section):
     @property
     def applicable(self) -> tuple[str, ...]:
         """The settings that have an effect, given the family."""
-        idle = {"maps", "widths", "hidden", "depth"} if self.family == "paper" else {"rectified"}
+        if self.family != "paper":
+            idle = {"rectified"}
+        else:
+            idle = {"maps", "widths", "hidden", "depth"} | ({"rectified"} if self.levels == 1 else set())
         return tuple(name for name in super().applicable if name not in idle)
 
     @property
     def _idle_because(self) -> str:
-        if self.family == "paper":
-            return "the paper's networks are those of Table 4; family = 'conv' takes it"
-        return "it is for family = 'paper'"
+        return "the paper's networks are those of Table 4" if self.family == "paper" else "it is for family = 'paper'"
 
 
 class DiscriminatorConfig(_Section):
-    """The discriminator, as :func:`halikit.build_discriminator` builds it, or the paper's; see there for each setting."""
+    """The discriminator, as :func:`halikit.build_discriminator` builds it, or the paper's; see there for settings."""
 
     form: Literal["joint", "pairwise"] = "joint"
     family: Literal["dense", "conv", "paper"] | None = None
@@ -119,7 +120,7 @@ class DiscriminatorConfig(_Section):
 
     @property
     def _idle_because(self) -> str:
-        return "the paper's discriminator is that of Table 4; family = 'conv' takes it"
+        return "the paper's discriminator is that of Table 4"
 
 
 class TrainingConfig(_Section):

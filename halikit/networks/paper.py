@@ -1,8 +1,8 @@
 """The networks of Table 4, row by row, and the same networks read for smaller images.
 
 Table 4 is for images of 128×128 with ``z_1`` of 64×32×32 and ``z_2`` of 256 elements. Images of 64×64 and 32×32 have
-``z_1`` of 64×16×16 (section 4) and no table. Theirs halve and double once less: at 64×64 between ``z_1`` and ``z_2``, at
-32×32 between ``x`` and ``z_1`` as well. Networks of one level (ALI) are those of two, joined: what was ``z_1`` is a
+``z_1`` of 64×16×16 (section 4) and no table. Theirs halve and double once less: at 64×64 between ``z_1`` and ``z_2``,
+at 32×32 between ``x`` and ``z_1`` as well. Networks of one level (ALI) are those of two, joined: what was ``z_1`` is a
 hidden layer.
 """
 
@@ -232,7 +232,7 @@ def paper_spaces(levels: int, data_shape: Sequence[int]) -> tuple[Space, ...]:
         sides = ", ".join(f"{side}×{side}" for side in _SIDE_OF_Z1)
         raise ValueError(f"the paper's networks take images of {sides}, got {x}; family='conv' takes any")
     if levels not in (1, 2):
-        raise ValueError(f"the paper's networks have 2 levels, or 1 for ALI, got {levels}; family='conv' has any number")
+        raise ValueError(f"the paper's networks have 2 levels, or 1 for ALI, got {levels}; family='conv' has any")
     side = _SIDE_OF_Z1[x.shape[1]]
     shapes = [(_MAPS_OF_Z1, side, side), (_SIZE_OF_Z2,)][-levels:]
     return (x, *(Space(f"z{level}", shape) for level, shape in enumerate(shapes, 1)))
@@ -259,9 +259,10 @@ def paper_discriminator(
             f"the paper's discriminator reads {', '.join(map(str, wanted))}, got {', '.join(map(str, spaces))}"
         )
     side = _SIDE_OF_Z1[x.shape[1]]
-    stages = [(x.shape[0], _d_x(x.shape[1] // side)), (64 + _MAPS_OF_Z1, _d_x_z1(side)), (512 + _SIZE_OF_Z2, _D_X_Z1_Z2)]
-    if levels == 1:
-        stages = [(x.shape[0], stages[0][1] + stages[1][1]), stages[2]]
+    below, between = _d_x(x.shape[1] // side), _d_x_z1(side)
+    # Each stage with the channels that it reads: features from below, and a latent beside them.
+    stages = [(x.shape[0], below), (64 + _MAPS_OF_Z1, between)] if levels == 2 else [(x.shape[0], below + between)]
+    stages.append((512 + _SIZE_OF_Z2, _D_X_Z1_Z2))
     if not use_weight_norm:
         stages = [(channels, _without_weight_norm(rows)) for channels, rows in stages]
     return JointDiscriminator(
