@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.flop_counter import FlopCounterMode
 
 from halikit.discriminator import JointDiscriminator
-from halikit.kernels import DensityKernel, Kernel
+from halikit.kernels import DensityKernel, GaussianKernel, Kernel
 from halikit.model import Model
 from halikit.networks.blocks import Dropout, Layer, Reshape, ResidualBlock
 from halikit.spaces import Space
@@ -127,7 +127,8 @@ def _kernel_part(kernel: Kernel, states: Mapping[str, Tensor]) -> Part:
         value = getattr(kernel, attribute, None)
         if value is not None:
             details.append(label.format(value))
-    norm = getattr(kernel, "norm", None)
+    # A gauge is part of the Gaussian layer.
+    norm = kernel.norm if isinstance(kernel, GaussianKernel) else None
     found, multiply_adds = _recorded(kernel, lambda: kernel.mean(given), but=norm)
     rows = [row for _, row in found]
     # What no module accounts for is the kernel's own.
@@ -165,7 +166,8 @@ def _recorded(
     def start(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         started[part] = counter.get_total_flops()
 
-    def note(part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def note(part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        output = output if isinstance(output, Tensor) else output[0]
         multiply_adds = (counter.get_total_flops() - started[part]) // 2
         found.append((part, _described(part, tuple(output.shape[1:]), multiply_adds)))
 
