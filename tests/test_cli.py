@@ -99,6 +99,19 @@ def test_inspect(trained: tuple[Path, str], what: str) -> None:
     assert "multiply-adds to encode" in halikit("inspect", what, cwd=here).stdout
 
 
+def test_inspect_prints_table_4_without_data(tmp_path: Path) -> None:
+    lines = [" ".join(line.split()) for line in halikit("inspect", "imagenet128", cwd=tmp_path).stdout.splitlines()]
+    assert "Convolution 3×3 2×2 64 BN 0.0 Leaky ReLU 0.02 64×64×64 18,560 75,497,472" in lines
+    assert "Convolution 4×4 valid 512 WN 0.2 Leaky ReLU 0.02 512×1×1 4,195,328 4,194,304" in lines
+    assert "networks Table 4" in lines
+
+
+def test_presets_print_where_settings_come_from(tmp_path: Path) -> None:
+    printed = halikit("presets", "celeba128", cwd=tmp_path).stdout
+    assert "steps = 200121  # ours: 123 epochs" in printed
+    assert "encoder_noise = 0.2  # paper, section 4" in printed
+
+
 def test_presets_print_as_toml_that_train_reads(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(halikit("presets", "digits", cwd=tmp_path).stdout)
     dry = halikit("train", "--config", "mine.toml", "--dry-run", cwd=tmp_path).stdout
@@ -135,6 +148,9 @@ def test_epochs_instead_of_steps(tmp_path: Path) -> None:
         (["train", "--levels", "0"], "levels"),
         (["train", "--preset", "digitz"], "did you mean 'digits'"),
         (["train", "--preset", "digits", "--levels", "4"], "has 3 levels"),
+        (["train", "--preset", "celeba128", "--levels", "3"], "has 2 levels"),
+        (["train", "--preset", "cifar10", "--data", "digits"], "model.data_shape is [3, 32, 32]"),
+        (["train", "--preset", "cifar10", "--set", "hidden=8"], "hidden = 8 has no effect here"),
         (["train", "--preset", "digits", "--config", "x.toml"], "give one of them"),
         (["train", "--set", "bath_size=3"], "did you mean 'training.batch_size'"),
         (["train", "--set", "batch_size"], "key=value"),
@@ -152,6 +168,7 @@ def test_epochs_instead_of_steps(tmp_path: Path) -> None:
         (["sample", "run", "--device", "foo"], "a device is auto, cpu"),
         (["sample", "nowhere"], "there is no model at nowhere"),
         (["inspect", "nowhere"], "there is no model at nowhere"),
+        (["inspect", "imagenet128", "--levels", "3"], "has 2 levels"),
     ],
 )
 def test_wrong_usage_is_told_in_a_line_or_two(tmp_path: Path, arguments: list[str], message: str) -> None:

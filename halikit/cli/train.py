@@ -134,7 +134,13 @@ def _load(config: Config) -> DataSet:
 
 def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     from halikit.config import override
+    from halikit.errors import InputError
 
+    if config.model.data_shape not in (None, data.shape):
+        raise InputError(
+            f"{data.spec} has data of shape {list(data.shape)}, but model.data_shape is "
+            f"{list(config.model.data_shape or ())}; set data.size, or --set data_shape=none to take the data's"
+        )
     # The run must find its data from wherever it is used later.
     prefix, colon, path = data.spec.partition(":")
     spec = f"{prefix}:{Path(path).resolve()}" if colon else prefix
@@ -174,16 +180,15 @@ def _run(model: Model, data: DataSet, path: Path, as_json: bool) -> None:
 
 
 def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer) -> None:
-    from halikit.networks.ladder import describe
+    from halikit.model import describe
 
-    assert model.config is not None
-    settings_of_model, settings = model.config.model, trainer.settings
+    settings = trainer.settings
     players = {"hierarchy": model.hierarchy, "discriminator": model.discriminator}
     sizes = ", ".join(f"{name} {sum(p.numel() for p in module.parameters()):,}" for name, module in players.items())
     growth = settings.growth(len(model.hierarchy)) if trainer.schedule.grows else ()
     say(f"data     {data.spec}: {len(data.train):,} to train on, {len(data.held_out):,} held out", markup=False)
     say("spaces   " + " ⇄ ".join(map(str, model.hierarchy.spaces)), markup=False)
-    say(f"ladder   {describe(model.hierarchy.spaces, settings_of_model.family)}", markup=False)
+    say(f"networks {describe(model)}", markup=False)
     say(f"encoder  {model.hierarchy.encoder}\ndecoder  {model.hierarchy.decoder}", markup=False)
     say(f"weights  {sizes}, on {trainer.device}", markup=False)
     say(f"plan     {settings.steps:,} steps of {settings.batch_size}; {trainer.reason}", markup=False)
