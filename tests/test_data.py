@@ -122,7 +122,7 @@ class TestSpecs:
             ("minst:/x", "did you mean 'mnist'"),
             ("digit", "did you mean 'digits'"),
             ("Folder:/x", "did you mean 'folder'"),
-            ("lsun:/x", "unknown data source 'lsun': there are digits, pack:PLACE"),
+            ("quilt:/x", "unknown data source 'quilt': there are digits, pack:PLACE"),
             ("imagenet:/x", "no such file"),
             ("mnist", "mnist:PLACE"),
             ("mnist:", "mnist:PLACE"),

@@ -57,7 +57,11 @@ class TestCifar:
     @pytest.mark.parametrize("suffix", ["tar.gz", "tar", "zip"])
     def test_archives_are_read_in_place(self, tmp_path, suffix):
         root = write_cifar10(tmp_path / "bin")
-        archive = pack(root, tmp_path / f"cifar-10-binary.{suffix}", "cifar-10-batches-bin/")
+        (tmp_path / "downloads").mkdir()
+        archive = pack(root, tmp_path / "downloads" / f"cifar-10-binary.{suffix}", "cifar-10-batches-bin/")
+        if suffix == "tar.gz":  # its own name
+            assert data.recognise(str(tmp_path / "downloads")) == f"cifar10:{tmp_path / 'downloads'}"
+            assert len(data.load(f"cifar10:{tmp_path / 'downloads'}").train) == 18
         plain, packed = data.load(f"cifar10:{root}"), data.load(str(archive))
         assert packed.spec == f"cifar10:{archive}"
         assert torch.equal(plain.train.images, packed.train.images)
@@ -181,6 +185,9 @@ class TestCelebA:
         shutil.copytree(official / "Eval", tmp_path / "beside" / "Eval")
         shutil.copy(official / "img_align_celeba.zip", tmp_path / "beside")
         places.append(tmp_path / "beside" / "img_align_celeba.zip")
+        (tmp_path / "downloads").mkdir()
+        shutil.copy(tmp_path / "celeba.tar", tmp_path / "downloads")
+        places.append(tmp_path / "downloads")
         for place in places:
             ds = data.load(str(place))
             assert ds.spec == f"celeba:{place}"

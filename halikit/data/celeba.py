@@ -1,4 +1,4 @@
-"""``celeba:``: aligned CelebA faces, ``img_align_celeba`` as a folder, zip or tar, with its two text files.
+"""``celeba:``: aligned CelebA faces, ``img_align_celeba`` with its two text files, as a folder, zip or tar.
 
 | what is there | what becomes of it |
 |---|---|
@@ -36,7 +36,8 @@ CROP = Crop(178, 218, 148)
 
 _IMAGE = re.compile(r"\d{6}\.(jpg|png)", re.IGNORECASE)
 _PARTS = {"0": "train", "1": "validation", "2": "test"}
-_SUFFIXES = {".jpg", ".png", ".txt", ".zip"}
+_ARCHIVE = re.compile(r".*celeba.*\.(zip|tar)", re.IGNORECASE)
+_SUFFIXES = {".jpg", ".png", ".txt", ".zip", ".tar"}
 _BESIDE = (".", "Anno", "Eval")
 
 
@@ -44,7 +45,8 @@ def has_celeba(path: Path) -> bool:
     """Whether CelebA's files lie here."""
     if FOLDER in path.name or (path / FOLDER).is_dir():
         return True
-    return bool({ATTRIBUTES, PARTITION, f"{FOLDER}.zip"} & glance(path))
+    seen = glance(path)
+    return bool({FOLDER, ATTRIBUTES, PARTITION} & seen) or (path.is_dir() and any(map(_ARCHIVE.fullmatch, seen)))
 
 
 def load_celeba(request: Request) -> DataSet:
@@ -58,14 +60,14 @@ def load_celeba(request: Request) -> DataSet:
     """
     with ExitStack() as stack:
         tree = stack.enter_context(open_tree(request.path, _SUFFIXES.__contains__))
-        texts = _Texts(tree, request.spec)
-        images = _images(tree)
-        zipped = next((file for file in tree.files if file.parts[-1] == f"{FOLDER}.zip"), None)
-        if not images and zipped is not None and not tree.sequential:
-            tree = stack.enter_context(open_tree(request.path / zipped.path, _SUFFIXES.__contains__))
-            images = _images(tree)
+        images, trees = _images(tree), [tree]
+        archive = next((file for file in tree.files if _ARCHIVE.fullmatch(file.parts[-1])), None)
+        if not images and archive is not None and not tree.sequential:
+            tree = stack.enter_context(open_tree(request.path / archive.path, _SUFFIXES.__contains__))
+            images, trees = _images(tree), [*trees, tree]
         if not images:
             raise DataError(f"{request.spec}: no images {FOLDER}/000001.jpg … here")
+        texts = _Texts(trees, request.spec)
         skipped = Skipped(request, len(images) + len(tree.refused), list(tree.refused))
         names, flags = _attributes(texts, images, skipped)
         entries = [Entry(file, attributes=flags.get(file.parts[-1])) for file in images]
@@ -75,11 +77,11 @@ def load_celeba(request: Request) -> DataSet:
 class _Texts:
     """The text files, wherever they lie."""
 
-    def __init__(self, tree: Tree, spec: str) -> None:
+    def __init__(self, trees: Sequence[Tree], spec: str) -> None:
         self.spec = spec
-        root = tree.root.resolve()
+        root = trees[0].root.resolve()
         beside = [Directory(root.parent / folder, {".txt"}.__contains__, deep=False) for folder in _BESIDE]
-        self._trees = [tree, *beside]
+        self._trees = [*trees, *beside]
 
     def lines(self, name: str) -> list[str] | None:
         """The lines of one that are not empty; ``None`` where there is none."""

@@ -1,4 +1,4 @@
-"""``cifar10:`` and ``cifar100:``: the binary versions, as a folder or as the archive they come in.
+"""``cifar10:`` and ``cifar100:``: the binary versions, as a folder or the archive they come in.
 
 A file is nothing but records: one label byte (CIFAR-100: the superclass, then the class) and 3,072 bytes of pixels,
 red, green and blue planes of 32×32, row by row. The python version is pickled, which can run any code, and is refused.
@@ -49,7 +49,7 @@ class _Version:
     @property
     def own(self) -> set[str]:
         """The files by which it is recognised; the python version too, to be refused with a reason."""
-        return {*self.train, self.test, *self.pickled}
+        return {*self.train, self.test, *self.pickled, self.archive}
 
 
 _TEN = _Version(
@@ -78,7 +78,7 @@ def has_cifar10(path: Path) -> bool:
 def has_cifar100(path: Path) -> bool:
     """Whether files of CIFAR-100 lie here."""
     seen = glance(path)
-    return bool({"train.bin", "fine_label_names.txt"} & seen) or set(_HUNDRED.pickled) <= seen
+    return bool({"train.bin", "fine_label_names.txt", _HUNDRED.archive} & seen) or set(_HUNDRED.pickled) <= seen
 
 
 def load_cifar10(request: Request) -> DataSet:
@@ -106,7 +106,8 @@ def load_cifar100(request: Request) -> DataSet:
 
 
 def _load(request: Request, version: _Version) -> DataSet:
-    with open_tree(request.path) as tree:
+    archive = request.path / version.archive
+    with open_tree(archive if archive.is_file() else request.path) as tree:
         files = _find(tree, version, request.spec)
         names = [_names(tree, files.get(name), count) for name, count in version.names]
         # In the order in which an archive holds them.

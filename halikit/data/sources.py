@@ -23,6 +23,7 @@ from halikit.data.imagenet import has_imagenet, load_imagenet
 from halikit.data.pack import is_pack, load_pack, packing
 from halikit.data.request import Request
 from halikit.data.svhn import has_svhn, load_svhn, load_svhn_extra
+from halikit.data.tree import archives
 
 __all__ = ["SOURCES", "Source", "load", "pack", "recognise"]
 
@@ -139,6 +140,9 @@ def recognise(spec: str) -> str:
     if spec and path.exists():
         if owner := _owner(path):
             return f"{owner}:{spec}"
+        inside = next(iter(archives(path)), None) if path.is_dir() else None
+        if inside is not None:
+            raise DataError(f"{spec}: no data set here that is known; is it the archive in it, {path / inside.name}?")
         raise DataError(f"{spec}: no data set here that is known; say what it is with {_prefixes()}")
     if prefix in SOURCES:
         raise DataError(f"{spec}: write {prefix}:PLACE")

@@ -40,6 +40,7 @@ __all__ = [
     "Tar",
     "Tree",
     "Zip",
+    "archives",
     "glance",
     "names",
     "open_tree",
@@ -349,8 +350,13 @@ def names(path: Path) -> Iterator[str]:
             yield from (member.name for member in tar)
 
 
+def archives(folder: Path) -> list[Path]:
+    """The archives that lie in a directory, by their names."""
+    return sorted(child for child in _children(folder) if child.name.lower().endswith(ARCHIVE_SUFFIXES))
+
+
 def glance(path: Path) -> set[str]:
-    """Names, without folders, of some files: in a directory and in each folder of it, or first in an archive.
+    """Names of some files and folders: in a directory and in each folder of it, or those that an archive begins with.
 
     Empty for a file that is no archive, and for an archive that cannot be read.
     """
@@ -358,7 +364,7 @@ def glance(path: Path) -> set[str]:
         folders = [path, *sorted(child for child in _children(path) if child.is_dir())]
         return {child.name for folder in folders for child in islice(_children(folder), _GLANCE)}
     try:
-        return {name.rpartition("/")[2] for name in islice(names(path), _GLANCE)}
+        return {part for name in islice(names(path), _GLANCE) for part in name.split("/")}
     except DataError:
         return set()
 
