@@ -26,7 +26,8 @@ __all__ = ["Entry", "Listing", "Skipped", "read"]
 
 FEW, SHARE = 3, 0.01  # skipped images beyond both are too many
 
-_CHUNK_FILES, _CHUNK_BYTES = 64, 2**20  # what one thread takes at a time
+# What one thread takes at a time, by number, as stored, and as decoded where that is known.
+_CHUNK_FILES, _CHUNK_BYTES, _CHUNK_PIXELS = 64, 2**20, 2**20
 _CHUNK_ROWS = 1024  # what is moved at a time
 
 Decoded = tuple[File, NDArray[np.uint8] | str]  # a file with its pixels, or the reason why it has none
@@ -224,7 +225,7 @@ def _in_parallel(tree: Tree, files: Iterable[File], size: int | None, crop: Crop
     flying: deque[Future[list[Decoded]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
-        for chunk in _chunks(tree.in_storage_order(files)):
+        for chunk in _chunks(tree.in_storage_order(files), size):
             contents = [_bytes(tree, file) if tree.sequential else None for file in chunk]
             flying.append(pool.submit(partial(_decode_all, tree, chunk, contents, size, crop)))
             if len(flying) > 2 * workers:
@@ -235,15 +236,16 @@ def _in_parallel(tree: Tree, files: Iterable[File], size: int | None, crop: Crop
         pool.shutdown(cancel_futures=True)
 
 
-def _chunks(files: Iterable[File]) -> Iterator[list[File]]:
+def _chunks(files: Iterable[File], size: int | None) -> Iterator[list[File]]:
+    most = _CHUNK_FILES if size is None else min(_CHUNK_FILES, max(1, _CHUNK_PIXELS // size**2))
     chunk: list[File] = []
-    size = 0
+    stored = 0
     for file in files:
         chunk.append(file)
-        size += file.size
-        if len(chunk) == _CHUNK_FILES or size >= _CHUNK_BYTES:
+        stored += file.size
+        if len(chunk) == most or stored >= _CHUNK_BYTES:
             yield chunk
-            chunk, size = [], 0
+            chunk, stored = [], 0
     if chunk:
         yield chunk
 

@@ -302,9 +302,9 @@ def _check(meta: Mapping[str, Any], tensors: Mapping[str, _Stored]) -> None:
     if not {"train", "test"} <= meta["parts"].keys() <= {"train", "validation", "test"}:
         raise ValueError(f"parts {sorted(meta['parts'])}")
     for name, (first, last) in meta["parts"].items():
-        if not 0 <= first < last <= n:
+        if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= n):
             raise ValueError(f"{name} is rows {first} to {last} of {n}")
-    if not all(isinstance(name, str) for name in (*meta["classes"], *meta["attributes"])):
+    if not all(isinstance(name, str) for name in (meta["source"], *meta["classes"], *meta["attributes"])):
         raise TypeError("a name is no text")
     if meta["sha256"].keys() != tensors.keys() or not all(len(pair) == 2 for pair in meta["skipped"]):
         raise ValueError("checksums or reports are missing")

@@ -154,21 +154,25 @@ def recognise(spec: str) -> str:
 
 
 def _load(request: Request) -> DataSet:
-    """Ask the source; if it finds nothing of its own, say whose files these are."""
+    """Ask the source; if nothing of its own is there, say whose files these are."""
     prefix, _, place = request.spec.partition(":")
-    source = SOURCES[prefix]
     try:
-        return source.load(request)
-    except DataError:
-        path = Path(place).expanduser()
-        if source.recognises is None or not path.exists() or source.recognises(path):
-            raise
-        other = _owner(path)
+        return SOURCES[prefix].load(request)
+    except DataError as error:
+        other = _other(prefix, Path(place).expanduser())
         if other is None:
             raise
-        raise DataError(
-            f"{request.spec}: these are not files of {prefix}: but of {other}: use {other}:{place}"
-        ) from None
+        message = f"{request.spec}: these are not files of {prefix}: but of {other}: use {other}:{place}"
+        raise DataError(message) from error
+
+
+def _other(prefix: str, path: Path) -> str | None:
+    """The source that recognises what lies at ``path`` if the one that was asked for does not."""
+    recognises = SOURCES[prefix].recognises
+    try:
+        return None if recognises is None or recognises(path) else _owner(path)
+    except (DataError, OSError):  # nothing there, or nothing that can be read
+        return None
 
 
 def _owner(path: Path) -> str | None:

@@ -365,7 +365,7 @@ def glance(path: Path) -> set[str]:
         return {child.name for folder in folders for child in islice(_children(folder), _GLANCE)}
     try:
         return {part for name in islice(names(path), _GLANCE) for part in name.split("/")}
-    except DataError:
+    except DAMAGE:
         return set()
 
 
