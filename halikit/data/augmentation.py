@@ -66,9 +66,8 @@ class Augmentation:
             rows = _reflected(rows + steps[:, :1], height)
             # After the flip, so that a shift is a shift of what is seen.
             columns = columns.gather(1, _reflected(torch.arange(width, device=x.device) + steps[:, 1:], width))
-        images = torch.arange(len(x), device=x.device)[:, None, None, None]
-        channels = torch.arange(x.shape[1], device=x.device)[:, None, None]
-        return x[images, channels, rows[:, None, :, None], columns[:, None, None, :]]
+        pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)[:, None]
+        return x.flatten(2).gather(2, pixels.expand(*x.shape[:2], -1)).view(x.shape)
 
 
 def philox(index: Tensor, seed: int, epoch: int) -> Tensor:
