@@ -19,9 +19,10 @@ from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, cou
 from halikit.hierarchy import Hierarchy
 from halikit.objectives import Objective, jensen_shannon, relativistic
 
-__all__ = ["Players", "Step", "ascend", "descend", "gradient_penalty", "play", "supports_single_pass"]
+__all__ = ["Penalised", "Players", "Step", "ascend", "descend", "gradient_penalty", "play", "supports_single_pass"]
 
 Players = Literal["both", "discriminator", "generator"]
+Penalised = Literal["encoder", "decoder", "both"]
 
 # Objectives with ∂L_d/∂s ≠ 0 everywhere. A hinge is flat somewhere, least squares at s = 1.
 SINGLE_PASS_OBJECTIVES: set[Objective] = {jensen_shannon, relativistic}
@@ -52,6 +53,8 @@ def play(
     players: Players = "both",
     single_pass: bool = True,
     encoder_noise: float = 0.0,
+    penalty: float = 0.0,
+    penalised: Penalised = "encoder",
 ) -> Step:
     """One step of Algorithm 1 up to the gradients, which are added to ``.grad``; the caller's optimisers do the rest.
 
@@ -64,15 +67,16 @@ def play(
         single_pass: One backward pass for both players instead of two; exact where :func:`supports_single_pass`
             says so, and then preferable.
         encoder_noise: Standard deviation of the noise on the encoder's input, at least 0.
+        penalty: Weight γ of ``γ/2 · E ‖∇ s‖²``, which the discriminator's loss gains, at least 0.
+        penalised: At whose joint.
     """
-    q = ascend(hierarchy, x, encoder_noise)
-    p = descend(hierarchy, len(x))
+    with torch.set_grad_enabled(players != "discriminator"):
+        q = ascend(hierarchy, x, encoder_noise)
+        p = descend(hierarchy, len(x))
 
     losses, rhos = [], []
     for game in discriminator.games:
         joint = {space.name: torch.cat([q[space.name], p[space.name]]) for space in game.spaces}
-        if players == "discriminator":
-            joint = {name: state.detach() for name, state in joint.items()}
         s = _at_least_single(game(joint))
         losses.append(objective(*s.chunk(2)))
         rhos.append(s.detach().sigmoid().view(2, -1).mean(1))
@@ -91,6 +95,9 @@ def play(
             _accumulate(loss_d, discriminator)
         if players in ("both", "generator"):
             _accumulate(loss_g, hierarchy)
+    if penalty and players != "generator":
+        for states in {"encoder": [q], "decoder": [p], "both": [q, p]}[penalised]:
+            (penalty / 2 * gradient_penalty(discriminator, states)).backward()
     rho_q, rho_p = torch.stack(rhos).mean(0)
     return Step(loss_d.detach(), loss_g.detach(), rho_q, rho_p)
 

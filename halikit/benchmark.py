@@ -128,8 +128,11 @@ def _ways(model: Model) -> dict[str, Callable[[], None]]:
     objective = OBJECTIVES[settings.objective]
     optimisers = for_g, for_d = make_optimisers(model, settings)
 
+    noise, half = settings.encoder_noise, settings.precision == "bf16"
+
     def scores() -> tuple[Tensor, Tensor]:
-        return discriminator(ascend(hierarchy, x)), discriminator(descend(hierarchy, len(x)))
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return discriminator(ascend(hierarchy, x, noise)), discriminator(descend(hierarchy, len(x)))
 
     def textbook() -> None:
         for_d.zero_grad()
@@ -142,7 +145,8 @@ def _ways(model: Model) -> dict[str, Callable[[], None]]:
     def at_once(single_pass: bool) -> None:
         for optimiser in optimisers:
             optimiser.zero_grad()
-        play(hierarchy, discriminator, x, objective=objective, single_pass=single_pass)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            play(hierarchy, discriminator, x, objective=objective, single_pass=single_pass, encoder_noise=noise)
         for optimiser in optimisers:
             optimiser.step()
 

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,6 +30,9 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+InitialScale = Annotated[
+    float | None, Field(gt=0, description="standard deviation of the initial weights, biases zero; torch's own if none")
+]
 
 
 class ConfigError(InputError):
@@ -48,13 +51,29 @@ class _Section(BaseModel):
             return values
         return {key: None if value == "none" else value for key, value in values.items()}
 
+    @property
+    def applicable(self) -> tuple[str, ...]:
+        """The settings that have an effect, given the others."""
+        return tuple(type(self).model_fields)
+
+    @model_validator(mode="after")
+    def _idle_settings_are_untouched(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            if name not in self.applicable and getattr(self, name) != field.default:
+                raise ValueError(f"{name} = {getattr(self, name)!r} has no effect here: {self._idle_because}")
+        return self
+
+    @property
+    def _idle_because(self) -> str:
+        return ""
+
 
 class ModelConfig(_Section):
-    """The hierarchy, as :func:`halikit.ladder` builds it; see there for each setting."""
+    """The hierarchy, as :func:`halikit.ladder` builds it, or the paper's; see there for each setting."""
 
     levels: Positive = 3
     data_shape: tuple[Positive, ...] | None = Field(None, description="shape of x; taken from the data when training")
-    family: Literal["dense", "conv"] | None = None
+    family: Literal["dense", "conv", "paper"] | None = None
     maps: Annotated[int, Field(ge=0)] | None = None
     widths: tuple[Positive, ...] | None = None
     hidden: Positive | None = None
@@ -63,19 +82,45 @@ class ModelConfig(_Section):
     gauge: Literal["standardised", "variance_preserving"] | None = "variance_preserving"
     max_scale: Annotated[float, Field(gt=0)] | None = 0.5
     observation_scale: Annotated[float, Field(gt=0)] | None = None
+    rectified: bool = Field(True, description="of the paper's family: leaky ReLU before the Gaussian layers of z1")
+    initial_scale: InitialScale = None
+
+    @property
+    def applicable(self) -> tuple[str, ...]:
+        """The settings that have an effect, given the family."""
+        if self.family != "paper":
+            idle = {"rectified"}
+        else:
+            idle = {"maps", "widths", "hidden", "depth"} | ({"rectified"} if self.levels == 1 else set())
+        return tuple(name for name in super().applicable if name not in idle)
+
+    @property
+    def _idle_because(self) -> str:
+        return "the paper's networks are those of Table 4" if self.family == "paper" else "it is for family = 'paper'"
 
 
 class DiscriminatorConfig(_Section):
-    """The discriminator, as :func:`halikit.build_discriminator` builds it; see there for each setting."""
+    """The discriminator, as :func:`halikit.build_discriminator` builds it, or the paper's; see there for settings."""
 
     form: Literal["joint", "pairwise"] = "joint"
-    family: Literal["dense", "conv"] | None = None
+    family: Literal["dense", "conv", "paper"] | None = None
     width: Positive = 256
     depth: Positive = 1
     dropout: Fraction = 0.2
     weight_norm: bool = False
     input_noise: NonNegative = 0.2
     slope: NonNegative = 0.2
+    initial_scale: InitialScale = None
+
+    @property
+    def applicable(self) -> tuple[str, ...]:
+        """The settings that have an effect, given the family."""
+        idle = {"form", "width", "depth", "dropout"} if self.family == "paper" else set()
+        return tuple(name for name in super().applicable if name not in idle)
+
+    @property
+    def _idle_because(self) -> str:
+        return "the paper's discriminator is that of Table 4"
 
 
 class TrainingConfig(_Section):
@@ -171,14 +216,22 @@ def read_toml(path: Path) -> Config:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 
-def to_toml(config: Config) -> str:
-    """The config as TOML, every setting written out."""
-    lines: list[str] = []
-    values = config.model_dump()
-    tables = {key: value for key, value in values.items() if isinstance(value, dict)}
-    lines += [f"{key} = {_toml_value(value)}" for key, value in values.items() if key not in tables]
-    for name, table in tables.items():
-        lines += ["", f"[{name}]", *(f"{key} = {_toml_value(value)}" for key, value in table.items())]
+def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:
+    """The config as TOML, every setting that has an effect written out.
+
+    Args:
+        config: The settings.
+        comments: What to write behind settings, by dotted name; under ``""``, what to write above all of them.
+    """
+    comments = comments or {}
+    lines = [f"# {line}".rstrip() for line in comments.get("", "").splitlines()]
+    for name in config.applicable:
+        value = getattr(config, name)
+        if not isinstance(value, _Section):
+            lines.append(_toml_line(name, value, comments.get(name)))
+            continue
+        lines += ["", f"[{name}]"]
+        lines += [_toml_line(key, getattr(value, key), comments.get(f"{name}.{key}")) for key in value.applicable]
     return "\n".join(lines) + "\n"
 
 
@@ -254,10 +307,21 @@ def _explained(detail: Any) -> str:
     while len(place) > 1 and ".".join(place) not in names and ".".join(place[:-1]) in names:
         place.pop()
     name = ".".join(place)
+    if detail["type"] == "extra_forbidden" and len(place) == 1:
+        near = get_close_matches(name.lower(), list(Config.model_fields), 1, 0.5)
+        return f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    if detail["type"] == "model_type":
+        return f"{name} = {detail['input']!r}: it should be a table, [{name}]"
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {name!r}{_nearest(name, names)}"
+    if detail["type"] == "value_error":
+        return f"{name}: {detail['ctx']['error']}"
     message = re.sub(r"^Input", "it", detail["msg"])
     return f"{name} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _toml_line(key: str, value: Any, comment: str | None) -> str:
+    return f"{key} = {_toml_value(value)}" + (f"  # {comment}" if comment else "")
 
 
 def _toml_value(value: Any) -> str:
@@ -266,5 +330,5 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml_value, value))}]"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     return str(value).lower() if isinstance(value, bool) else repr(value)

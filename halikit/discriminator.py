@@ -67,6 +67,11 @@ class JointDiscriminator(nn.Module):
             raise ValueError(f"{len(self.spaces) - 1} levels need as many adapters, got {len(self.adapters)}")
 
     @property
+    def grows(self) -> bool:
+        """Whether ``d[:l]`` exists for every level, so that a stack can be trained from the data up."""
+        return self.adapters is not None
+
+    @property
     def games(self) -> tuple[JointDiscriminator, ...]:
         """The discriminators that each play a game of their own: this one."""
         return (self,)
@@ -135,6 +140,11 @@ class PairwiseDiscriminator(nn.Module):
         self.pairs = nn.ModuleList(pairs)
 
     @property
+    def grows(self) -> bool:
+        """Always: a level more is a pair more."""
+        return True
+
+    @property
     def games(self) -> tuple[JointDiscriminator, ...]:
         """The discriminators that each play a game of their own."""
         return tuple(self.pairs)  # type: ignore[arg-type]
@@ -188,6 +198,8 @@ def build_discriminator(
     Raises:
         ValueError: If the form is unknown, or a stage to replace does not exist.
     """
+    if width < 1 or depth < 1:
+        raise ValueError(f"a discriminator needs a positive width and depth, got width={width}, depth={depth}")
     make = _StageMaker(family, width, depth, dropout, "weight" if use_weight_norm else None, slope)
     spaces = hierarchy.spaces
     if form == "joint":
@@ -199,7 +211,7 @@ def build_discriminator(
         return _build(spaces, make, stages or {}, head, input_noise)
     if form != "pairwise":
         raise ValueError(f"form is 'joint' or 'pairwise', got {form!r}")
-    if stages or head:
+    if stages or head is not None:
         raise ValueError(
             "stages and head are replaced in the joint form; for pairs, give a PairwiseDiscriminator its own"
         )
@@ -291,7 +303,7 @@ def _build(
     for level, (space, above) in enumerate(zip_longest(spaces, spaces[1:])):
         state = _at_least_vectors(torch.zeros(1, *space.shape))
         incoming = _concatenate(features, state) if level else state
-        stage = replaced.get(level) or make(tuple(incoming.shape[1:]), above)
+        stage = replaced[level] if level in replaced else make(tuple(incoming.shape[1:]), above)
         stages.append(stage)
         # A copy, so that the trial leaves no trace in running statistics.
         with torch.no_grad():
@@ -299,7 +311,8 @@ def _build(
         if level:
             adapters.append(nn.Sequential(nn.Flatten(), nn.Linear(features.numel(), width)))
     options = LayerOptions(None, make.dropout, make.slope)
-    head = head or nn.Sequential(nn.LeakyReLU(make.slope), dense(width, width, options), nn.Linear(width, 1))
+    if head is None:
+        head = nn.Sequential(nn.LeakyReLU(make.slope), dense(width, width, options), nn.Linear(width, 1))
     return JointDiscriminator(spaces, stages, head, adapters=adapters, input_noise=input_noise)
 
 

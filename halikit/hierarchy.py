@@ -95,7 +95,7 @@ class Prior(nn.Module):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``(n, *space.shape)``, from torch's global generator by default."""
         if self.distribution is not None:
-            with drawing_from(generator):
+            with drawing_from(generator, torch.device("cpu")):
                 draw: Tensor = self.distribution.sample(torch.Size([n]))
             return draw.to(self._origin) if draw.is_floating_point() else draw.to(self._origin.device)
         return self._origin.new_empty(n, *self.space.shape).normal_(generator=generator)

@@ -13,14 +13,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from halikit.config import Config
+from halikit.config import Config, DiscriminatorConfig, ModelConfig
 from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, build_discriminator
 from halikit.errors import InputError
 from halikit.files import write_atomically
 from halikit.hierarchy import Hierarchy
+from halikit.networks import paper
+from halikit.networks.blocks import initialise
+from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder
+from halikit.networks.paper import paper_discriminator, paper_hierarchy
 
-__all__ = ["Model", "ModelError", "build", "load", "save_model"]
+__all__ = ["Model", "ModelError", "build", "describe", "load", "save_model"]
 
 FILE_NAME = "model.safetensors"
 SCHEMA = 1
@@ -54,27 +58,55 @@ def build(config: Config) -> Model:
     settings = config.model
     if settings.data_shape is None:
         raise InputError("model.data_shape is not set: the shape of x, such as [1, 28, 28]")
-    options = settings.model_dump(exclude={"levels", "data_shape"})
+    make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
     try:
-        hierarchy = ladder(settings.levels, settings.data_shape, **options)
+        hierarchy = make_hierarchy(settings.levels, settings.data_shape, **_options(settings, "levels", "data_shape"))
     except ValueError as error:
         raise InputError(f"model: {error}") from None
-    options = config.discriminator.model_dump()
-    options["use_weight_norm"] = options.pop("weight_norm")
-    return Model(hierarchy, build_discriminator(hierarchy, **options), config)
+    options = _options(config.discriminator, "weight_norm") | {"use_weight_norm": config.discriminator.weight_norm}
+    discriminator: JointDiscriminator | PairwiseDiscriminator
+    try:
+        if config.discriminator.family == "paper":
+            discriminator = paper_discriminator(hierarchy.spaces, **options)
+        else:
+            discriminator = build_discriminator(hierarchy, **options)
+    except ValueError as error:
+        raise InputError(f"discriminator: {error}") from None
+    for module, section in ((hierarchy, settings), (discriminator, config.discriminator)):
+        if section.initial_scale is not None:
+            initialise(module, section.initial_scale)
+    return Model(hierarchy, discriminator, config)
+
+
+def describe(model: Model) -> str:
+    """What the networks of a model are, in a sentence."""
+    spaces = model.hierarchy.spaces
+    if model.config is None:
+        return "of your own"
+    family = model.config.model.family
+    return paper.describe(spaces) if family == "paper" else ladder_in_words(spaces, family)
+
+
+def _options(section: ModelConfig | DiscriminatorConfig, *but: str) -> dict[str, Any]:
+    """The settings that a builder takes under their own names."""
+    options = section.model_dump(include=set(section.applicable), exclude={"initial_scale", *but})
+    if section.family == "paper":
+        del options["family"]
+    return options
 
 
 # ``load`` has an argument of the same name.
 _build = build
 
 
-def save_model(path: Path, model: Model, averaged: Hierarchy, *, step: int, level: int) -> None:
+def save_model(path: Path, model: Model, averaged: Hierarchy, *, config: Config | None, step: int, level: int) -> None:
     """Write raw and averaged weights and the config to one safetensors file, whole or not at all.
 
     Args:
         path: The file.
         model: With its raw weights.
         averaged: The hierarchy with averaged weights.
+        config: What the model was built from and trained with; ``None`` for kernels of the user's own.
         step: Steps trained.
         level: Levels trained so far; fewer than the hierarchy's while it grows.
 
@@ -86,14 +118,17 @@ def save_model(path: Path, model: Model, averaged: Hierarchy, *, step: int, leve
         "averaged": averaged,
         "discriminator": model.discriminator,
     }
+    # Copies, because kernels may share weights, which the format cannot hold.
     tensors = {
-        f"{part}.{name}": tensor.contiguous() for part, m in parts.items() for name, tensor in m.state_dict().items()
+        f"{part}.{name}": tensor.clone().contiguous()
+        for part, m in parts.items()
+        for name, tensor in m.state_dict().items()
     }
     about = {
         "schema": SCHEMA,
         "step": step,
         "level": level,
-        "config": model.config.model_dump(mode="json") if model.config else None,
+        "config": config.model_dump(mode="json") if config else None,
     }
     write_atomically(path, save(tensors, {"halikit": json.dumps(about)}))
 

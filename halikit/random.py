@@ -24,10 +24,10 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 @contextmanager
-def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Let torch.distributions, which take no generator, draw from one all the same; nothing changes for ``None``."""
+def drawing_from(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
+    """Let torch.distributions, which take no generator, draw on ``device`` from one; nothing changes for ``None``."""
     if generator is None:
         yield
         return
-    with seeded(int(torch.randint(2**62, (), generator=generator, device=generator.device)), generator.device):
+    with seeded(int(torch.randint(2**62, (), generator=generator, device=generator.device)), device):
         yield

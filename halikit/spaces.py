@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = ["Space"]
@@ -34,6 +35,8 @@ class Space:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise ValueError(f"a space needs an identifier for a name, such as 'x' or 'z1'; got {self.name!r}")
+        if not isinstance(self.shape, Iterable):
+            raise ValueError(f"space {self.name!r}: a shape is a tuple such as (64,), got {self.shape!r}")
         shape = tuple(self.shape)
         if not all(isinstance(d, int) and d > 0 for d in shape):
             raise ValueError(f"space {self.name!r}: every dimension must be a positive integer, got {shape}")

@@ -8,21 +8,46 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.flop_counter import FlopCounterMode
 
 from halikit.discriminator import JointDiscriminator
-from halikit.kernels import Kernel
+from halikit.kernels import DensityKernel, GaussianKernel, Kernel
 from halikit.model import Model
+from halikit.networks.blocks import Dropout, Layer, Reshape, ResidualBlock
 from halikit.spaces import Space
 
-__all__ = ["Layer", "Part", "Summary", "summarise"]
+__all__ = ["Part", "Row", "Summary", "summarise"]
+
+# What only reshapes is no row.
+_RESHAPING = (nn.Flatten, nn.Identity, nn.Unflatten, Reshape)
+_NONLINEARITIES = (nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh)
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer: what it does, the shape of one sample that comes out, its parameters, multiply-adds per sample."""
+class Row:
+    """A row of Table 4: a linear map with what surrounds it, a residual block, or what else there is.
+
+    Attributes:
+        operation: What it does.
+        kernel: Size of the convolution's kernel, such as ``3×3``; empty for others, as are the next ones.
+        strides: Its strides, or ``valid`` where it is not padded.
+        maps: Feature maps, or units, that come out.
+        norm: ``BN``, ``WN``, ``×`` for neither; the gauge of a Gaussian layer.
+        dropout: Probability of dropping an activation.
+        nonlinearity: What follows the linear map.
+        output: Shape of one sample that comes out.
+        parameters: Their number.
+        multiply_adds: Per sample, forward.
+    """
 
     operation: str
+    kernel: str
+    strides: str
+    maps: int | None
+    norm: str
+    dropout: float | None
+    nonlinearity: str
     output: tuple[int, ...]
     parameters: int
     multiply_adds: int
@@ -35,32 +60,37 @@ class Part:
     Attributes:
         name: ``T_{z1|x}``, or what a stage reads.
         kind: Class of the kernel, with its gauge and scale; empty for stages.
-        layers: In the order in which they run.
+        rows: In the order in which they run.
     """
 
     name: str
     kind: str
-    layers: tuple[Layer, ...]
+    rows: tuple[Row, ...]
 
     @property
     def parameters(self) -> int:
         """Parameters in all."""
-        return sum(layer.parameters for layer in self.layers)
+        return sum(row.parameters for row in self.rows)
 
     @property
     def multiply_adds(self) -> int:
         """Multiply-adds per sample, forward: those of linear maps and convolutions, exactly; no others are counted."""
-        return sum(layer.multiply_adds for layer in self.layers)
+        return sum(row.multiply_adds for row in self.rows)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A model's spaces and parts."""
+    """A model's spaces and parts, level by level from the data up."""
 
     spaces: tuple[Space, ...]
     encoder: tuple[Part, ...]
     decoder: tuple[Part, ...]
     discriminator: tuple[Part, ...]
+
+    @property
+    def groups(self) -> dict[str, tuple[Part, ...]]:
+        """The parts of the encoder, the decoder and the discriminator."""
+        return {"encoder": self.encoder, "decoder": self.decoder, "discriminator": self.discriminator}
 
 
 def summarise(model: Model) -> Summary:
@@ -97,70 +127,97 @@ def _kernel_part(kernel: Kernel, states: Mapping[str, Tensor]) -> Part:
         value = getattr(kernel, attribute, None)
         if value is not None:
             details.append(label.format(value))
-    return Part(str(kernel), ", ".join(details), _layers(kernel, lambda: kernel.mean(given)))
+    # A gauge is part of the Gaussian layer.
+    norm = kernel.norm if isinstance(kernel, GaussianKernel) else None
+    found, multiply_adds = _recorded(kernel, lambda: kernel.mean(given), but=norm)
+    rows = [row for _, row in found]
+    # What no module accounts for is the kernel's own.
+    parameters = sum(p.numel() for p in kernel.parameters()) - sum(row.parameters for row in rows)
+    multiply_adds -= sum(row.multiply_adds for row in rows)
+    if isinstance(kernel, DensityKernel) or parameters or multiply_adds:
+        name = f"{type(kernel).__name__.removesuffix('Kernel')} layer"
+        gauge = getattr(kernel, "gauge", None) or ""
+        rows.append(Row(name, "", "", None, gauge, None, "", kernel.target.shape, parameters, multiply_adds))
+    return Part(str(kernel), ", ".join(details), tuple(rows))
 
 
 def _stage_parts(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Iterator[Part]:
-    layers: dict[int, list[Layer]] = {}
+    rows: dict[int, list[Row]] = {}
     spaces = game.spaces
     groups = [*game.stages, *(game.adapters or [])[-1:], game.head]
     owner = {id(m): i for i, group in enumerate(groups) for m in group.modules()}
-    for module, layer in _recorded(game, lambda: game(states)):
+    for module, row in _recorded(game, lambda: game(states))[0]:
         if id(module) in owner:
-            layers.setdefault(owner[id(module)], []).append(layer)
+            rows.setdefault(owner[id(module)], []).append(row)
     names = [f"reads {spaces[0].name}", *(f"concatenates {space.name}" for space in spaces[1:])]
     names += [f"adapter of level {len(spaces) - 1}"] * bool(game.adapters) + ["head"]
     for i, name in enumerate(names):
-        yield Part(name, "", tuple(layers.get(i, ())))
+        yield Part(name, "", tuple(rows.get(i, ())))
 
 
-def _layers(module: nn.Module, run: Callable[[], Tensor]) -> tuple[Layer, ...]:
-    return tuple(layer for _, layer in _recorded(module, run))
+def _recorded(
+    module: nn.Module, run: Callable[[], Tensor], *, but: nn.Module | None = None
+) -> tuple[list[tuple[nn.Module, Row]], int]:
+    """The rows that run, with the modules that they are, and the multiply-adds in all."""
+    found: list[tuple[nn.Module, Row]] = []
+    started: dict[nn.Module, int] = {}
+    counter = FlopCounterMode(display=False)
 
+    def start(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        started[part] = counter.get_total_flops()
 
-def _recorded(module: nn.Module, run: Callable[[], Tensor]) -> list[tuple[nn.Module, Layer]]:
-    """The layers that run, with their modules: those with parameters of their own, and what follows them."""
-    found: list[tuple[nn.Module, Layer]] = []
+    def note(part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        output = output if isinstance(output, Tensor) else output[0]
+        multiply_adds = (counter.get_total_flops() - started[part]) // 2
+        found.append((part, _described(part, tuple(output.shape[1:]), multiply_adds)))
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        parameters = sum(p.numel() for p in layer.parameters())
-        found.append(
-            (layer, Layer(_operation(layer), tuple(output.shape[1:]), parameters, _multiply_adds(layer, inputs[0])))
-        )
-
-    leaves = [m for m in module.modules() if _is_layer(m)]
-    handles = [leaf.register_forward_hook(note) for leaf in leaves]
+    parts = [part for part in _parts(module) if part not in (module, but) and not isinstance(part, _RESHAPING)]
+    handles = [part.register_forward_pre_hook(start) for part in parts]
+    handles += [part.register_forward_hook(note) for part in parts]
     try:
-        run()
+        with counter:
+            run()
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return found, counter.get_total_flops() // 2
 
 
-def _is_layer(module: nn.Module) -> bool:
-    if hasattr(module, "parametrizations"):
-        return True
-    return not list(module.children()) and "parametriz" not in type(module).__module__
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules that are a row each."""
+    children = [] if isinstance(module, Layer | ResidualBlock) or is_parametrized(module) else list(module.children())
+    if not children:
+        yield module
+    for child in children:
+        yield from _parts(child)
 
 
-def _multiply_adds(layer: nn.Module, given: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
-        hooks, layer._forward_hooks = layer._forward_hooks, type(layer._forward_hooks)()
-        try:
-            layer(given)
-        finally:
-            layer._forward_hooks = hooks
-    return int(counter.get_total_flops()) // 2
+def _described(part: nn.Module, output: tuple[int, ...], multiply_adds: int) -> Row:
+    modules = [m for m in part.modules() if not isinstance(m, nn.Sequential)]
+    linear = next((m for m in modules if isinstance(m, nn.Linear | nn.Conv2d)), None)
+    parameters = sum(p.numel() for p in part.parameters())
+    if linear is None:
+        return Row(_operation(part), "", "", None, "", None, "", output, parameters, multiply_adds)
+    kernel, strides, operation = "", "", "Dense"
+    if isinstance(linear, nn.Conv2d):
+        kernel, strides = ("×".join(map(str, sizes)) for sizes in (linear.kernel_size, linear.stride))
+        if linear.padding == (0, 0) and linear.kernel_size != (1, 1):
+            strides = "valid"
+        operation = "Convolution"
+    if isinstance(part, ResidualBlock):
+        operation = "ResNet block"
+    is_batch_normed = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in modules)
+    norm = "BN" if is_batch_normed else "WN" if is_parametrized(linear) else "×"
+    dropout = max((m.probability for m in modules if isinstance(m, Dropout)), default=0.0)
+    nonlinearity = next((_operation(m) for m in modules if isinstance(m, _NONLINEARITIES)), "Linear")
+    return Row(operation, kernel, strides, output[0], norm, dropout, nonlinearity, output, parameters, multiply_adds)
 
 
-def _operation(layer: nn.Module) -> str:
-    name = type(layer).__name__.removeprefix("Parametrized")
-    normed = ", weight norm" if hasattr(layer, "parametrizations") else ""
-    if isinstance(layer, nn.Conv2d):
-        valid = " valid" if layer.padding == (0, 0) and layer.kernel_size != (1, 1) else ""
-        return f"Conv {layer.kernel_size[0]}×{layer.kernel_size[1]} / {layer.stride[0]}{valid}{normed}"
-    if isinstance(layer, nn.LeakyReLU):
-        return f"LeakyReLU {layer.negative_slope}"
-    detail = layer.extra_repr() if type(layer).__module__.startswith("halikit") else ""
-    return f"{name} {detail}".strip() + normed
+def _operation(module: nn.Module) -> str:
+    if isinstance(module, nn.LeakyReLU):
+        return f"Leaky ReLU {module.negative_slope}"
+    if isinstance(module, nn.Upsample):
+        return f"{str(module.mode).capitalize()} upsampling"
+    name = type(module).__name__.removeprefix("Parametrized")
+    detail = module.extra_repr() if type(module).__module__.startswith("halikit") else ""
+    return f"{name} {detail}".strip()

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import gaussian
+from conftest import gaussian, tiny_ladder
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -359,3 +359,15 @@ def test_looking_for_coupling_leaves_no_trace():
     assert all(torch.equal(before[key], value) for key, value in d.state_dict().items())
     assert not d.training
     assert all(p.grad is None for p in d.parameters())
+
+
+def test_an_empty_stage_of_the_users_is_used():
+    hierarchy = tiny_ladder(1, (6,))
+    identity = nn.Sequential()
+    assert hk.build_discriminator(hierarchy, width=8, stages={0: identity}).stages[0] is identity
+
+
+@pytest.mark.parametrize("option", ["width", "depth"])
+def test_sizes_must_be_positive(option):
+    with pytest.raises(ValueError, match=f"{option}=0"):
+        hk.build_discriminator(tiny_ladder(1, (6,)), **{option: 0})

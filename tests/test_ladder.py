@@ -169,3 +169,13 @@ def test_maps_can_be_fewer_but_not_more_than_fit():
     assert [space.rank for space in ladder_spaces(3, (3, 32, 32), maps=1)] == [3, 3, 1, 1]
     with pytest.raises(ValueError, match="0 to 2 latents with maps"):
         ladder_spaces(3, (3, 32, 32), maps=3)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 32), (1, 24, 12), (3, 96, 64), (3, 64, 48), (3, 128, 64), (3, 32, 64)])
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_images_need_not_be_square(shape, levels):
+    hierarchy = tiny_ladder(levels, shape).eval()
+    x = torch.zeros(2, *shape)
+    states = hierarchy.encode(x)
+    assert hierarchy.decode(states[f"z{levels}"])["x"].shape == x.shape
+    assert hk.build_discriminator(hierarchy, width=8)(states).shape == (2,)

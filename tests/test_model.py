@@ -11,8 +11,9 @@ from safetensors import safe_open
 from torch import nn
 
 import halikit as hk
-from halikit.config import Config, ModelConfig, TrainingConfig
+from halikit.config import Config, ModelConfig, TrainingConfig, override, read_toml
 from halikit.model import ModelError
+from halikit.presets import PRESETS
 
 SMALL = Config(
     model=ModelConfig(levels=2, data_shape=(1, 8, 8), widths=(6, 3), hidden=16),
@@ -89,3 +90,40 @@ def test_damaged_files_are_named(run: tuple[Path, hk.Trainer], tmp_path: Path, d
 def test_build_needs_the_shape_of_the_data() -> None:
     with pytest.raises(ValueError, match="data_shape"):
         hk.build(Config())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds_without_its_data(name: str) -> None:
+    model = hk.build(PRESETS[name]())
+    assert len(model.hierarchy) == model.config.model.levels
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.0001, 0.9999])
+def test_every_dropout_below_one_is_taken(dropout: float) -> None:
+    model = hk.build(override(SMALL, {"dropout": dropout}))
+    dropped = [module.probability for module in model.discriminator.modules() if hasattr(module, "threshold")]
+    assert bool(dropped) == bool(dropout)
+    assert all(0 < probability < 1 for probability in dropped)
+
+
+def test_shared_weights_are_saved(tmp_path: Path) -> None:
+    def tied() -> hk.Model:
+        x, z = hk.Space("x", (1, 8, 8)), hk.Space("z1", (64,))
+        shared = nn.Sequential(nn.Flatten(), nn.Linear(64, 64))
+        links = [hk.Link(hk.DeterministicKernel(x, z, shared), hk.DeterministicKernel(z, x, shared))]
+        hierarchy = hk.Hierarchy(links)
+        return hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=8))
+
+    trainer = hk.Trainer(tied(), "digits", settings=TrainingConfig(steps=2, batch_size=8), out=tmp_path / "run")
+    trainer.fit()
+    model = hk.load(tmp_path / "run", build=tied)
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(model.hierarchy.reconstruct(x), trainer.averaged.reconstruct(x), rtol=0, atol=0)
+
+
+def test_a_run_describes_the_training_that_was_played(tmp_path: Path) -> None:
+    settings = TrainingConfig(steps=50, batch_size=8, learning_rate=1e-4)
+    hk.Trainer(hk.build(SMALL), "digits", settings=settings, out=tmp_path / "run").fit(3)
+    for config in (read_toml(tmp_path / "run" / "config.toml"), hk.load(tmp_path / "run").config):
+        assert config.training == settings.model_copy(update={"steps": 3})
+        assert config.model == SMALL.model

@@ -76,6 +76,29 @@ def test_steps_of_ones_own_batches() -> None:
         trainer.fit(1)
 
 
+def test_steps_of_ones_own_leave_the_global_generator_alone() -> None:
+    trainer = hk.Trainer(small())
+    draws = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        trainer.step(torch.rand(16, *DIGITS))
+        draws.append(torch.randn(3))
+    assert not torch.equal(*draws)
+
+
+def test_growth_that_would_not_finish_is_refused() -> None:
+    with pytest.raises(InputError, match="before the last level is added, at step 40"):
+        hk.Trainer(small(levels=3, grow_every=20, steps=30), "digits").fit()
+
+
+def test_a_player_may_be_frozen() -> None:
+    model = small()
+    model.hierarchy.requires_grad_(False)
+    before = weights(model.discriminator)
+    hk.Trainer(model, "digits").fit(2)
+    assert not torch.equal(before, weights(model.discriminator))
+
+
 def test_growth_trains_level_by_level() -> None:
     trainer = hk.Trainer(small(levels=3, grow_every=4), "digits")
     top = list(trainer.model.hierarchy.links[2].parameters())
@@ -117,8 +140,11 @@ def test_input_noise_falls_linearly_to_its_last_value() -> None:
     plan = Schedule(TrainingConfig(final_input_noise=0.1), 100, 2)
     assert [plan.input_noise(0.3, step) for step in (0, 50, 100)] == pytest.approx([0.3, 0.2, 0.1])
     trainer = hk.Trainer(small(final_input_noise=0.0), "digits")
-    trainer.fit()
+    for _ in range(20):
+        trainer.step(torch.rand(16, *DIGITS))
     assert trainer.model.discriminator.noise.scale == pytest.approx(0.2 / 20)
+    trainer.fit(1)
+    assert trainer.model.discriminator.noise.scale == 0.2
     assert Schedule(TrainingConfig(), 100, 2).input_noise(0.3, 70) == 0.3
 
 
@@ -206,14 +232,16 @@ def test_every_objective_and_form_trains(form: str, objective: str) -> None:
 
 @pytest.mark.parametrize("side", ["encoder", "decoder", "both"])
 def test_the_gradient_penalty_moves_the_discriminator_alone(side: str) -> None:
-    gradients = []
+    gradients, buffers = [], []
     for weight in (0.0, 5.0):
         trainer = hk.Trainer(small(gradient_penalty=weight, penalised=side), "digits")
         trainer.step(torch.linspace(-1, 1, 16 * 64).reshape(16, *DIGITS))
         modules = trainer.model.hierarchy, trainer.model.discriminator
+        buffers.append(torch.cat([b.double().flatten() for b in trainer.model.hierarchy.buffers()]))
         found = [[p.grad.flatten() for p in module.parameters() if p.grad is not None] for module in modules]
         gradients.append([torch.cat(each) for each in found])
     torch.testing.assert_close(gradients[0][0], gradients[1][0], rtol=0, atol=0)
+    torch.testing.assert_close(*buffers, rtol=0, atol=0)
     assert (gradients[0][1] - gradients[1][1]).norm() > 1e-3
 
 

@@ -66,7 +66,7 @@ def label_scores(
     """
     from sklearn.neighbors import KNeighborsClassifier
 
-    part = part or data.held_out
+    part = data.held_out if part is None else part
     if data.train.labels is None or part.labels is None:
         raise InputError(f"{data.spec} has no labels, so no label can be kept; use data with classes")
     train = _flat(data.train)
@@ -80,7 +80,7 @@ def label_scores(
     kept = tuple(accuracy(_reconstructed(hierarchy, part, level)) for level in range(1, len(hierarchy) + 1))
     samples = _sampled(hierarchy, num_samples, seed)
     predicted = torch.from_numpy(classifier.predict(samples.numpy()))
-    shares = torch.bincount(predicted, minlength=int(truth.max()) + 1).double() / num_samples
+    shares = torch.bincount(predicted, minlength=len(data.classes)).double() / num_samples
     return LabelScores(
         kept,
         accuracy(held_out),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -36,11 +37,15 @@ def main() -> None:
 
     Exit codes: 0 done, 1 a bug in halikit, 2 bad usage or input, 3 diverged, 4 out of resources, 130 interrupted.
     """
+    # Wherever it stands: the advice to add it comes after a failed command.
     debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        code = _complain(f"{error.format_message()}\nsee: halikit --help", error.exit_code)
+        message = error.format_message()
+        # Without arguments the help has been printed, and there is nothing to complain of.
+        code = _complain(f"{message}\nsee: halikit --help", error.exit_code) if message else error.exit_code
     except HalikitError as error:
         if debug:
             raise
@@ -51,17 +56,27 @@ def main() -> None:
         # Whoever read our output has left; Python must not complain again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except MemoryError:
-        if debug:
-            raise
-        code = _complain("out of memory; try a smaller training.batch_size", 4)
     except Exception as error:
         if debug:
             raise
-        code = _complain(
-            f"this is a bug in halikit: {type(error).__name__}: {error}\nrun again as: halikit --debug …", 1
+        shortage = _shortage(error)
+        code = (
+            _complain(shortage, 4)
+            if shortage
+            else _complain(
+                f"this is a bug in halikit: {type(error).__name__}: {error}\nrun again as: halikit --debug …", 1
+            )
         )
     sys.exit(code)
+
+
+def _shortage(error: Exception) -> str | None:
+    """What ran out, if that is what an error is about; torch's are recognised without importing it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk: {error.filename or error}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
+        return "out of memory; try a smaller training.batch_size, model.hidden or discriminator.width"
+    return None
 
 
 def _complain(message: str, code: int) -> int:

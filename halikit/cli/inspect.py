@@ -19,7 +19,6 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     what: Annotated[str, typer.Argument(metavar="RUN|PRESET", help="A run directory or a preset.", show_default=False)],
-    levels: Annotated[int | None, typer.Option(min=1, help="Levels, where a preset is a family's.")] = None,
     as_json: common.Json = False,
 ) -> None:
     """Print every level's spaces, networks, parameters and cost, and the discriminator's wiring.
@@ -29,41 +28,53 @@ def inspect(
     from dataclasses import asdict
     from pathlib import Path
 
+    import torch
+
     from halikit.cli.train import chosen_config, with_data_shape
-    from halikit.model import build, load
-    from halikit.networks.ladder import describe
+    from halikit.model import build, describe, load
     from halikit.presets import PRESETS
     from halikit.summary import summarise
 
     if what in PRESETS and not Path(what).is_dir():
-        model = build(with_data_shape(chosen_config(preset=what, levels=levels)))
+        config = with_data_shape(chosen_config(preset=what))
+        # Shapes are all that is asked for.
+        with torch.device("meta"):
+            model = build(config)
     else:
         model = load(what)
     summary = summarise(model)
-    parts = {"encoder": summary.encoder, "decoder": summary.decoder, "discriminator": summary.discriminator}
+    totals = {
+        name: {quantity: sum(getattr(part, quantity) for part in parts) for quantity in ("parameters", "multiply_adds")}
+        for name, parts in summary.groups.items()
+    }
     if as_json:
         described = {
             name: [
-                asdict(part) | {"parameters": part.parameters, "multiply_adds": part.multiply_adds} for part in group
+                asdict(part) | {"parameters": part.parameters, "multiply_adds": part.multiply_adds} for part in parts
             ]
-            for name, group in parts.items()
+            for name, parts in summary.groups.items()
         }
         spaces = {space.name: list(space.shape) for space in summary.spaces}
-        common.print_json({"what": what, "levels": len(model.hierarchy), "spaces": spaces, **described})
+        about = {"what": what, "levels": len(model.hierarchy), "spaces": spaces, "networks": describe(model)}
+        common.print_json(about | described | {"totals": totals})
         return
     out = common.console()
     out.print(str(model.hierarchy), markup=False)
-    if model.config is not None:
-        out.print(f"ladder  {describe(model.hierarchy.spaces, model.config.model.family)}", markup=False)
-    out.print("spaces  " + "  ".join(map(str, summary.spaces)), markup=False)
-    for name, group in parts.items():
-        for part in group:
+    out.print("spaces    " + "  ".join(map(str, summary.spaces)), markup=False)
+    out.print(f"networks  {describe(model)}", markup=False)
+    for name, parts in summary.groups.items():
+        for part in parts:
             _print_part(name, part)
-    total = sum(part.parameters for group in parts.values() for part in group)
-    cost = sum(part.multiply_adds for group in parts.values() for part in group)
+    out.print()
+    for name, total in totals.items():
+        out.print(
+            f"{name:13}  {total['parameters']:>11,} parameters  {total['multiply_adds'] / 1e6:>9,.2f} M multiply-adds"
+        )
+    parameters = sum(total["parameters"] for total in totals.values())
+    cost = sum(total["multiply_adds"] for total in totals.values())
     out.print(
-        f"\nin all  {total:,} parameters; {cost / 1e6:,.2f} M multiply-adds to encode, decode and judge one image "
-        "(forward; linear maps and convolutions counted)"
+        f"in all         {parameters:>11,} parameters  {cost / 1e6:>9,.2f} M multiply-adds to encode, decode and judge "
+        "one image (forward; linear maps and convolutions counted)"
     )
 
 
@@ -71,15 +82,31 @@ def _print_part(group: str, part: Part) -> None:
     from rich.table import Table
 
     title = f"{group}  {part.name}" + (f"  {part.kind}" if part.kind else "")
-    table = Table(
-        "operation", "output", box=None, title=title, title_justify="left", title_style="bold", pad_edge=False
-    )
-    table.add_column("parameters", justify="right")
-    table.add_column("multiply-adds", justify="right")
-    for layer in part.layers:
-        output = "×".join(map(str, layer.output))
-        table.add_row(layer.operation, output, f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
-    table.add_row("", "", f"{part.parameters:,}", f"{part.multiply_adds:,}", style="dim")
+    table = Table(box=None, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for name in ("operation", "kernel", "strides"):
+        table.add_column(name, no_wrap=True)
+    for name in ("maps", "BN/WN", "dropout"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("nonlinearity", "output"):
+        table.add_column(name, no_wrap=True)
+    for name in ("parameters", "multiply-adds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in part.rows:
+        table.add_row(
+            row.operation,
+            row.kernel,
+            row.strides,
+            "" if row.maps is None else str(row.maps),
+            row.norm,
+            "" if row.dropout is None else f"{row.dropout:.1f}",
+            row.nonlinearity,
+            "×".join(map(str, row.output)),
+            f"{row.parameters:,}",
+            f"{row.multiply_adds:,}",
+        )
+    table.add_row(*[""] * 8, f"{part.parameters:,}", f"{part.multiply_adds:,}", style="dim")
     out = common.console()
     out.print()
+    # Numbers cut off would be of no use: a narrow terminal has to break the lines.
+    out.width = max(out.width, out.measure(table, options=out.options.update(width=1000)).maximum)
     out.print(table)

@@ -18,18 +18,21 @@ def presets(
     name: Annotated[str | None, typer.Argument(help="Print this one as TOML.", show_default=False)] = None,
     as_json: common.Json = False,
 ) -> None:
-    """List the presets, or print one as TOML.
+    """List the presets, or print one as TOML, with the source of each published setting.
 
     Example: halikit presets digits > mine.toml
     """
     from rich.table import Table
 
     from halikit.config import to_toml
-    from halikit.presets import PRESETS, preset
+    from halikit.presets import PRESETS, comments, preset
 
     if name is not None:
         config = preset(name)
-        common.print_json(config.model_dump(mode="json")) if as_json else print(to_toml(config), end="")
+        if as_json:
+            common.print_json(config.model_dump(mode="json"))
+        else:
+            print(to_toml(config, comments(name)), end="")
         return
     about = {name: (function.__doc__ or "").strip().splitlines()[0] for name, function in PRESETS.items()}
     if as_json:

@@ -47,8 +47,7 @@ def reconstruct(
     x = held_out.batch(index).to(hierarchy.prior.device)
     torch.manual_seed(seed)
     with torch.no_grad():
-        levels = [level] if level else list(range(1, trained + 1))
-        rebuilt = {k: hierarchy.reconstruct(x, k, sample=draw) for k in levels}
+        rebuilt = {k: hierarchy.reconstruct(x, k, sample=draw) for k in range(1, trained + 1)}
     errors = [float((x - image).square().mean().sqrt()) for image in rebuilt.values()]
     if level:
         picture = plotting.alternating_columns(x[:n], rebuilt[level][:n])
@@ -56,9 +55,17 @@ def reconstruct(
         picture = plotting.labelled_rows({"x": x[:n]} | {f"z{k}": image[:n] for k, image in rebuilt.items()})
     plotting.save_png(path, picture)
     if as_json:
-        common.print_json({"path": str(path), "levels": levels, "rms_error": errors, "images": len(x), "drawn": draw})
+        said = {
+            "path": str(path),
+            "levels": trained,
+            "shown": level,
+            "rms_error": errors,
+            "images": len(x),
+            "drawn": draw,
+        }
+        common.print_json(said)
         return
-    for k, error in zip(levels, errors, strict=True):
+    for k, error in enumerate(errors, 1):
         common.console().print(
             f"level {k}: root mean square error {error:.4f} per pixel, over {len(x)} held-out images"
         )

@@ -28,7 +28,7 @@ def train(
     levels: Annotated[int | None, typer.Option(min=1, help="Levels of latents, as many as you like.")] = None,
     data: Annotated[str | None, typer.Option(help="digits, mnist:DIR, folder:DIR, or a path to recognise.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps to play.")] = None,
-    epochs: Annotated[float | None, typer.Option(min=0, help="Passes over the data, instead of steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0.001, help="Passes over the data, instead of steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME by default.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and noise.")] = None,
@@ -65,8 +65,9 @@ def train(
     chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
     chosen = override(chosen, {name: value for name, value in flags.items() if value is not None})
     chosen = override(chosen, parse_assignments(assignments or []))
+    _check(chosen, steps, epochs)
     loaded = _load(chosen)
-    chosen = _fitted(chosen, loaded, epochs if steps is None else None)
+    chosen = _fitted(chosen, loaded, epochs)
     path = out or _fresh(Path("runs") / f"{chosen.preset or loaded.spec.split(':')[0]}-l{chosen.model.levels}")
 
     torch.manual_seed(chosen.training.seed)
@@ -85,7 +86,7 @@ def chosen_config(
     Raises:
         InputError: If these contradict each other.
     """
-    from halikit.config import read_toml
+    from halikit.config import override, read_toml
     from halikit.errors import InputError
     from halikit.presets import digits, families
     from halikit.presets import preset as preset_named
@@ -93,20 +94,30 @@ def chosen_config(
     if preset and file:
         raise InputError("--preset and --config both name all settings; give one of them, and --set for changes")
     if file:
-        config = read_toml(file)
+        config = override(read_toml(file), {"levels": levels} if levels else {})
     elif preset:
         config = preset_named(preset)
     elif data in (None, "digits"):
         return families.dense(levels) if levels else digits()
     else:
         return families.automatic(levels or 3)
-    if levels not in (None, config.model.levels):
-        source = f"the preset {preset!r}" if preset else str(file)
+    return override(config, {"levels": levels} if levels else {})
+
+
+def _check(config: Config, steps: int | None, epochs: float | None) -> None:
+    """Refuse what contradicts itself once all settings are together."""
+    from halikit.errors import InputError
+    from halikit.presets import PRESETS
+
+    if steps is not None and epochs is not None:
+        raise InputError("--steps and --epochs both say how long to train; give one of them")
+    levels = config.model.levels
+    published = PRESETS[config.preset]().model.levels if config.preset in PRESETS else levels
+    if levels != published:
         raise InputError(
-            f"{source} has {config.model.levels} levels and its networks are made for them; "
+            f"the preset {config.preset!r} has {published} levels and its networks are made for them; "
             f"for {levels} levels leave it out: halikit train --levels {levels} --data {config.data.spec}"
         )
-    return config
 
 
 def with_data_shape(config: Config) -> Config:
@@ -128,8 +139,17 @@ def _load(config: Config) -> DataSet:
 
 def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     from halikit.config import override
+    from halikit.errors import InputError
 
-    changes: dict[str, Any] = {"model.data_shape": data.shape}
+    if config.model.data_shape not in (None, data.shape):
+        raise InputError(
+            f"{data.spec} has data of shape {list(data.shape)}, but model.data_shape is "
+            f"{list(config.model.data_shape or ())}; set data.size, or --set data_shape=none to take the data's"
+        )
+    # The run must find its data from wherever it is used later.
+    prefix, colon, path = data.spec.partition(":")
+    spec = f"{prefix}:{Path(path).resolve()}" if colon else prefix
+    changes: dict[str, Any] = {"model.data_shape": data.shape, "data.spec": spec}
     if epochs is not None:
         changes["training.steps"] = max(1, round(epochs * (len(data.train) // config.training.batch_size)))
     return override(config, changes)
@@ -160,21 +180,20 @@ def _run(model: Model, data: DataSet, path: Path, as_json: bool) -> None:
         return
     for level, error in enumerate(last.errors, 1):
         console.print(f"level {level}: root mean square error {error:.4f} per element on held-out data")
-    console.print(f"[dim]look at {path / 'samples'}; then: halikit reconstruct {path}[/dim]")
+    console.print(f"look at {path / 'samples'}; then: halikit reconstruct {path}", style="dim", markup=False)
     common.report_path(path)
 
 
 def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer) -> None:
-    from halikit.networks.ladder import describe
+    from halikit.model import describe
 
-    assert model.config is not None
-    settings_of_model, settings = model.config.model, trainer.settings
+    settings = trainer.settings
     players = {"hierarchy": model.hierarchy, "discriminator": model.discriminator}
     sizes = ", ".join(f"{name} {sum(p.numel() for p in module.parameters()):,}" for name, module in players.items())
     growth = settings.growth(len(model.hierarchy)) if trainer.schedule.grows else ()
     say(f"data     {data.spec}: {len(data.train):,} to train on, {len(data.held_out):,} held out", markup=False)
     say("spaces   " + " ⇄ ".join(map(str, model.hierarchy.spaces)), markup=False)
-    say(f"ladder   {describe(model.hierarchy.spaces, settings_of_model.family)}", markup=False)
+    say(f"networks {describe(model)}", markup=False)
     say(f"encoder  {model.hierarchy.encoder}\ndecoder  {model.hierarchy.decoder}", markup=False)
     say(f"weights  {sizes}, on {trainer.device}", markup=False)
     say(f"plan     {settings.steps:,} steps of {settings.batch_size}; {trainer.reason}", markup=False)

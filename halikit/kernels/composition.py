@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from halikit.kernels.kernel import DensityKernel, Kernel, NoDensityError
 
-__all__ = ["Composite", "LogProbEstimate", "compose"]
+__all__ = ["Composite", "LogProbEstimate", "compose", "composed_adjoint"]
 
 
 class LogProbEstimate(NamedTuple):
@@ -152,11 +152,7 @@ class Composite(Kernel):
     @property
     def adjoint(self) -> Kernel:
         """The adjoints of the factors, composed in the opposite order (Eq. 2)."""
-        if not self._adjoint:
-            adjoint = Composite(*(factor.adjoint for factor in reversed(self.factors)))
-            adjoint._adjoint = (self,)
-            self._adjoint = (adjoint,)
-        return self._adjoint[0]
+        return composed_adjoint(self)
 
     def __str__(self) -> str:
         return " ∘ ".join(str(factor) for factor in reversed(self.factors))
@@ -171,6 +167,16 @@ def compose(*kernels: Kernel) -> Kernel:
     if not kernels:
         raise ValueError("nothing to compose")
     return reduce(matmul, kernels)
+
+
+def composed_adjoint(kernel: Kernel) -> Kernel:
+    """The adjoint of a composition: as linked, or else composed of its factors' adjoints in the opposite order."""
+    if kernel._adjoint:
+        return kernel._adjoint[0]
+    if not kernel._mirror:
+        adjoint = compose(*(factor.adjoint for factor in kernel.factors))
+        adjoint._mirror, kernel._mirror = (kernel,), (adjoint,)
+    return kernel._mirror[0]
 
 
 def _check_fit(outer: Kernel, inner: Kernel) -> None:

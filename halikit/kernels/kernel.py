@@ -37,6 +37,8 @@ class Kernel(nn.Module, ABC):
     # The kernel that a Link pairs this one with. Held in a tuple, so that it is no submodule and its
     # parameters are counted once.
     _adjoint: tuple[Kernel, ...] = ()
+    # For a composition that is in no link, the composition of its factors' adjoints, once it has been asked for.
+    _mirror: tuple[Kernel, ...] = ()
 
     def __init__(self, source: Space, target: Space) -> None:
         super().__init__()
@@ -129,7 +131,7 @@ class DensityKernel(Kernel):
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw from :meth:`forward`, ``(..., *target.shape)``; gradients pass where it is reparametrised."""
         distribution = self(given)
-        with drawing_from(generator):
+        with drawing_from(generator, given.device):
             if distribution.has_rsample:
                 return distribution.rsample()
             return distribution.sample()

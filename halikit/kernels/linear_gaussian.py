@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from halikit.kernels.composition import composed_adjoint
 from halikit.kernels.kernel import DensityKernel, Kernel, batch_shape
 from halikit.spaces import Space
 
@@ -191,13 +192,7 @@ class _LinearGaussianComposite(LinearGaussianKernel):
 
     @property
     def adjoint(self) -> Kernel:
-        if not self._adjoint:
-            adjoint = self.factors[0].adjoint
-            for factor in self.factors[1:]:
-                adjoint = adjoint @ factor.adjoint
-            adjoint._adjoint = (self,)
-            self._adjoint = (adjoint,)
-        return self._adjoint[0]
+        return composed_adjoint(self)
 
     def __str__(self) -> str:
         return " ∘ ".join(str(factor) for factor in reversed(self.factors))

@@ -7,17 +7,21 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 __all__ = [
     "COARSEST",
     "DENSE_PIXELS",
     "Dropout",
     "InputNoise",
+    "Layer",
     "LayerOptions",
     "Norm",
+    "Reshape",
     "ResidualBlock",
     "conv",
     "dense",
+    "initialise",
     "upsample",
 ]
 
@@ -82,8 +86,9 @@ class Dropout(nn.Module):
 
     def __init__(self, probability: float) -> None:
         super().__init__()
-        self.threshold = round(256 * probability)
-        if not 0 <= self.threshold < 256:
+        # What is neither none nor all stays so.
+        self.threshold = min(max(round(256 * probability), 1), 255) if probability else 0
+        if not 0 <= probability < 1:
             raise ValueError(f"a dropout probability lies in [0, 1), got {probability}")
         self.probability = self.threshold / 256
 
@@ -102,7 +107,31 @@ class Dropout(nn.Module):
         return f"probability={self.probability}"
 
 
-def dense(inputs: int, outputs: int, options: LayerOptions = LayerOptions()) -> nn.Sequential:
+class Layer(nn.Sequential):
+    """A linear map with what surrounds it: one row of Table 4."""
+
+
+class Reshape(nn.Module):
+    """``(n, *any)`` to ``(n, *shape)``.
+
+    Args:
+        *shape: Of one sample.
+    """
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same elements, ``(n, *shape)``."""
+        return x.reshape(len(x), *self.shape)
+
+    def extra_repr(self) -> str:
+        """The shape."""
+        return "×".join(map(str, self.shape))
+
+
+def dense(inputs: int, outputs: int, options: LayerOptions = LayerOptions()) -> Layer:
     """A fully connected layer, ``(n, inputs)`` to ``(n, outputs)``."""
     linear = nn.Linear(inputs, outputs, bias=options.norm != "batch")
     return _surrounded(linear, nn.BatchNorm1d, outputs, options)
@@ -110,7 +139,7 @@ def dense(inputs: int, outputs: int, options: LayerOptions = LayerOptions()) -> 
 
 def conv(
     inputs: int, outputs: int, kernel: int, stride: int, options: LayerOptions = LayerOptions(), *, valid: bool = False
-) -> nn.Sequential:
+) -> Layer:
     """A convolution, ``(n, inputs, H, W)`` to ``(n, outputs, ⌈H/stride⌉, ⌈W/stride⌉)``, or unpadded if ``valid``."""
     padding = 0 if valid else kernel // 2
     linear = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=options.norm != "batch")
@@ -144,7 +173,26 @@ class ResidualBlock(nn.Module):
         return out
 
 
-def _surrounded(linear: nn.Module, batch_norm: type[nn.Module], outputs: int, options: LayerOptions) -> nn.Sequential:
+@torch.no_grad()
+def initialise(module: nn.Module, scale: float) -> None:
+    """Draw the weights of all linear maps and convolutions from N(0, scale²), and set their biases to zero.
+
+    Args:
+        module: Weight-normalised layers in it start at these weights as well.
+        scale: Standard deviation, positive.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            weight = torch.empty_like(layer.weight).normal_(std=scale)
+            if is_parametrized(layer):
+                layer.weight = weight
+            else:
+                layer.weight.copy_(weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _surrounded(linear: nn.Module, batch_norm: type[nn.Module], outputs: int, options: LayerOptions) -> Layer:
     layers: list[nn.Module] = [weight_norm(linear) if options.norm == "weight" else linear]
     if options.norm == "batch":
         layers.append(batch_norm(outputs))
@@ -152,4 +200,4 @@ def _surrounded(linear: nn.Module, batch_norm: type[nn.Module], outputs: int, op
         layers.append(nn.LeakyReLU(options.slope))
     if options.dropout:
         layers.append(Dropout(options.dropout))
-    return nn.Sequential(*layers)
+    return Layer(*layers)

@@ -212,7 +212,7 @@ class _Networks:
     def _halvings(self) -> list[tuple[int, int]]:
         """Resolutions from that of ``lower`` down to that of ``upper``, or to the coarsest maps below a vector."""
         height, width = self.lower.shape[1:]
-        goal = self.upper.shape[1] if self.upper.is_image else COARSEST[0]
+        goal = min(self.upper.shape[1:]) if self.upper.is_image else COARSEST[0]
         sizes = [(height, width)]
         while min(height, width) // 2 >= goal and (self.upper.is_image or not (height % 2 or width % 2)):
             height, width = height // 2, width // 2

@@ -4,15 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from inspect import cleandoc
 
 from halikit.config import Config
 from halikit.errors import InputError
+from halikit.presets import paper
+from halikit.presets.ali import (
+    ali_celeba64,
+    ali_celeba128,
+    ali_cifar10,
+    ali_digits,
+    ali_imagenet128,
+    ali_mnist,
+    ali_svhn,
+)
 from halikit.presets.digits import digits
 from halikit.presets.mnist import mnist
+from halikit.presets.paper import celeba64, celeba128, cifar10, imagenet128, svhn
 
-__all__ = ["PRESETS", "digits", "mnist", "preset"]
+__all__ = [
+    "PRESETS",
+    "ali_celeba64",
+    "ali_celeba128",
+    "ali_cifar10",
+    "ali_digits",
+    "ali_imagenet128",
+    "ali_mnist",
+    "ali_svhn",
+    "celeba64",
+    "celeba128",
+    "cifar10",
+    "comments",
+    "digits",
+    "imagenet128",
+    "mnist",
+    "preset",
+    "svhn",
+]
 
-PRESETS: dict[str, Callable[[], Config]] = {"digits": digits, "mnist": mnist}
+PRESETS: dict[str, Callable[[], Config]] = {
+    function.__name__: function
+    for function in (
+        digits,
+        mnist,
+        svhn,
+        cifar10,
+        celeba64,
+        celeba128,
+        imagenet128,
+        ali_digits,
+        ali_mnist,
+        ali_svhn,
+        ali_cifar10,
+        ali_celeba64,
+        ali_celeba128,
+        ali_imagenet128,
+    )
+}
+
+
+def comments(name: str) -> dict[str, str]:
+    """What to say about a preset and its settings, by dotted name as :func:`halikit.config.to_toml` takes it.
+
+    Raises:
+        InputError: If there is no such preset.
+    """
+    config = preset(name)
+    sources = paper.sources(config) if config.model.family == "paper" else {}
+    return {"": cleandoc(PRESETS[name].__doc__ or "")} | sources
 
 
 def preset(name: str) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halikit.config import Config
+from halikit.config import Config, override
 from halikit.presets.families import dense
 
 __all__ = ["digits"]
@@ -10,4 +10,4 @@ __all__ = ["digits"]
 
 def digits() -> Config:
     """Three dense levels on the embedded digits. All settings are ours: the paper has no such experiment."""
-    return dense(3).model_copy(update={"preset": "digits"})
+    return override(dense(3), {"preset": "digits", "model.data_shape": (1, 8, 8)})

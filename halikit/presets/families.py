@@ -20,7 +20,6 @@ def dense(levels: int) -> Config:
             steps=1900 * (levels + 2),
             learning_rate=4e-4,
             final_learning_rate=0.1,
-            final_input_noise=0.05,
             threads=1,
         ),
     )

@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 
 from halikit import plotting
-from halikit.config import to_toml
+from halikit.config import Config, to_toml
 from halikit.errors import InputError
 from halikit.files import write_atomically
 from halikit.hierarchy import Hierarchy
 from halikit.model import FILE_NAME, Model, save_model
 
 __all__ = ["Record", "Run"]
+
+
+# Of the grid of samples.
+_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,13 @@ class Run:
             (self.path / "samples").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the run directory {self.path}: {error.strerror}") from None
-        if model.config is not None:
-            write_atomically(self.path / "config.toml", to_toml(model.config))
         names = [name for name in Record.__dataclass_fields__ if name != "errors"]
         self._columns = names + [f"error_{space.name}" for space in model.hierarchy.spaces[1:]]
         self._append(self._columns, new=True)
+
+    def describe(self, config: Config) -> None:
+        """Write ``config.toml``; the settings of training are the user's to repeat even where the kernels are not."""
+        write_atomically(self.path / "config.toml", to_toml(config))
 
     def record(self, record: Record) -> None:
         """Add a line to ``metrics.csv``; empty cells where nothing was measured."""
@@ -84,15 +90,15 @@ class Run:
         cells += [f"{error:.6g}" for error in errors]
         self._append(cells + [""] * (len(self._columns) - len(cells)))
 
-    def save(self, averaged: Hierarchy, step: int, level: int) -> None:
-        """Write the model as it is now."""
-        save_model(self.path / FILE_NAME, self.model, averaged, step=step, level=level)
+    def save(self, averaged: Hierarchy, config: Config | None, step: int, level: int) -> None:
+        """Write the model as it is now, with the config that it can be built from, if any."""
+        save_model(self.path / FILE_NAME, self.model, averaged, config=config, step=step, level=level)
 
     def pictures(self, samples: Tensor, reconstructions: Mapping[str, Tensor], step: int) -> None:
         """Write sample and reconstruction grids of this step; nothing where the data are no images."""
         if samples.dim() != 4:
             return
-        plotting.save_png(self.path / "samples" / f"samples-{step:07d}.png", plotting.grid(samples))
+        plotting.save_png(self.path / "samples" / f"samples-{step:07d}.png", plotting.grid(samples, _COLUMNS))
         rows = plotting.labelled_rows(reconstructions)
         plotting.save_png(self.path / "samples" / f"reconstructions-{step:07d}.png", rows)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from halikit.algorithm import Players
 from halikit.config import TrainingConfig
@@ -10,7 +10,8 @@ from halikit.config import TrainingConfig
 __all__ = ["Schedule"]
 
 
-class Schedule(NamedTuple):
+@dataclass(frozen=True)
+class Schedule:
     """The plan of a training of ``total`` steps, numbered from 0.
 
     Attributes:
@@ -18,12 +19,18 @@ class Schedule(NamedTuple):
         total: Steps in all.
         levels: Levels of the whole stack.
         grows: Whether the stack can be trained from the data up.
+        additions: Steps at which a level is added.
     """
 
     settings: TrainingConfig
     total: int
     levels: int
     grows: bool = True
+    additions: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        planned = self.settings.model_copy(update={"steps": self.total})
+        object.__setattr__(self, "additions", planned.growth(self.levels) if self.grows else ())
 
     def players(self, step: int) -> Players:
         """Who moves in this step: both at once, or in rounds of ``d_steps`` and then ``g_steps``."""
@@ -34,12 +41,9 @@ class Schedule(NamedTuple):
 
     def level(self, step: int) -> int:
         """How many levels play in this step."""
-        if not self.grows:
+        if not self.additions:
             return self.levels
-        additions = self.settings.model_copy(update={"steps": self.total}).growth(self.levels)
-        if not additions:
-            return self.levels
-        return 1 + sum(step >= addition for addition in additions)
+        return 1 + sum(step >= addition for addition in self.additions)
 
     def input_noise(self, first: float, step: int) -> float:
         """Standard deviation of the noise on the discriminator's ``x`` in this step, from ``first`` on, linear."""

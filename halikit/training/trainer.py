@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from halikit import data as datasets
-from halikit.algorithm import Step, ascend, descend, gradient_penalty, play, supports_single_pass
-from halikit.config import TrainingConfig
+from halikit.algorithm import Step, play, supports_single_pass
+from halikit.config import Config, DataConfig, TrainingConfig
 from halikit.errors import DivergedError, InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
@@ -65,7 +66,7 @@ class Trainer:
         self.model = model
         self.settings = settings or (model.config.training if model.config else TrainingConfig())
         self.device = resolve_device(self.settings.device)
-        self.data = _on(self.device, data)
+        self.data = _on(self.device, data, model.config.data.size if model.config else None)
         self.augmentation = augmentation or _augmentation(model)
         self._check()
         for module in (model.hierarchy, model.discriminator):
@@ -73,8 +74,10 @@ class Trainer:
         self.averager = Averager(model.hierarchy, self.settings.averaging)
         self.objective = OBJECTIVES[self.settings.objective]
         self.steps = 0
+        self._seconds = 0.0
         self.schedule = self._scheduled(self.settings.steps)
         self._stand(self.schedule.level(0))
+        self.single_pass, self.reason = self._examined()
         self._optimisers = make_optimisers(model, self.settings)
         self._rates = [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers]
         self._input_noises = [game.noise.scale for game in model.discriminator.games]
@@ -104,16 +107,34 @@ class Trainer:
             raise InputError("this trainer has no data: give it some, or play batches of your own with step(batch)")
         total = max(self.settings.steps, self.steps) if steps is None else self.steps + steps
         self.schedule = self._scheduled(total)
-        # Every step seeds the global generator anew.
-        with seeded(0, self.device), _threads(self.settings.threads):
+        if self.schedule.additions and self.schedule.additions[-1] >= total:
+            raise InputError(
+                f"{total} steps end before the last level is added, at step {self.schedule.additions[-1]}; "
+                "train longer, or set training.grow_every lower or to none"
+            )
+        if self.run:
+            self.run.describe(self.config)
+        with _threads(self.settings.threads):
             self._fit(total)
+        for game, first in zip(self.model.discriminator.games, self._input_noises, strict=True):
+            game.noise.scale = first
         return self.model
+
+    @property
+    def config(self) -> Config:
+        """All that the training depends on, as it is played."""
+        config = self.model.config or Config()
+        changes: dict[str, object] = {"training": self.settings.model_copy(update={"steps": self.schedule.total})}
+        if self.data is not None:
+            changes["data"] = config.data if self.model.config else DataConfig(spec=self.data.spec)
+        return config.model_copy(update=changes)
 
     def _fit(self, total: int) -> None:
         assert self.data is not None
         settings = self.settings
         batches = self._batches()
-        started = last = time.perf_counter()
+        last = time.perf_counter()
+        started = last - self._seconds
         seen: list[Step] = []
         while self.steps < total:
             seen.append(self.step(next(batches)))
@@ -130,11 +151,12 @@ class Trainer:
             now = time.perf_counter()
             rate = len(seen) / (now - last)
             errors = self._evaluate() if evaluate else ()
+            self._seconds = time.perf_counter() - started
             d_loss, g_loss, rho_q, rho_p = means
             record = Record(
                 step=self.steps,
                 level=self.level,
-                seconds=time.perf_counter() - started,
+                seconds=self._seconds,
                 d_loss=d_loss,
                 g_loss=g_loss,
                 rho_q=rho_q,
@@ -170,45 +192,33 @@ class Trainer:
         level = max(self.level, self.schedule.level(self.steps))
         if level != self.level:
             self._stand(level)
-        torch.manual_seed(_noise_seed(settings.seed, self.steps))
-        batch = batch.to(self.device)
         rate = self.schedule.rate(self.steps)
         for optimiser, full in zip(self._optimisers, self._rates, strict=True):
             optimiser.param_groups[0]["lr"] = full * rate
             optimiser.zero_grad()
         for game, first in zip(self.model.discriminator.games, self._input_noises, strict=True):
             game.noise.scale = self.schedule.input_noise(first, self.steps) if first else 0.0
-        players = self.schedule.players(self.steps)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        # The noise of a step depends on nothing that went before; the caller's generators are given back.
+        with (
+            seeded(_noise_seed(settings.seed, self.steps), self.device),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"),
+        ):
             outcome = play(
                 self._hierarchy,
                 self._discriminator,
-                batch,
+                batch.to(self.device),
                 objective=self.objective,
-                players=players,
+                players=self.schedule.players(self.steps),
                 single_pass=self.single_pass,
                 encoder_noise=settings.encoder_noise,
+                penalty=settings.gradient_penalty,
+                penalised=settings.penalised,
             )
-            if settings.gradient_penalty and players != "generator":
-                self._penalise(batch)
         for optimiser in self._optimisers:
             optimiser.step()
         self.steps += 1
         self.averager.update(self.steps)
         return outcome
-
-    def _penalise(self, batch: Tensor) -> None:
-        """Add the gradient of the penalty to the discriminator's."""
-        settings = self.settings
-        for side in ("encoder", "decoder"):
-            if settings.penalised not in (side, "both"):
-                continue
-            with torch.no_grad():
-                if side == "encoder":
-                    states = ascend(self._hierarchy, batch, settings.encoder_noise)
-                else:
-                    states = descend(self._hierarchy, len(batch))
-            (settings.gradient_penalty / 2 * gradient_penalty(self._discriminator, states)).backward()
 
     def _evaluate(self) -> tuple[float, ...]:
         """Errors on held-out data; pictures and the model into the run directory."""
@@ -224,7 +234,8 @@ class Trainer:
                 rows |= {f"z{level}": averaged.reconstruct(x[:_SHOWN], level) for level in range(1, self.level + 1)}
                 with seeded(settings.seed, self.device):
                     self.run.pictures(averaged.sample(_SHOWN**2 // 2), rows, self.steps)
-                self.run.save(self.averaged, self.steps, self.level)
+                config = self.config if self.model.config else None
+                self.run.save(self.averaged, config, self.steps, self.level)
         return errors
 
     def _batches(self) -> Iterator[Tensor]:
@@ -245,18 +256,29 @@ class Trainer:
         self.level = level
         self._hierarchy = self.model.hierarchy[:level]
         self._discriminator = self.model.discriminator[:level]
-        with seeded(0, self.device):
-            probe = {
-                space.name: torch.randn(4, *space.shape, device=self.device) for space in self.model.hierarchy.spaces
-            }
-        self.single_pass, self.reason = supports_single_pass(self._discriminator, self.objective, probe)
+
+    def _examined(self) -> tuple[bool, str]:
+        """Whether one backward pass serves both players at every level that will play, and why."""
+        settings = self.settings
+        if settings.d_steps != 1 or settings.g_steps != 1:
+            return False, f"rounds of {settings.d_steps} discriminator and {settings.g_steps} generator steps"
+        hierarchy, discriminator = self.model.hierarchy, self.model.discriminator
+        hierarchy.eval()
+        with seeded(0, self.device), torch.no_grad():
+            states = hierarchy.sample_states(4)
+        hierarchy.train()
+        levels = range(1, len(hierarchy) + 1) if self.schedule.additions else [len(hierarchy)]
+        for level in levels:
+            possible, reason = supports_single_pass(discriminator[:level], self.objective, states)
+            if not possible:
+                break
+        return possible, reason
 
     def _scheduled(self, total: int) -> Schedule:
-        levels = len(self.model.hierarchy)
-        grows = all(getattr(game, "adapters", None) is not None for game in self.model.discriminator.games)
-        if not grows and isinstance(self.settings.grow_every, int):
+        discriminator = self.model.discriminator
+        if not discriminator.grows and isinstance(self.settings.grow_every, int):
             raise InputError("grow_every is set, but the discriminator has no adapters and cannot grow with the stack")
-        return Schedule(self.settings, total, levels, grows)
+        return Schedule(self.settings, total, len(self.model.hierarchy), discriminator.grows)
 
     def _check(self) -> None:
         if self.data is None:
@@ -278,8 +300,11 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device {name!r} is not available: this torch sees no CUDA device; use 'cpu' or 'auto'")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise InputError(f"a device is auto, cpu, cuda or cuda:N, got {name!r}")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {name!r} is not available: torch sees {torch.cuda.device_count()} CUDA devices")
     return torch.device(name)
 
 
@@ -294,11 +319,13 @@ def _threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _on(device: torch.device, data: datasets.DataSet | str | Tensor | None) -> datasets.DataSet | None:
+def _on(
+    device: torch.device, data: datasets.DataSet | str | Tensor | None, size: int | None
+) -> datasets.DataSet | None:
     if data is None:
         return None
     if isinstance(data, str):
-        data = datasets.load(data)
+        data = datasets.load(data, size=size)
     elif isinstance(data, Tensor):
         data = datasets.from_tensor(data)
     return data.to(device)
@@ -321,10 +348,10 @@ def make_optimisers(model: Model, settings: TrainingConfig) -> tuple[torch.optim
 
 def _adam(module: torch.nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-    return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=fused)
+    # A player may be frozen whole, but Adam refuses to have nothing to do.
+    return torch.optim.Adam(parameters or [torch.zeros(0)], lr=rate, betas=betas, fused=True)
 
 
 def _noise_seed(seed: int, step: int, rank: int = 0) -> int:
     """One number from (seed, step, rank), which are all that noise depends on."""
-    return ((seed * 1_000_003 + rank) * 2_147_483_659 + step) % 2**63
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])

@@ -1,0 +1,67 @@
+"""ALI, the case of one level, on the budgets of the hierarchies: as many steps, and the same layers.
+
+The paper compares with ALI and does not say with which networks. Here a preset ``ali_NAME`` is the preset ``NAME`` with
+its levels' networks joined end to end: what ``z_1 … z_{L−1}`` were is hidden, and ``z_1`` now is what ``z_L`` was.
+"""
+
+from __future__ import annotations
+
+from halikit.config import Config, override
+from halikit.presets import digits as of_digits
+from halikit.presets import mnist as of_mnist
+from halikit.presets import paper
+
+__all__ = [
+    "ali_celeba64",
+    "ali_celeba128",
+    "ali_cifar10",
+    "ali_digits",
+    "ali_imagenet128",
+    "ali_mnist",
+    "ali_svhn",
+]
+
+
+def ali_imagenet128() -> Config:
+    """ALI on ImageNet at 128×128: Table 4 without z1."""
+    return _joined(paper.imagenet128())
+
+
+def ali_celeba128() -> Config:
+    """ALI on CelebA at 128×128: Table 4 without z1."""
+    return _joined(paper.celeba128())
+
+
+def ali_celeba64() -> Config:
+    """ALI on CelebA at 64×64: the networks of celeba64 without z1."""
+    return _joined(paper.celeba64())
+
+
+def ali_cifar10() -> Config:
+    """ALI on CIFAR-10: the networks of cifar10 without z1."""
+    return _joined(paper.cifar10())
+
+
+def ali_svhn() -> Config:
+    """ALI on SVHN: the networks of svhn without z1."""
+    return _joined(paper.svhn())
+
+
+def ali_mnist() -> Config:
+    """ALI on MNIST: the layers of mnist, in one level."""
+    return _joined(of_mnist.mnist())
+
+
+def ali_digits() -> Config:
+    """ALI on scikit-learn's 8×8 digits: the layers of digits, in one level."""
+    return _joined(of_digits.digits())
+
+
+def _joined(config: Config) -> Config:
+    """One level with the networks of all of a config's."""
+    model = config.model
+    changes: dict[str, object] = {"model.levels": 1, "preset": f"ali_{config.preset}"}
+    if model.family != "paper":
+        changes["model.depth"] = model.levels * model.depth
+        changes["model.widths"] = model.widths and model.widths[-1:]
+    return override(config, changes)

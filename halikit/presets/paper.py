@@ -1,0 +1,140 @@
+"""The paper's experiments, as far as it gives them; what it does not give is ours and says so.
+
+:func:`sources` tells for every setting where it comes from; ``halikit presets NAME`` prints that as comments.
+"""
+
+from __future__ import annotations
+
+from halikit.config import Config, DataConfig, DiscriminatorConfig, ModelConfig, TrainingConfig
+
+__all__ = ["celeba64", "celeba128", "cifar10", "imagenet128", "sources", "svhn"]
+
+_BATCH = 100
+
+
+def imagenet128() -> Config:
+    """ImageNet at 128×128: Table 4, two levels."""
+    return _experiment("imagenet128", "imagenet:data/imagenet", side=128, samples=1_281_167, epochs=16)
+
+
+def celeba128() -> Config:
+    """CelebA at 128×128: Table 4, two levels."""
+    return _experiment("celeba128", "celeba:data/celeba", side=128, samples=162_770, epochs=123)
+
+
+def celeba64() -> Config:
+    """CelebA at 64×64, two levels: the paper gives the latents' shapes, the layers are Table 4 read for this size."""
+    return _experiment("celeba64", "celeba:data/celeba", side=64, samples=162_770, epochs=123)
+
+
+def cifar10() -> Config:
+    """CIFAR-10, two levels: the paper gives the latents' shapes, the layers are Table 4 read for this size."""
+    return _experiment("cifar10", "cifar10:data/cifar10", side=32, samples=45_000, epochs=1000)
+
+
+def svhn() -> Config:
+    """SVHN, two levels: the paper gives the latents' shapes, the layers are Table 4 read for this size."""
+    return _experiment("svhn", "svhn:data/svhn", side=32, samples=65_932, epochs=100)
+
+
+def _experiment(name: str, data: str, *, side: int, samples: int, epochs: int) -> Config:
+    """The settings that the experiments share.
+
+    Args:
+        name: Of the preset.
+        data: Data spec.
+        side: Of the images.
+        samples: How many of them there are to train on.
+        epochs: Passes over these.
+    """
+    return Config(
+        preset=name,
+        model=ModelConfig(
+            levels=2, family="paper", data_shape=(3, side, side), gauge=None, max_scale=None, initial_scale=0.01
+        ),
+        discriminator=DiscriminatorConfig(
+            family="paper", weight_norm=True, input_noise=0.2, slope=0.02, initial_scale=0.01
+        ),
+        training=TrainingConfig(
+            steps=epochs * (samples // _BATCH),
+            batch_size=_BATCH,
+            learning_rate=1e-4,
+            betas=(0.5, 0.999),
+            encoder_noise=0.2,
+            grow_every=None,
+        ),
+        data=DataConfig(spec=data, size=side),
+    )
+
+
+_ALI = "ours: as in the released code of ALI; the paper does not say"
+_IDLE = "ours: without effect here"
+_OURS = "ours"
+
+_SOURCES = {
+    "preset": "",
+    "model.levels": "paper, section 4",
+    "model.slope": 'ours: as in the released code of ALI on CelebA; the paper says "leaky"',
+    "model.gauge": "paper: it has none",
+    "model.max_scale": "paper: it has none",
+    "model.observation_scale": "paper, Table 4: tanh and no Gaussian layer, so p(x|z1) is deterministic",
+    "model.rectified": "paper, Table 4, at its word; false leaves the Gaussian layers' means and scales linear",
+    "model.initial_scale": _ALI,
+    "discriminator.weight_norm": "paper, Table 4",
+    "discriminator.input_noise": "paper, section 4",
+    "discriminator.slope": 'ours: as in the released code of ALI on CelebA; the paper says "leaky"',
+    "discriminator.initial_scale": _ALI,
+    "training.batch_size": _ALI,
+    "training.objective": "paper, Algorithm 1",
+    "training.learning_rate": _ALI,
+    "training.discriminator_learning_rate": _ALI,
+    "training.betas": _ALI,
+    "training.final_learning_rate": _ALI,
+    "training.decay_from": _IDLE,
+    "training.encoder_noise": "paper, section 4",
+    "training.final_input_noise": "paper, section 4: one standard deviation throughout",
+    "training.d_steps": "paper, Algorithm 1",
+    "training.g_steps": "paper, Algorithm 1",
+    "training.grow_every": "paper: all levels play from the start",
+    "training.gradient_penalty": "paper: it has none",
+    "training.penalised": _IDLE,
+    "training.averaging": "ours: for looking at the model; the game does not see the averages",
+    "data.size": "paper, section 4; how images are cropped to squares is ours",
+    "data.spec": "paper, section 4; the place is ours",
+}
+
+_EPOCHS = {
+    "celeba": "ours: 123 epochs of 162,770 images, as in the released code of ALI",
+    "cifar10": "ours: 1000 epochs of 45,000 images; the released code of ALI has 6475, an earlier state of it 1000",
+    "imagenet": "ours: 16 epochs of 1,281,167 images, about as many steps as CelebA has; there is no source for it",
+    "svhn": "ours: 100 epochs of 65,932 images, as in the released code of ALI",
+}
+
+
+def sources(config: Config) -> dict[str, str]:
+    """Where each setting of a preset comes from, by dotted name: the paper and the place in it, or us and why.
+
+    Args:
+        config: One of the presets here, or of those of one level made from them.
+    """
+    model, dataset = config.model, config.data.spec.partition(":")[0]
+    large = model.data_shape is not None and model.data_shape[-1] == 128
+    table = "paper, Table 4" if large else "ours: Table 4, read for this size; the paper gives the latents' shapes"
+    varying = {
+        "model.data_shape": "paper, Table 4" if large else "paper, section 4",
+        "model.family": table,
+        "discriminator.family": table,
+        "training.steps": _EPOCHS[dataset],
+    }
+    if dataset == "celeba" and not large:
+        reason = "ours: section 4 gives z1 16×16 on CelebA, Table 4 32×32 at 128×128; so this is 64×64"
+        varying |= {"model.data_shape": reason, "data.size": reason}
+    if model.levels == 1:
+        joined = "ours: the networks of two levels joined, without z1"
+        varying |= {"model.levels": "paper: ALI has one", "model.family": joined, "discriminator.family": joined}
+    settings = {
+        f"{section}.{name}": _OURS
+        for section in ("model", "discriminator", "training", "data")
+        for name in getattr(config, section).applicable
+    }
+    return settings | _SOURCES | varying
