@@ -167,6 +167,9 @@ class DataConfig(_Section):
 
     spec: str = "digits"
     size: Positive | None = Field(None, description="crop images to squares and resize them to this side")
+    strict: bool = Field(False, description="refuse any file that cannot be used; verify checksums")
+    flip: bool = Field(False, description="mirror every other image that is trained on")
+    shift: Annotated[int, Field(ge=0)] = Field(0, description="move them by up to so many pixels, mirrored at edges")
 
 
 class Config(_Section):

@@ -185,7 +185,7 @@ def test_debug_shows_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["inspect", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["data", "pack", "--help"]])
 def test_help_imports_no_torch(tmp_path: Path, arguments: list[str]) -> None:
     code = f"""
 import sys

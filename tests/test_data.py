@@ -3,72 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
-import io
 import os
 import struct
 import tarfile
 import zipfile
 from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from makers import encode, idx, pack, picture, plant, refused, write_mnist
 from PIL import Image
 
 from halikit import data
 from halikit.data.image import BadImageError, decode, quiet, resize_all
 
 
-def encode(image, format="PNG", **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
-
-
-def picture(seed: int = 0, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Image.Image:
-    """A smooth random picture: JPEG keeps it."""
-    bands = len(Image.new(mode, (1, 1)).getbands())
-    coarse = np.random.default_rng(seed).integers(0, 256, (2, 2, bands), dtype=np.uint8)
-    return Image.merge(mode, [Image.fromarray(coarse[..., b]).resize(size, 2) for b in range(bands)])
-
-
-def plant(root: Path, paths, **options) -> Path:
-    """Write one small picture per path, each with its own content."""
-    for number, path in enumerate(paths):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(encode(picture(number, **options)))
-    return root
-
-
-def pack(root: Path, to: Path, prefix: str = "") -> Path:
-    files = sorted((path for path in root.rglob("*") if path.is_file()), reverse=True)  # no archive is sorted
-    if to.suffix == ".zip":
-        with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in files:
-                archive.write(path, prefix + str(path.relative_to(root)))
-    else:
-        with tarfile.open(to, "w" + {".tar": "", ".gz": ":gz", ".tgz": ":gz", ".xz": ":xz"}[to.suffix]) as archive:
-            for path in files:
-                archive.add(path, prefix + str(path.relative_to(root)))
-    return to
-
-
 def everything(ds: data.DataSet) -> tuple:
     """All that a data set holds but its spec, comparable."""
     splits = [(s.images.tolist(), s.labels.tolist() if s.labels is not None else None) for s in (ds.train, ds.test)]
     return ds.shape, ds.classes, ds.skipped, ds.validation and ds.validation.images.tolist(), splits
-
-
-def refused(spec, **options) -> str:
-    """What a bad input is answered: one or two lines."""
-    with pytest.raises(data.DataError) as error:
-        data.load(str(spec), **options)
-    message = str(error.value)
-    assert 1 <= len(message.splitlines()) <= 2
-    assert len(message) < 700
-    return message
 
 
 class TestDigits:
@@ -168,7 +122,8 @@ class TestSpecs:
             ("minst:/x", "did you mean 'mnist'"),
             ("digit", "did you mean 'digits'"),
             ("Folder:/x", "did you mean 'folder'"),
-            ("imagenet:/x", "unknown data source 'imagenet': there are digits, mnist:PLACE"),
+            ("quilt:/x", "unknown data source 'quilt': there are digits, pack:PLACE"),
+            ("imagenet:/x", "no such file"),
             ("mnist", "mnist:PLACE"),
             ("mnist:", "mnist:PLACE"),
             ("digits:/x", "takes no place"),
@@ -183,7 +138,7 @@ class TestSpecs:
 
     def test_a_place_that_holds_nothing(self, tmp_path):
         (tmp_path / "notes.txt").write_text("hello")
-        assert "neither IDX files nor images" in refused(tmp_path)
+        assert "no data set here that is known" in refused(tmp_path)
         assert "no images" in refused(f"folder:{tmp_path}")
         assert "no IDX files" in refused(f"mnist:{tmp_path}")
         assert "neither a directory nor an archive" in refused(tmp_path / "notes.txt")
@@ -193,31 +148,9 @@ class TestSpecs:
         assert "from 1 to 4096" in refused("digits", size=size)
 
     def test_sources_describe_themselves(self):
-        assert list(data.SOURCES) == ["digits", "mnist", "folder"]
+        assert next(iter(data.SOURCES)) == "digits"
+        assert list(data.SOURCES)[-1] == "folder"  # which takes what no other wants
         assert all(source.summary and "\n" not in source.summary for source in data.SOURCES.values())
-
-
-def idx(array: np.ndarray, *, code: int = 0x08) -> bytes:
-    """An array in the official format."""
-    return struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape) + array.tobytes()
-
-
-def write_mnist(
-    root: Path, *, train: int = 40, test: int = 10, shape=(5, 4), packed: bool = False, name="{}-{}-idx{}-ubyte", **over
-) -> Path:
-    """The four files; ``over`` replaces the bytes of one, as ``train_labels=…``."""
-    root.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(0)
-    for part, n in (("train", train), ("t10k", test)):
-        for kind, dims in (("images", (n, *shape)), ("labels", (n,))):
-            content = idx(random.integers(0, 256 if kind == "images" else 10, dims, dtype=np.uint8))
-            content = over.get(f"{part}_{kind}", content)
-            path = root / name.format(part, kind, len(dims) if kind == "images" else 1)
-            if packed:
-                path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
-            else:
-                path.write_bytes(content)
-    return root
 
 
 class TestMnist:

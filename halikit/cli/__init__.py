@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from halikit.cli import benchmark, evaluate, inspect, presets, reconstruct, sample, train
+from halikit.cli import benchmark, data, evaluate, inspect, presets, reconstruct, sample, train
 from halikit.errors import HalikitError
 
 __all__ = ["app", "main"]
@@ -28,7 +28,7 @@ def options(debug: bool = typer.Option(False, "--debug", help="Show a traceback 
     """Train and use hierarchies of latent variables by adversarially learned inference."""
 
 
-for _module in (train, sample, reconstruct, evaluate, inspect, presets, benchmark):
+for _module in (train, sample, reconstruct, evaluate, inspect, presets, benchmark, data):
     _module.register(app)
 
 

@@ -129,7 +129,12 @@ def _load(config: Config) -> DataSet:
     from halikit import data
 
     with common.progress("reading the data") as advance:
-        return data.load(config.data.spec, size=config.data.size, on_progress=advance)
+        settings = config.data
+        loaded = data.load(settings.spec, size=settings.size, strict=settings.strict, on_progress=advance)
+    # Before a model is built for data that it cannot be trained on.
+    loaded.check_batch(config.training.batch_size)
+    data.Augmentation(flip=settings.flip, shift=settings.shift).check(loaded.shape)
+    return loaded
 
 
 def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:

@@ -1,4 +1,4 @@
-"""What every source gives: a data set with its parts, held as tensors and gathered by index."""
+"""What every source gives: a data set with its parts, gathered by index from memory or from a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from halikit.errors import InputError
 
 __all__ = ["DataError", "DataSet", "Split", "from_tensor"]
 
+ROOM = 0.5  # images move to a device if they take no more than this share of its free memory
+
 
 class DataError(InputError):
     """Data that cannot be used: in a line or two, what is wrong, where, and what would be right."""
@@ -18,39 +20,52 @@ class DataError(InputError):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set, on one device.
+    """One part of a data set.
 
     Args:
-        images: ``(n, *shape)``: uint8 in 0 … 255, or float32 that already lies in [−1, 1].
+        images: ``(n, *shape)``: uint8 in 0 … 255, or float32 that already lies in [−1, 1]. Read only: they may be
+            the pages of a file.
         labels: ``(n,)`` int64, indices into the data set's classes; ``None`` where there are none.
+        attributes: ``(n, A)`` bool, in the order of the data set's attributes; ``None`` where there are none.
+        target: Where batches go, if not to where the images are.
 
     Raises:
-        ValueError: If images and labels do not agree in number, or either has another dtype.
+        ValueError: If images, labels and attributes do not agree in number, or one has another dtype.
     """
 
     images: Tensor
     labels: Tensor | None = None
+    attributes: Tensor | None = None
+    target: torch.device | None = None
 
     def __post_init__(self) -> None:
+        n = len(self.images)
         if self.images.dtype not in (torch.uint8, torch.float32):
             raise ValueError(f"images are uint8 or float32, got {self.images.dtype}")
-        if self.labels is not None and (self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64):
+        if self.labels is not None and (self.labels.shape != (n,) or self.labels.dtype != torch.int64):
             raise ValueError(
-                f"{len(self.images)} images need ({len(self.images)},) int64 labels, "
-                f"got {tuple(self.labels.shape)} of {self.labels.dtype}"
+                f"{n} images need ({n},) int64 labels, got {tuple(self.labels.shape)} of {self.labels.dtype}"
             )
+        flags = self.attributes
+        if flags is not None and (flags.dim() != 2 or len(flags) != n or flags.dtype != torch.bool):
+            raise ValueError(f"{n} images need ({n}, A) bool attributes, got {tuple(flags.shape)} of {flags.dtype}")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: slice) -> Split:
-        """Some of the images with their labels, sharing memory."""
-        return Split(self.images[rows], None if self.labels is None else self.labels[rows])
+        """Some of the images with their labels and attributes, sharing memory."""
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            attributes=None if self.attributes is None else self.attributes[rows],
+        )
 
     @property
     def device(self) -> torch.device:
-        """Where the images are, and where batches are gathered."""
-        return self.images.device
+        """Where batches are."""
+        return self.target or self.images.device
 
     def batch(self, index: Tensor) -> Tensor:
         """The images at ``index``, as the networks take them.
@@ -59,15 +74,25 @@ class Split:
             index: ``(b,)`` int64, on any device.
 
         Returns:
-            ``(b, *shape)`` float32 in [−1, 1], on the split's device.
+            ``(b, *shape)`` float32 in [−1, 1], on :attr:`device`.
         """
-        images = self.images[index.to(self.device)]
+        images = self.images[index.to(self.images.device)].to(self.device)
         return images.to(torch.float32).div_(127.5).sub_(1) if images.dtype == torch.uint8 else images
 
-    def to(self, device: torch.device | str) -> Split:
-        """The same images and labels on ``device``."""
+    def to(self, device: torch.device | str, *, resident: bool = True) -> Split:
+        """The same part, with its batches on ``device``.
+
+        Args:
+            device: Where labels and attributes go.
+            resident: Whether the images go there as well; else they are gathered where they are, batch by batch.
+        """
+        device = torch.device(device)
         return replace(
-            self, images=self.images.to(device), labels=None if self.labels is None else self.labels.to(device)
+            self,
+            images=self.images.to(device) if resident else self.images,
+            labels=None if self.labels is None else self.labels.to(device),
+            attributes=None if self.attributes is None else self.attributes.to(device),
+            target=None if resident else device,
         )
 
 
@@ -83,6 +108,8 @@ class DataSet:
         validation: The part to choose by, or ``None``.
         test: The part to report on.
         skipped: Files that were left out, as (relative path, reason).
+        attributes: Names of the attributes in order; empty where there are none.
+        origin: What a pack was made from, as a data spec without its directories.
     """
 
     spec: str
@@ -92,16 +119,43 @@ class DataSet:
     validation: Split | None
     test: Split
     skipped: tuple[tuple[str, str], ...] = ()
+    attributes: tuple[str, ...] = ()
+    origin: str | None = None
+
+    @property
+    def parts(self) -> dict[str, Split]:
+        """The parts that there are, by name, in the order train, validation, test."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def held_out(self) -> Split:
         """The part to measure on while training: validation if there is one, else test."""
         return self.test if self.validation is None else self.validation
 
+    def check_batch(self, size: int) -> None:
+        """Raise a DataError if the training part has fewer images than one batch."""
+        if len(self.train) < size:
+            raise DataError(
+                f"{self.spec} has {len(self.train)} training samples, fewer than a batch of {size}; "
+                "lower training.batch_size"
+            )
+
     def to(self, device: torch.device | str) -> DataSet:
-        """The same data set with all its parts on ``device``."""
-        validation = None if self.validation is None else self.validation.to(device)
-        return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
+        """The same data set with its batches on ``device``.
+
+        The images go there too, all or none: all if they take no more than half of the device's free memory.
+        """
+        device = torch.device(device)
+        parts = {id(part): part for part in self.parts.values()}
+        resident = _fits(sum(part.images.nbytes for part in parts.values()), device)
+        moved = {key: part.to(device, resident=resident) for key, part in parts.items()}
+        return replace(
+            self,
+            train=moved[id(self.train)],
+            validation=None if self.validation is None else moved[id(self.validation)],
+            test=moved[id(self.test)],
+        )
 
 
 def from_tensor(x: Tensor) -> DataSet:
@@ -119,3 +173,7 @@ def from_tensor(x: Tensor) -> DataSet:
         )
     cut = len(x) - max(1, len(x) // 10)
     return DataSet("tensor", tuple(x.shape[1:]), (), Split(x[:cut]), None, Split(x[cut:]))
+
+
+def _fits(count: int, device: torch.device) -> bool:
+    return device.type != "cuda" or count <= ROOM * torch.cuda.mem_get_info(device)[0]

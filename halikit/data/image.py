@@ -25,6 +25,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_BYTES", "SUFFIXES", "BadImageError", "decode", "quiet", "resize_all"]
+__all__ = ["MAX_BYTES", "SUFFIXES", "BadImageError", "Crop", "decode", "quiet", "resize_all"]
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm".split()  # noqa: SIM905
@@ -49,12 +50,38 @@ class BadImageError(ValueError):
     """A file that gives no image; the message is the reason, in a few words."""
 
 
-def decode(data: bytes, size: int | None = None) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Crop:
+    """The centre square of images that are known to be of one shape, or that shape scaled.
+
+    Args:
+        width: Of the known shape.
+        height: Of the known shape.
+        side: Of the square in it.
+    """
+
+    width: int
+    height: int
+    side: int
+
+    def of(self, width: int, height: int) -> int:
+        """The side of the square in an image of this size.
+
+        Raises:
+            BadImageError: If its proportions are others, by more than one pixel.
+        """
+        if abs(height * self.width - width * self.height) > max(self.width, self.height):
+            raise BadImageError(f"{width}×{height} is neither {self.width}×{self.height} nor that scaled")
+        return max(1, round(self.side * width / self.width))
+
+
+def decode(data: bytes, size: int | None = None, crop: Crop | None = None) -> NDArray[np.uint8]:
     """The image in a file's bytes, by the policy at the head of this module.
 
     Args:
         data: The whole file.
         size: Side of the square that the centre is cropped and resized to; ``None`` keeps the image's own.
+        crop: Which square that is, if not the largest; cut out at every size.
 
     Returns:
         uint8, ``(H, W)`` for a grey image, ``(H, W, 3)`` for one in colour.
@@ -71,9 +98,11 @@ def decode(data: bytes, size: int | None = None) -> NDArray[np.uint8]:
             if image.width * image.height > MAX_PIXELS:
                 raise BadImageError(_bomb(image.width, image.height))
             if size is not None:
-                image.draft(None, (2 * size, 2 * size))  # a JPEG decodes at 1/2 … 1/8 cheaply
+                # A JPEG decodes at 1/2 … 1/8 cheaply.
+                least = 2 * size if crop is None else -(-2 * size * crop.width // crop.side)
+                image.draft(None, (least, least))
             image.load()
-            return _pixels(_upright(image), size)
+            return _pixels(_upright(image), size, crop)
     except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -123,15 +152,15 @@ def resize_all(images: NDArray[Any], size: int) -> NDArray[Any]:
     return resized
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
+def _square(image: Image.Image, size: int | None, crop: Crop | None) -> Image.Image:
     """The centre square, resized with an antialiased Lanczos filter."""
     from PIL.Image import Resampling
 
-    side = min(image.size)
+    side = min(image.size) if crop is None else crop.of(*image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     # Cropped first, since the filter of resize(box=…) would look beyond the box.
-    square = image if image.width == image.height else image.crop((left, top, left + side, top + side))
-    return square.resize((size, size), Resampling.LANCZOS)
+    square = image if image.size == (side, side) else image.crop((left, top, left + side, top + side))
+    return square if size is None else square.resize((size, size), Resampling.LANCZOS)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -145,11 +174,11 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _pixels(image: Image.Image, size: int | None) -> NDArray[np.uint8]:
+def _pixels(image: Image.Image, size: int | None, crop: Crop | None) -> NDArray[np.uint8]:
     palette = image.mode in ("P", "PA")
     image = _eight_bit(image) if image.mode[0] in "IF" else _opaque(image)
-    if size is not None:
-        image = _square(image, size)
+    if size is not None or crop is not None:
+        image = _square(image, size, crop)
     pixels: NDArray[np.uint8] = np.asarray(image)
     if palette and (pixels == pixels[..., :1]).all():
         return pixels[..., 0]

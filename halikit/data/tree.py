@@ -26,15 +26,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tarfile import EmptyHeaderError, InvalidHeaderError, ReadError, TruncatedHeaderError  # type: ignore[attr-defined]
 from typing import IO, Any, Self
 
 from halikit.data.dataset import DataError
 
-__all__ = ["DAMAGE", "Directory", "File", "Tar", "Tree", "Zip", "names", "open_tree", "printable", "suffix_of"]
+__all__ = [
+    "DAMAGE",
+    "Directory",
+    "File",
+    "Tar",
+    "Tree",
+    "Zip",
+    "archives",
+    "glance",
+    "names",
+    "open_tree",
+    "printable",
+    "suffix_of",
+]
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+_GLANCE = 100
 
 # What zipfile and tarfile raise on files that are not what they claim.
 DAMAGE = (
@@ -334,6 +350,25 @@ def names(path: Path) -> Iterator[str]:
             yield from (member.name for member in tar)
 
 
+def archives(folder: Path) -> list[Path]:
+    """The archives that lie in a directory, by their names."""
+    return sorted(child for child in _children(folder) if child.name.lower().endswith(ARCHIVE_SUFFIXES))
+
+
+def glance(path: Path) -> set[str]:
+    """Names of some files and folders: in a directory and in each folder of it, or those that an archive begins with.
+
+    Empty for a file that is no archive, and for an archive that cannot be read.
+    """
+    if path.is_dir():
+        folders = [path, *sorted(child for child in _children(path) if child.is_dir())]
+        return {child.name for folder in folders for child in islice(_children(folder), _GLANCE)}
+    try:
+        return {part for name in islice(names(path), _GLANCE) for part in name.split("/")}
+    except DAMAGE:
+        return set()
+
+
 def suffix_of(name: str) -> str:
     """What follows the last dot of a file's name, with the dot, in lower case; empty without one."""
     return os.path.splitext(name)[1].lower()
@@ -354,6 +389,13 @@ def _reporting(root: Path) -> Iterator[None]:
     except DAMAGE as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise DataError(f"{root} cannot be read as an archive: {reason}; is it complete?") from error
+
+
+def _children(folder: Path) -> Iterator[Path]:
+    try:
+        yield from folder.iterdir()
+    except OSError:
+        return
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -102,7 +102,10 @@ def ladder_spaces(
         raise ValueError(f"{levels} levels need {levels} positive widths, got {list(widths)}")
     sizes = _map_sizes(x.shape[1:], levels) if family == "conv" else []
     if maps is not None and not 0 <= maps <= len(sizes):
-        raise ValueError(f"{levels} {family} levels on {x} can have 0 to {len(sizes)} latents with maps, got {maps}")
+        raise ValueError(
+            f"{levels} {family} levels on {x} can have 0 to {len(sizes)} latents with maps, got {maps}"
+            + _nearest_sizes(min(x.shape[1:]), levels, maps)
+        )
     sizes = sizes[:maps]
     if widths is None:
         widths = _conv_widths(x, levels, len(sizes)) if family == "conv" else _dense_widths(x.size, levels)
@@ -150,6 +153,14 @@ def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, int]]:
         sizes.append((height // factor, width // factor))
         factor *= 2
     return sizes
+
+
+def _nearest_sizes(size: int, levels: int, maps: int) -> str:
+    """Which squares would do instead, in words; empty if none would."""
+    fits = [side for side in range(1, 2 * size + 4096) if len(_map_sizes((side, side), levels)) >= maps]
+    nearest = [side for side in fits if side < size][-1:] + [side for side in fits if side > size][:1]
+    squares = " and ".join(f"{side}×{side}" for side in nearest)
+    return f"; the nearest sizes that have {maps}: {squares}" if nearest else ""
 
 
 def _conv_widths(x: Space, levels: int, maps: int) -> list[int]:

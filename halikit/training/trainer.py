@@ -39,6 +39,7 @@ class Trainer:
         data: A data set, a data spec such as ``"digits"``, or a tensor ``(n, *shape of x)``, the last tenth of which is
             held out. May be left out where batches come from you, through :meth:`step`.
         settings: Training settings.
+        augmentation: What is done to images each time they are trained on; by default what the model's config says.
         out: Run directory to write to; nothing is written by default.
         on_record: Called with each :class:`~halikit.training.run.Record`.
 
@@ -58,6 +59,7 @@ class Trainer:
         data: datasets.DataSet | str | Tensor | None = None,
         *,
         settings: TrainingConfig | None = None,
+        augmentation: datasets.Augmentation | None = None,
         out: str | Path | None = None,
         on_record: Callable[[Record], None] | None = None,
     ) -> None:
@@ -65,6 +67,7 @@ class Trainer:
         self.settings = settings or (model.config.training if model.config else TrainingConfig())
         self.device = resolve_device(self.settings.device)
         self.data = _on(self.device, data, model.config.data.size if model.config else None)
+        self.augmentation = augmentation or _augmentation(model)
         self._check()
         for module in (model.hierarchy, model.discriminator):
             module.to(self.device).train()
@@ -244,7 +247,8 @@ class Trainer:
         while True:
             order = datasets.order(len(train), self.settings.seed, epoch).to(self.device)
             for i in range(first, per_epoch):
-                yield train.batch(order[i * size : (i + 1) * size])
+                index = order[i * size : (i + 1) * size]
+                yield self.augmentation(train.batch(index), index, seed=self.settings.seed, epoch=epoch)
             epoch, first = epoch + 1, 0
 
     def _stand(self, level: int) -> None:
@@ -284,11 +288,8 @@ class Trainer:
             raise InputError(f"the model is for data of shape {shape}, but {self.data.spec} has {self.data.shape}")
         if self.settings.batch_size < 2:
             raise InputError("training.batch_size must be at least 2: batch statistics need a batch")
-        if len(self.data.train) < self.settings.batch_size:
-            raise InputError(
-                f"{self.data.spec} has {len(self.data.train)} training samples, fewer than a batch of "
-                f"{self.settings.batch_size}; lower training.batch_size"
-            )
+        self.data.check_batch(self.settings.batch_size)
+        self.augmentation.check(shape)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -328,6 +329,12 @@ def _on(
     elif isinstance(data, Tensor):
         data = datasets.from_tensor(data)
     return data.to(device)
+
+
+def _augmentation(model: Model) -> datasets.Augmentation:
+    if model.config is None:
+        return datasets.Augmentation()
+    return datasets.Augmentation(flip=model.config.data.flip, shift=model.config.data.shift)
 
 
 def make_optimisers(model: Model, settings: TrainingConfig) -> tuple[torch.optim.Adam, torch.optim.Adam]:

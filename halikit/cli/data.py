@@ -1,0 +1,152 @@
+"""``halikit data``: look at data sets, and pack them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from halikit.cli import common
+
+if TYPE_CHECKING:
+    from halikit.data.report import Report
+
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="digits, mnist:DIR, …, or a path.", show_default=False)]
+Size = Annotated[int | None, typer.Option(min=1, help="Crop to squares and resize to this side.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse any file that cannot be used; verify checksums.")]
+
+_SHOWN = 12
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Look at data sets, and pack them.", no_args_is_help=True, rich_markup_mode="rich")
+    group.command()(info)
+    group.command()(pack)
+    app.add_typer(group, name="data", rich_help_panel="Look")
+
+
+def info(
+    spec: Spec,
+    size: Size = None,
+    strict: Strict = False,
+    out: Annotated[Path | None, typer.Option(help="Write a contact sheet, a PNG, there.", show_default=False)] = None,
+    as_json: common.Json = False,
+) -> None:
+    """Count a data set's images, classes and attributes, say what range their values have and what was left out.
+
+    Example: halikit data info mnist:downloads/mnist --out sheet.png
+    """
+    from dataclasses import asdict
+
+    from halikit import data
+    from halikit.data.report import contact_sheet, report
+    from halikit.errors import InputError
+    from halikit.plotting import save_png
+
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"cannot write {out}: there is no directory {out.parent}")
+    with common.progress("reading the data") as advance:
+        loaded = data.load(spec, size=size, strict=strict, on_progress=advance)
+    found = report(loaded)
+    if out is not None:
+        save_png(out, contact_sheet(loaded))
+    if as_json:
+        common.print_json(asdict(found) | {"contact_sheet": str(out) if out else None})
+        return
+    _print(found)
+    if out is not None:
+        common.report_path(out)
+
+
+def pack(
+    spec: Spec,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)],
+    size: Size = None,
+    strict: Strict = False,
+    as_json: common.Json = False,
+) -> None:
+    """Decode, crop and resize a data set once, into one file that training reads as it goes: --data pack:OUT.
+
+    Example: halikit data pack celeba:downloads/celeba faces.pack --size 64
+    """
+    import time
+
+    from halikit import data
+
+    started = time.perf_counter()
+    with _terminating(), common.progress("packing") as advance:
+        packed = data.pack(spec, out, size=size, strict=strict, on_progress=advance)
+    seconds = time.perf_counter() - started
+    parts = {name: len(part) for name, part in packed.parts.items()}
+    length = out.stat().st_size
+    if as_json:
+        common.print_json(
+            {
+                "path": str(out),
+                "origin": packed.origin,
+                "shape": packed.shape,
+                "parts": parts,
+                "skipped": packed.skipped,
+                "bytes": length,
+                "seconds": seconds,
+            }
+        )
+        return
+    counts = ", ".join(f"{count:,} {name}" for name, count in parts.items())
+    shape = "×".join(map(str, packed.shape))
+    say = common.console().print
+    say(f"{counts} of {shape} from {packed.origin}; {length / 2**20:,.1f} MiB in {seconds:.1f} s", markup=False)
+    _print_skipped(packed.skipped)
+    common.report_path(out)
+
+
+def _print(found: Report) -> None:
+    say = common.console().print
+    say(f"data        {found.spec}" + (f", packed from {found.origin}" if found.origin else ""), markup=False)
+    say("parts       " + ", ".join(f"{name} {count:,}" for name, count in found.parts.items()))
+    say(f"shape       {'×'.join(map(str, found.shape))}, {found.dtype}")
+    say(
+        f"values      {found.minimum:g} to {found.maximum:g}, mean {found.mean:.4g}, "
+        f"standard deviation {found.deviation:.4g}"
+    )
+    if found.classes:
+        some = [f"{name} {count:,}" for name, count in found.classes.items()]
+        say(f"classes     {len(some)}: {_shortened(some)}", markup=False)
+    if found.attributes:
+        some = [f"{name} {share:.1%}" for name, share in found.attributes.items()]
+        say(f"attributes  {len(some)}: {_shortened(some)}", markup=False)
+    _print_skipped(found.skipped)
+
+
+def _print_skipped(skipped: tuple[tuple[str, str], ...]) -> None:
+    from halikit.data.tree import printable
+
+    say = common.console().print
+    for path, reason in skipped[:_SHOWN]:
+        say(f"skipped     {printable(path)}: {reason}", markup=False)
+    if len(skipped) > _SHOWN:
+        say(f"skipped     and {len(skipped) - _SHOWN:,} more")
+
+
+def _shortened(some: list[str]) -> str:
+    return ", ".join(some[:_SHOWN]) + (", …" if len(some) > _SHOWN else "")
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Let SIGTERM end the command as an error does, so that nothing half-written stays."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

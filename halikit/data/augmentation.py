@@ -1,0 +1,104 @@
+"""Random changes of images, as pure functions of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from halikit.data.dataset import DataError
+
+__all__ = ["Augmentation", "philox"]
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to an image each time it is trained on.
+
+    What happens to an image depends on (seed, epoch, its index in the training part), on nothing else: neither on the
+    batch that it is in nor on the device.
+
+    Args:
+        flip: Mirror every other image, left to right.
+        shift: Move each image by up to so many pixels in either direction, reflected at its edges.
+    """
+
+    flip: bool = False
+    shift: int = 0
+
+    def __bool__(self) -> bool:
+        return self.flip or self.shift > 0
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise a DataError if images of this shape cannot be changed so."""
+        if self and len(shape) != 3:
+            raise DataError(f"flips and shifts are for images (C, H, W), not for data of shape {shape}")
+        if self.shift and self.shift >= min(shape[1:]):
+            raise DataError(f"data.shift={self.shift} takes images larger than that; these are {shape[2]}×{shape[1]}")
+
+    def __call__(self, x: Tensor, index: Tensor, *, seed: int, epoch: int) -> Tensor:
+        """Change a batch.
+
+        Args:
+            x: ``(b, C, H, W)``.
+            index: ``(b,)`` int64, the images' places in the training part; on any device.
+            seed: Seed of the run.
+            epoch: Number of the epoch.
+
+        Returns:
+            ``(b, C, H, W)``, on the device of ``x``.
+        """
+        if not self:
+            return x
+        words = philox(index.to(x.device), seed, epoch)
+        height, width = x.shape[2:]
+        rows = torch.arange(height, device=x.device).expand(len(x), height)
+        columns = torch.arange(width, device=x.device).expand(len(x), width)
+        if self.flip:
+            columns = torch.where((words[:, :1] & 1).bool(), width - 1 - columns, columns)
+        if self.shift:
+            steps = (words[:, 1:3] * (2 * self.shift + 1) >> 32) - self.shift
+            rows = _reflected(rows + steps[:, :1], height)
+            # After the flip, so that a shift is a shift of what is seen.
+            columns = columns.gather(1, _reflected(torch.arange(width, device=x.device) + steps[:, 1:], width))
+        pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)[:, None]
+        return x.flatten(2).gather(2, pixels.expand(*x.shape[:2], -1)).view(x.shape)
+
+
+def philox(index: Tensor, seed: int, epoch: int) -> Tensor:
+    """Random words by counter: Philox 4×32 with ten rounds, the counter (index, epoch), the key the seed.
+
+    Integers only, hence the same on every device.
+
+    Args:
+        index: ``(b,)`` int64, at least 0.
+        seed: Any integer; 64 bits count.
+        epoch: Any integer; 64 bits count.
+
+    Returns:
+        ``(b, 4)`` int64, each in 0 … 2³² − 1.
+    """
+    low, high = torch.full_like(index, epoch & _MASK), torch.full_like(index, (epoch >> 32) & _MASK)
+    a, b, c, d = index & _MASK, (index >> 32) & _MASK, low, high
+    keys = [seed & _MASK, (seed >> 32) & _MASK]
+    for _ in range(10):
+        first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # the low 64 bits, whatever their sign
+        a, b, c, d = (
+            ((second >> 32) & _MASK) ^ b ^ keys[0],
+            second & _MASK,
+            ((first >> 32) & _MASK) ^ d ^ keys[1],
+            (first & _MASK),
+        )
+        keys = [(key + weyl) & _MASK for key, weyl in zip(keys, _WEYL, strict=True)]
+    return torch.stack([a, b, c, d], 1)
+
+
+def _reflected(index: Tensor, size: int) -> Tensor:
+    """Indices beyond 0 … size − 1 by less than that, mirrored at the first or the last element."""
+    index = index.abs()
+    return torch.where(index >= size, 2 * (size - 1) - index, index)

@@ -1,0 +1,165 @@
+"""Numeric arrays in MATLAB's files of level 5 (``-v6`` and ``-v7``), read as a stream.
+
+A file is 128 bytes of header and then elements: a tag with the type and the length, and the content. An array is an
+element of elements: flags, dimensions, name, values. A compressed element is the deflate stream of another. Only
+real numeric arrays are read; cells, structures, objects and functions are stepped over.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BadMatError", "Variable", "variables"]
+
+TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+
+_Order = Literal["<", ">"]
+
+_ORDERS: dict[bytes, _Order] = {b"IM": "<", b"MI": ">"}
+_MATRIX, _COMPRESSED = 14, 15
+_NUMERIC = range(6, 16)  # classes of arrays, from double to uint64
+_COMPLEX = 0x0800
+_HEADER, _BLOCK = 128, 2**16
+_LONGEST = 2**16  # of flags, dimensions or a name
+
+
+class BadMatError(ValueError):
+    """A file that is not what it claims; the message is the reason, in a few words."""
+
+
+class _Readable(Protocol):
+    def read(self, n: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A numeric array whose values have not been read yet.
+
+    Args:
+        name: Its name.
+        shape: Its dimensions; the first runs fastest.
+        dtype: How its values are stored.
+        stream: Where they begin.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    stream: _Readable
+
+    def read(self, count: int) -> NDArray[np.generic]:
+        """The next ``count`` values, in the order in which they are stored.
+
+        Raises:
+            BadMatError: If the file ends before.
+        """
+        return np.frombuffer(_exactly(self.stream, count * self.dtype.itemsize), self.dtype)
+
+
+def variables(file: IO[bytes]) -> Iterator[Variable]:
+    """The numeric arrays of a file, one after the other; each can be read until the next is asked for.
+
+    Args:
+        file: Seekable.
+
+    Raises:
+        BadMatError: If the file is not of level 5, or is damaged.
+    """
+    head = file.read(_HEADER)
+    if head.startswith(b"MATLAB 7.3"):
+        raise BadMatError("saved as -v7.3, which is HDF5; save it again as -v7")
+    order = _ORDERS.get(head[126:128])
+    if len(head) < _HEADER or order is None:
+        raise BadMatError("no MATLAB file of level 5")
+    while tag := file.read(8):
+        if len(tag) < 8:
+            raise BadMatError("cut off within a tag")
+        kind, length = struct.unpack(f"{order}2I", tag)
+        begin = file.tell()
+        stream: _Readable = file
+        if kind == _COMPRESSED:
+            stream = _Inflated(file, length)
+            kind, _ = struct.unpack(f"{order}2I", _exactly(stream, 8))
+        if kind == _MATRIX and (variable := _variable(stream, order)):
+            yield variable
+        file.seek(begin + length)
+
+
+def _variable(stream: _Readable, order: _Order) -> Variable | None:
+    """The array that begins in ``stream``, ``None`` if it is not numeric."""
+    (flags, *_) = struct.unpack(f"{order}2I", _element(stream, order, 8)[:8])
+    if flags & 0xFF not in _NUMERIC or flags & _COMPLEX:
+        return None
+    dimensions = _element(stream, order)
+    shape = struct.unpack(f"{order}{len(dimensions) // 4}i", dimensions[: len(dimensions) // 4 * 4])
+    name = _element(stream, order).decode("latin-1")
+    kind, length, small = _tag(stream, order)
+    if kind not in TYPES or not shape or min(shape) < 0:
+        raise BadMatError(f"{name!r} is damaged")
+    dtype = np.dtype(TYPES[kind]).newbyteorder(order)
+    if math.prod(shape) * dtype.itemsize != length:
+        raise BadMatError(f"{name!r} should be {'×'.join(map(str, shape))} {dtype.name}, but has {length} bytes")
+    return Variable(name, shape, dtype, io.BytesIO(small) if small else stream)
+
+
+def _tag(stream: _Readable, order: _Order) -> tuple[int, int, bytes]:
+    """Type and length of the element that begins here, and its content if it is a small one."""
+    tag = _exactly(stream, 8)
+    kind, length = struct.unpack(f"{order}2I", tag)
+    if not kind >> 16:
+        return kind, length, b""
+    # Four bytes or fewer lie in the tag itself.
+    if kind >> 16 > 4:
+        raise BadMatError("damaged")
+    return kind & 0xFFFF, kind >> 16, tag[4 : 4 + (kind >> 16)]
+
+
+def _element(stream: _Readable, order: _Order, least: int = 0) -> bytes:
+    """A short element's content; the padding to eight bytes is read as well."""
+    _, length, content = _tag(stream, order)
+    if not least <= length <= _LONGEST:
+        raise BadMatError("damaged")
+    if content or not length:
+        return content
+    return _exactly(stream, length + -length % 8)[:length]
+
+
+def _exactly(stream: _Readable, count: int) -> bytes:
+    content = bytearray()
+    while len(content) < count:
+        some = stream.read(min(count - len(content), 2**20))
+        if not some:
+            raise BadMatError("cut off within its data")
+        content += some
+    return bytes(content)
+
+
+class _Inflated:
+    """``length`` bytes of a file, inflated as they are asked for."""
+
+    def __init__(self, file: IO[bytes], length: int) -> None:
+        self._file, self._left = file, length
+        self._inflate = zlib.decompressobj()
+
+    def read(self, n: int, /) -> bytes:
+        """Up to ``n`` bytes, none at the end."""
+        while not self._inflate.eof:
+            packed = self._inflate.unconsumed_tail or self._file.read(min(_BLOCK, self._left))
+            if not self._inflate.unconsumed_tail:
+                self._left -= len(packed)
+            try:
+                content = self._inflate.decompress(packed, n)
+            except zlib.error as error:
+                raise BadMatError(f"damaged: {error}") from None
+            if content or not packed:
+                return content
+        return b""
