@@ -168,7 +168,6 @@ def test_epochs_instead_of_steps(tmp_path: Path) -> None:
         (["sample", "run", "--device", "foo"], "a device is auto, cpu"),
         (["sample", "nowhere"], "there is no model at nowhere"),
         (["inspect", "nowhere"], "there is no model at nowhere"),
-        (["inspect", "imagenet128", "--levels", "3"], "has 2 levels"),
     ],
 )
 def test_wrong_usage_is_told_in_a_line_or_two(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -200,6 +200,8 @@ class TestHalfWritten:
             [sys.executable, "-m", "halikit", "data", "pack", "t", "a.pack", "--size", "600"],
             cwd=tmp_path,
             stderr=subprocess.PIPE,
+            # Where the tests run in the background the shell has them, and their children, ignore SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         part = tmp_path / ".a.pack.part"
         while not (part.exists() and part.stat().st_size) and shell.poll() is None:

@@ -9,7 +9,7 @@ import torch
 
 import halikit as hk
 from halikit.algorithm import supports_single_pass
-from halikit.cli.train import chosen_config
+from halikit.cli.train import check_together, chosen_config
 from halikit.config import Config, ConfigError, ModelConfig, override, to_toml
 from halikit.errors import InputError
 from halikit.networks.paper import paper_discriminator
@@ -289,4 +289,4 @@ def test_another_discriminator_lets_the_papers_hierarchy_grow() -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_paper_presets_refuse_other_levels(name: str) -> None:
     with pytest.raises(InputError, match=r"levels and its networks are made for them; for 3 levels leave it out"):
-        chosen_config(preset=name, levels=3)
+        check_together(chosen_config(preset=name, levels=3))

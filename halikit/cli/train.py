@@ -65,7 +65,7 @@ def train(
     chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
     chosen = override(chosen, {name: value for name, value in flags.items() if value is not None})
     chosen = override(chosen, parse_assignments(assignments or []))
-    _check(chosen, steps, epochs)
+    check_together(chosen, steps, epochs)
     loaded = _load(chosen)
     chosen = _fitted(chosen, loaded, epochs)
     path = out or _fresh(Path("runs") / f"{chosen.preset or loaded.spec.split(':')[0]}-l{chosen.model.levels}")
@@ -104,8 +104,12 @@ def chosen_config(
     return override(config, {"levels": levels} if levels else {})
 
 
-def _check(config: Config, steps: int | None, epochs: float | None) -> None:
-    """Refuse what contradicts itself once all settings are together."""
+def check_together(config: Config, steps: int | None = None, epochs: float | None = None) -> None:
+    """Refuse what contradicts itself once all settings are together.
+
+    Raises:
+        InputError: If steps and epochs are both given, or a preset has other levels than the published ones.
+    """
     from halikit.errors import InputError
     from halikit.presets import PRESETS
 
@@ -140,6 +144,7 @@ def _load(config: Config) -> DataSet:
 def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     from halikit.config import override
     from halikit.errors import InputError
+    from halikit.training.schedule import Schedule
 
     if config.model.data_shape not in (None, data.shape):
         raise InputError(
@@ -152,7 +157,9 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     changes: dict[str, Any] = {"model.data_shape": data.shape, "data.spec": spec}
     if epochs is not None:
         changes["training.steps"] = max(1, round(epochs * (len(data.train) // config.training.batch_size)))
-    return override(config, changes)
+    config = override(config, changes)
+    Schedule(config.training, config.training.steps, config.model.levels).check()
+    return config
 
 
 def _fresh(path: Path) -> Path:

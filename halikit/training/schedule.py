@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from halikit.algorithm import Players
 from halikit.config import TrainingConfig
+from halikit.errors import InputError
 
 __all__ = ["Schedule"]
 
@@ -31,6 +32,18 @@ class Schedule:
     def __post_init__(self) -> None:
         planned = self.settings.model_copy(update={"steps": self.total})
         object.__setattr__(self, "additions", planned.growth(self.levels) if self.grows else ())
+
+    def check(self) -> None:
+        """Refuse a plan that ends before all levels have played.
+
+        Raises:
+            InputError: Naming the step at which the last level would come.
+        """
+        if self.additions and self.additions[-1] >= self.total:
+            raise InputError(
+                f"{self.total} steps end before the last level is added, at step {self.additions[-1]}; "
+                "train longer, or set training.grow_every lower or to none"
+            )
 
     def players(self, step: int) -> Players:
         """Who moves in this step: both at once, or in rounds of ``d_steps`` and then ``g_steps``."""

@@ -107,11 +107,7 @@ class Trainer:
             raise InputError("this trainer has no data: give it some, or play batches of your own with step(batch)")
         total = max(self.settings.steps, self.steps) if steps is None else self.steps + steps
         self.schedule = self._scheduled(total)
-        if self.schedule.additions and self.schedule.additions[-1] >= total:
-            raise InputError(
-                f"{total} steps end before the last level is added, at step {self.schedule.additions[-1]}; "
-                "train longer, or set training.grow_every lower or to none"
-            )
+        self.schedule.check()
         if self.run:
             self.run.describe(self.config)
         with _threads(self.settings.threads):
