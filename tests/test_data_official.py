@@ -133,6 +133,7 @@ class TestSvhn:
 
     def test_no_damage_escapes(self, tmp_path):
         random = np.random.default_rng(0)
+        survived = 0
         for compressed in (True, False):
             stream = io.BytesIO()
             savemat(stream, digits_32(0, 4), do_compression=compressed)
@@ -144,6 +145,9 @@ class TestSvhn:
                 with contextlib.suppress(BadMatError):
                     for variable in variables(io.BytesIO(broken)):
                         variable.read(8)
+                    survived += 1
+        # Anything but a clean error ends the test above; and not all damage may go unnoticed.
+        assert survived < 600
 
 
 class TestCelebA:
