@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from halikit import plotting
@@ -40,6 +39,7 @@ class Record:
         images_per_second: Likewise.
         errors: Root mean square of ``x − x̂_l`` per element on held-out data, averaged weights, along the means, from
             level 1 up; empty where it was not evaluated.
+        embedded: Mean discriminator-embedded distance ``d_c(x, x̂_l)`` (Eq. 8) on the same data, likewise.
     """
 
     step: int
@@ -52,6 +52,7 @@ class Record:
     steps_per_second: float
     images_per_second: float
     errors: tuple[float, ...] = field(default=())
+    embedded: tuple[float, ...] = field(default=())
 
 
 class Run:
@@ -74,8 +75,9 @@ class Run:
             (self.path / "samples").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the run directory {self.path}: {error.strerror}") from None
-        names = [name for name in Record.__dataclass_fields__ if name != "errors"]
-        self._columns = names + [f"error_{space.name}" for space in model.hierarchy.spaces[1:]]
+        names = [name for name in Record.__dataclass_fields__ if name not in ("errors", "embedded")]
+        latents = model.hierarchy.spaces[1:]
+        self._columns = names + [f"{kind}_{space.name}" for kind in ("error", "embedded") for space in latents]
         self._append(self._columns, new=True)
 
     def describe(self, config: Config) -> None:
@@ -85,10 +87,12 @@ class Run:
     def record(self, record: Record) -> None:
         """Add a line to ``metrics.csv``; empty cells where nothing was measured."""
         values = asdict(record)
-        errors = values.pop("errors")
+        per_level = [values.pop("errors"), values.pop("embedded")]
         cells = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in values.values()]
-        cells += [f"{error:.6g}" for error in errors]
-        self._append(cells + [""] * (len(self._columns) - len(cells)))
+        levels = len(self.model.hierarchy)
+        for measured in per_level:
+            cells += [f"{value:.6g}" for value in measured] + [""] * (levels - len(measured))
+        self._append(cells)
 
     def save(self, averaged: Hierarchy, config: Config | None, step: int, level: int) -> None:
         """Write the model as it is now, with the config that it can be built from, if any."""
@@ -105,17 +109,3 @@ class Run:
     def _append(self, cells: list[str], *, new: bool = False) -> None:
         with (self.path / "metrics.csv").open("w" if new else "a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(cells)
-
-
-def reconstruction_errors(hierarchy: Hierarchy, x: Tensor) -> tuple[float, ...]:
-    """Root mean square of ``x − x̂_l`` per element along the means, from level 1 up.
-
-    Args:
-        hierarchy: In evaluation mode.
-        x: ``(n, *shape of x)``.
-    """
-    with torch.no_grad():
-        return tuple(
-            float((x - hierarchy.reconstruct(x, level)).square().mean().sqrt())
-            for level in range(1, len(hierarchy) + 1)
-        )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from halikit import data as datasets
 from halikit.algorithm import Step, play, supports_single_pass
+from halikit.analysis.reconstruction import distances
 from halikit.config import Config, DataConfig, TrainingConfig
 from halikit.errors import DivergedError, InputError
 from halikit.hierarchy import Hierarchy
@@ -21,7 +22,7 @@ from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
 from halikit.training.averaging import Averager
-from halikit.training.run import Record, Run, reconstruction_errors
+from halikit.training.run import Record, Run
 from halikit.training.schedule import Schedule
 
 __all__ = ["Trainer", "make_optimisers", "resolve_device"]
@@ -146,7 +147,7 @@ class Trainer:
                 )
             now = time.perf_counter()
             rate = len(seen) / (now - last)
-            errors = self._evaluate() if evaluate else ()
+            errors, embedded = self._evaluate() if evaluate else ((), ())
             self._seconds = time.perf_counter() - started
             d_loss, g_loss, rho_q, rho_p = means
             record = Record(
@@ -160,6 +161,7 @@ class Trainer:
                 steps_per_second=rate,
                 images_per_second=rate * settings.batch_size,
                 errors=errors,
+                embedded=embedded,
             )
             if self.run:
                 self.run.record(record)
@@ -216,15 +218,16 @@ class Trainer:
         self.averager.update(self.steps)
         return outcome
 
-    def _evaluate(self) -> tuple[float, ...]:
-        """Errors on held-out data; pictures and the model into the run directory."""
+    def _evaluate(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Euclidean and embedded errors on held-out data; pictures and the model into the run directory."""
         assert self.data is not None
         settings = self.settings
         averaged = self.averaged[: self.level]
         held_out = self.data.held_out
         x = held_out.batch(torch.arange(min(_HELD_OUT, len(held_out)), device=self.device))
         with torch.no_grad():
-            errors = reconstruction_errors(averaged, x)
+            euclidean, embedded = distances(averaged, self._discriminator, x)
+            errors = euclidean.square().mean(1).sqrt()
             if self.run:
                 rows = {"x": x[:_SHOWN]}
                 rows |= {f"z{level}": averaged.reconstruct(x[:_SHOWN], level) for level in range(1, self.level + 1)}
@@ -232,7 +235,7 @@ class Trainer:
                     self.run.pictures(averaged.sample(_SHOWN**2 // 2), rows, self.steps)
                 config = self.config if self.model.config else None
                 self.run.save(self.averaged, config, self.steps, self.level)
-        return errors
+        return tuple(errors.tolist()), tuple(embedded.mean(1).tolist())
 
     def _batches(self) -> Iterator[Tensor]:
         """Full batches in the order of (seed, epoch), from where the steps played so far have come to."""
