@@ -49,8 +49,10 @@ def test_training_says_what_it_does(trained: tuple[Path, str]) -> None:
     assert output.splitlines()[-1] == "run"
     assert sorted(p.name for p in (here / "run").iterdir()) == [
         "config.toml",
+        "figures",
         "metrics.csv",
         "model.safetensors",
+        "report.html",
         "samples",
     ]
 

@@ -8,7 +8,22 @@ import sys
 
 import typer
 
-from halikit.cli import benchmark, data, evaluate, inspect, presets, reconstruct, sample, train
+from halikit.cli import (
+    benchmark,
+    data,
+    evaluate,
+    innovate,
+    inpaint,
+    inspect,
+    interpolate,
+    neighbours,
+    presets,
+    reconstruct,
+    report,
+    sample,
+    train,
+    traverse,
+)
 from halikit.errors import HalikitError
 
 __all__ = ["app", "main"]
@@ -28,7 +43,22 @@ def options(debug: bool = typer.Option(False, "--debug", help="Show a traceback 
     """Train and use hierarchies of latent variables by adversarially learned inference."""
 
 
-for _module in (train, sample, reconstruct, evaluate, inspect, presets, benchmark, data):
+for _module in (
+    train,
+    sample,
+    reconstruct,
+    inpaint,
+    traverse,
+    innovate,
+    interpolate,
+    neighbours,
+    evaluate,
+    report,
+    inspect,
+    presets,
+    benchmark,
+    data,
+):
     _module.register(app)
 
 

@@ -171,6 +171,7 @@ def _fresh(path: Path) -> Path:
 
 
 def _run(model: Model, data: DataSet, path: Path, as_json: bool) -> None:
+    from halikit.report import Finding, keep
     from halikit.training import Trainer
     from halikit.training.progress import Progress
 
@@ -182,12 +183,18 @@ def _run(model: Model, data: DataSet, path: Path, as_json: bool) -> None:
         trainer.fit()
         last = progress.last
     assert last is not None
+    lines = [
+        f"level {level}: root mean square error {error:.4f} per element on held-out data"
+        for level, error in enumerate(last.errors, 1)
+    ]
+    result = _result(last, trainer)
+    keep(path, Finding("train", "How it was trained", common.command_line(), lines, result))
     if as_json:
-        common.print_json(_result(last, trainer))
+        common.print_json(result)
         return
-    for level, error in enumerate(last.errors, 1):
-        console.print(f"level {level}: root mean square error {error:.4f} per element on held-out data")
-    console.print(f"look at {path / 'samples'}; then: halikit reconstruct {path}", style="dim", markup=False)
+    for line in lines:
+        console.print(line)
+    console.print(f"open {path / 'report.html'}; then: halikit reconstruct {path}", style="dim", markup=False)
     common.report_path(path)
 
 
@@ -220,4 +227,5 @@ def _result(last: Record, trainer: Trainer) -> dict[str, Any]:
         "rho_q": last.rho_q,
         "rho_p": last.rho_p,
         "rms_error": list(last.errors),
+        "embedded_error": list(last.embedded),
     }

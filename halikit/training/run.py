@@ -16,7 +16,7 @@ from halikit.files import write_atomically
 from halikit.hierarchy import Hierarchy
 from halikit.model import FILE_NAME, Model, save_model
 
-__all__ = ["Record", "Run"]
+__all__ = ["Record", "Run", "read_metrics"]
 
 
 # Of the grid of samples.
@@ -109,3 +109,18 @@ class Run:
     def _append(self, cells: list[str], *, new: bool = False) -> None:
         with (self.path / "metrics.csv").open("w" if new else "a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(cells)
+
+
+def read_metrics(run: Path) -> dict[str, list[float]]:
+    """The columns of a run's ``metrics.csv`` by name, NaN where nothing was measured.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
+    path = Path(run) / "metrics.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            head, *rows = csv.reader(file)
+        return {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(head)}
+    except (OSError, ValueError, IndexError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
