@@ -75,11 +75,7 @@ def keep(run: Path, finding: Finding, picture: NDArray[np.uint8] | None = None) 
         InputError: If the directory cannot be written to.
         ResourceError: If the disk is full.
     """
-    folder = run / FOLDER
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make {folder}: {error.strerror}") from None
+    folder = _folder(run)
     path = folder / f"{finding.name}.png"
     if picture is not None:
         plotting.save_png(path, picture)
@@ -137,13 +133,34 @@ def _summary(run: Path, config: Config) -> str:
 
 
 def _curves(run: Path, config: Config) -> str:
+    drawn = sorted((run / FOLDER).glob("training-*.svg"))
+    # They take longer than all the rest, and change only while a run trains.
+    if not drawn or drawn[0].stat().st_mtime < (run / "metrics.csv").stat().st_mtime:
+        drawn = _draw_curves(run, config)
+    images = "".join(_image(path.read_bytes(), "image/svg+xml", path.stem.replace("-", " ")) for path in drawn)
+    return f'<h2>Training</h2><div class="curves">{images}</div>' if images else ""
+
+
+def _draw_curves(run: Path, config: Config) -> list[Path]:
     metrics = read_metrics(run)
     if len(metrics["step"]) < 2:
-        return ""
+        return []
     has_bound = (config.training.objective, config.discriminator.form) == ("jensen_shannon", "joint")
-    figures = [plotting.as_svg(figure) for figure in plotting.training_curves(metrics, has_bound=has_bound).values()]
-    images = "".join(_image(svg, "image/svg+xml", "training curves") for svg in figures)
-    return f'<h2>Training</h2><div class="curves">{images}</div>'
+    paths = []
+    for name, figure in sorted(plotting.training_curves(metrics, has_bound=has_bound).items()):
+        paths.append(_folder(run) / f"training-{name}.svg")
+        write_atomically(paths[-1], plotting.as_svg(figure))
+    return paths
+
+
+def _folder(run: Path) -> Path:
+    """Where findings are, made if need be."""
+    folder = run / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {folder}: {error.strerror}") from None
+    return folder
 
 
 def _latest_grids(run: Path) -> str:
