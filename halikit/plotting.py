@@ -21,6 +21,8 @@ from halikit.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from halikit.analysis.propositions import Case
+
 __all__ = [
     "alternating_columns",
     "as_picture",
@@ -30,6 +32,7 @@ __all__ = [
     "grid",
     "inpainting_rows",
     "labelled_rows",
+    "propositions",
     "save_png",
     "strips",
     "training_curves",
@@ -234,6 +237,60 @@ def training_curves(metrics: Mapping[str, Sequence[float]], *, has_bound: bool =
             {"log 2 − $L_d$/2": (steps, bound)}, title="Lower bound on $D_{JS}$", x_label="step", y_label="nats"
         )
     return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def propositions(cases: Sequence[Case]) -> Figure:
+    """The identity, Proposition 2 and Proposition 1, from left to right.
+
+    Args:
+        cases: As :func:`halikit.analysis.propositions.examine` gives them; the identity is shown on the first with the
+            most levels.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((13, 4.2), layout="constrained")
+    identity, second, first = figure.subplots(1, 3)
+    terms = max((case.terms for case in cases), key=len)
+    levels = [term.level for term in terms]
+    entropy, pair, latent, error = (
+        np.array([getattr(term, name).value for term in terms]) for name in ("entropy", "kl_pair", "kl_latent", "error")
+    )
+    identity.bar(levels, entropy, 0.5, label="$H(x|z_l)$")
+    identity.bar(levels, pair, 0.5, bottom=entropy, label="$+$ KL$(q(x,z_l)$ ‖ $p(x,z_l))$")
+    identity.bar(levels, -latent, 0.16, bottom=entropy + pair, color="black", label="$-$ KL$(q(z_l)$ ‖ $p(z_l))$")
+    identity.plot(levels, error, "D", color="tab:red", markersize=8, label="$E[L^l]$, computed by itself")
+    identity.set(title="The identity, one hierarchy", xlabel="level $l$", ylabel="nats", xticks=levels)
+    identity.set_ylim(min(0.0, entropy.min()), 1.45 * (entropy + pair).max())
+    identity.legend(frameon=False, loc="upper left", fontsize=8)
+    for kind in dict.fromkeys(case.kind for case in cases):
+        found = [term for case in cases if case.kind == kind for term in case.terms]
+        gaps = [(term.entropy.value, term.error.value - term.entropy.value) for term in found]
+        second.scatter(*zip(*gaps, strict=True), s=8, alpha=0.5, label=kind)
+        sides = [
+            (term.constant * term.js_joint.value, term.error.value - term.entropy.value)
+            for term in found
+            if math.isfinite(term.constant)
+        ]
+        if sides:
+            first.scatter(*zip(*sides, strict=True), s=8, alpha=0.5, label=kind)
+    second.set(
+        title="Proposition 2: nothing lies below 0", xlabel="$H(x|z_l)$, nats", ylabel="$E[L^l] - H(x|z_l)$, nats"
+    )
+    second.axhline(0, color="black", linewidth=0.8)
+    second.set_yscale("symlog", linthresh=1)
+    first.set(
+        title="Proposition 1: nothing lies above the line",
+        xlabel="$K\\,D_{JS}(p, q)$, nats",
+        ylabel="$E[L^l] - H(x|z_l)$, nats",
+        xscale="log",
+        yscale="log",
+    )
+    first.axline((1e-3, 1e-3), (1, 1), color="black", linewidth=0.8)
+    for axes in (second, first):
+        axes.legend(frameon=False, fontsize=8)
+    for axes in (identity, second, first):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def as_picture(figure: Figure) -> NDArray[np.uint8]:

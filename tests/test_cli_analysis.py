@@ -7,20 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Shell, size_of
 from PIL import Image
 
-from halikit.cli import main
 from halikit.report import Finding, keep, write_report
 
 QUICK = ["--steps", "20", "--batch-size", "16", "--set", "evaluate_every=5", "--set", "hidden=16", "--set", "width=16"]
-
-Shell = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -34,26 +31,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-@pytest.fixture
-def halikit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    """The command line within this process; gives what it prints, or its complaint if it exits with ``code``."""
-
-    def call(*arguments: object, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["halikit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            main()
-        said = capsys.readouterr()
-        assert (exit.value.code or 0) == code, said.err
-        return said.err if code else said.out
-
-    return call
-
-
-def size_of(path: str | Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
 
 
 class Page(HTMLParser):

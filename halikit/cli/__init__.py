@@ -18,6 +18,7 @@ from halikit.cli import (
     interpolate,
     neighbours,
     presets,
+    propositions,
     reconstruct,
     report,
     sample,
@@ -56,6 +57,7 @@ for _module in (
     report,
     inspect,
     presets,
+    propositions,
     benchmark,
     data,
 ):
