@@ -11,6 +11,7 @@ import typer
 from halikit.cli import (
     benchmark,
     data,
+    encode,
     evaluate,
     innovate,
     inpaint,
@@ -53,6 +54,7 @@ for _module in (
     innovate,
     interpolate,
     neighbours,
+    encode,
     evaluate,
     report,
     inspect,
