@@ -30,6 +30,7 @@ class _Asked(NamedTuple):
     data: DataSet
     part: Split
     number: int
+    classifier: str
     scale: str | None
     generator: torch.Generator
     seed: int
@@ -54,6 +55,7 @@ def evaluate(
     data: common.Data = None,
     test: Annotated[bool, typer.Option("--test", help="Measure on the test part instead of validation.")] = False,
     n: Annotated[int, typer.Option("-n", "--number", min=10, help="Samples to draw, data to measure on.")] = 2000,
+    classifier: Annotated[str, typer.Option(help="neighbours or network: what judges labels.")] = "neighbours",
     scale: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +67,9 @@ def evaluate(
     seed: common.Seed = 0,
     as_json: common.Json = False,
 ) -> None:
-    """Measure a trained model; labels are judged by a 3-nearest-neighbour classifier fitted on the training data.
+    """Measure a trained model.
+
+    Labels: how many survive each level and whether samples cover the classes, by a classifier of training data.
 
     Example: halikit evaluate runs/digits-l3
 
@@ -77,7 +81,7 @@ def evaluate(
     loaded = common.open_data(config, data)
     part = loaded.test if test else loaded.held_out
     generator = torch.Generator(model.hierarchy.prior.device).manual_seed(seed)
-    asked = _Asked(_stood(model, trained), loaded, part, n, scale, generator, seed)
+    asked = _Asked(_stood(model, trained), loaded, part, n, classifier, scale, generator, seed)
     measure = {Metric.LABELS: _labels, Metric.RECONSTRUCTION: _reconstruction}[metric]
     title, lines, values = measure(asked)
     common.present(
@@ -101,10 +105,21 @@ def _stood(model: Model, level: int) -> Model:
 
 def _labels(asked: _Asked) -> _Found:
     from dataclasses import asdict
+    from typing import cast, get_args
 
-    from halikit.analysis.labels import label_scores
+    from halikit.analysis.labels import LabelClassifier, label_scores
+    from halikit.errors import InputError
 
-    scores = label_scores(asked.model.hierarchy, asked.data, part=asked.part, num_samples=asked.number, seed=asked.seed)
+    if asked.classifier not in get_args(LabelClassifier):
+        raise InputError(f"--classifier is {' or '.join(get_args(LabelClassifier))}, got {asked.classifier!r}")
+    scores = label_scores(
+        asked.model.hierarchy,
+        asked.data,
+        part=asked.part,
+        num_samples=asked.number,
+        classifier=cast(LabelClassifier, asked.classifier),
+        seed=asked.seed,
+    )
     shares = "  ".join(
         f"{name} {share:.1%}" for name, share in zip(asked.data.classes, scores.class_shares, strict=True)
     )
