@@ -19,9 +19,12 @@ from torch import Tensor
 from halikit.files import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from halikit.analysis.health import Health
     from halikit.analysis.propositions import Case
+    from halikit.analysis.quantity import Quantity
 
 __all__ = [
     "alternating_columns",
@@ -30,6 +33,7 @@ __all__ = [
     "as_svg",
     "curves",
     "grid",
+    "health",
     "inpainting_rows",
     "labelled_rows",
     "propositions",
@@ -290,6 +294,40 @@ def propositions(cases: Sequence[Case]) -> Figure:
         axes.legend(frameon=False, fontsize=8)
     for axes in (identity, second, first):
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def health(found: Health) -> Figure:
+    """What each latent is used for, and where the joints differ, with standard errors.
+
+    Args:
+        found: As :func:`halikit.analysis.health.examine` gives it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((11, 3.4), layout="constrained")
+    use, ablation, mismatch = figure.subplots(1, 3)
+    levels = [level.level for level in found.levels]
+
+    def bars(axes: Axes, quantities: Sequence[Quantity | None], label: str, offset: float = 0.0) -> None:
+        values = [math.nan if quantity is None else quantity.value for quantity in quantities]
+        errors = [quantity.standard_error or 0.0 if quantity else 0.0 for quantity in quantities]
+        places = [level + offset for level in levels]
+        axes.bar(places, values, 0.35, yerr=errors, label=label, error_kw={"linewidth": 1})
+
+    bars(use, [level.information for level in found.levels], "information on x")
+    use.set(title="Encoder: lower bound on $I(x; z_l)$", ylabel="nats, at most 4.85")
+    bars(ablation, [level.error for level in found.levels], "own $z_l$", -0.18)
+    bars(ablation, [level.error_shuffled for level in found.levels], "another’s", 0.18)
+    ablation.set(title="Decoder: reconstruction error", ylabel="root mean square per element")
+    bars(mismatch, [level.aggregate.js_bound for level in found.levels], "$q(z_l)$, $p(z_l)$", -0.18)
+    bars(mismatch, [level.pair.js_bound for level in found.levels], "with the state below", 0.18)
+    mismatch.set(title="Mismatch: lower bound on $D_{JS}$", ylabel="nats, at most 0.69")
+    for axes in (use, ablation, mismatch):
+        axes.set_xticks(levels, [f"$z_{level}$" for level in levels])
+        axes.spines[["top", "right"]].set_visible(False)
+    ablation.legend(frameon=False, fontsize=8)
+    mismatch.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -62,7 +62,8 @@ def _make_everything(run: Path) -> list[str]:
 
 
 def _commands(levels: int, data: DataSet, has_images: bool) -> Iterator[list[str]]:
-    yield ["evaluate", "--metric", "reconstruction"]
+    for metric in ("reconstruction", "health", "samples"):
+        yield ["evaluate", "--metric", metric]
     if data.train.labels is not None and data.held_out.labels is not None:
         yield ["evaluate"]
     if not has_images:
