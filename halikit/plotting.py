@@ -326,8 +326,10 @@ def health(found: Health) -> Figure:
     for axes in (use, ablation, mismatch):
         axes.set_xticks(levels, [f"$z_{level}$" for level in levels])
         axes.spines[["top", "right"]].set_visible(False)
-    ablation.legend(frameon=False, fontsize=8)
-    mismatch.legend(frameon=False, fontsize=8)
+    for axes in (ablation, mismatch):
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.2 * (high - low))
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
     return figure
 
 
