@@ -22,11 +22,13 @@ __all__ = ["Record", "Run"]
 
 # Of the grid of samples.
 _COLUMNS = 16
+# Of a record: what the methods of training give, and what they measure of held-out data.
+_LOSSES = ("d_loss", "g_loss", "rho_q", "rho_p", "negative_elbo", "held_out_negative_elbo")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
-    """What the last steps came to; losses and ρ are means over them.
+    """What the last steps came to; losses and ρ are means over them, and ``None`` where the method has no such thing.
 
     Attributes:
         step: Steps played so far.
@@ -36,6 +38,9 @@ class Record:
         g_loss: ``L_g``, likewise.
         rho_q: Mean ``ρ`` over encoder samples, in [0, 1].
         rho_p: Mean ``ρ`` over decoder samples, in [0, 1].
+        negative_elbo: Nats per sample, an estimate of a bound, under batch statistics; see :mod:`halikit.elbo`.
+        held_out_negative_elbo: The same on held-out data with averaged weights and running statistics: an estimate,
+            with one draw a sample, of an upper bound on ``−log p(x)``; ``None`` where it was not evaluated as well.
         steps_per_second: Over the last steps.
         images_per_second: Likewise.
         errors: Root mean square of ``x − x̂_l`` per element on held-out data, averaged weights, along the means, from
@@ -45,13 +50,21 @@ class Record:
     step: int
     level: int
     seconds: float
-    d_loss: float
-    g_loss: float
-    rho_q: float
-    rho_p: float
+    d_loss: float | None = None
+    g_loss: float | None = None
+    rho_q: float | None = None
+    rho_p: float | None = None
+    negative_elbo: float | None = None
+    held_out_negative_elbo: float | None = None
     steps_per_second: float
     images_per_second: float
     errors: tuple[float, ...] = field(default=())
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The losses and what goes with them, by name, as far as the method has them and they were measured."""
+        values = {name: getattr(self, name) for name in _LOSSES}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Run:
@@ -86,8 +99,7 @@ class Run:
         """Add a line to ``metrics.csv``; empty cells where nothing was measured."""
         values = asdict(record)
         errors = values.pop("errors")
-        cells = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in values.values()]
-        cells += [f"{error:.6g}" for error in errors]
+        cells = [_cell(value) for value in [*values.values(), *errors]]
         self._append(cells + [""] * (len(self._columns) - len(cells)))
 
     def save(self, averaged: Hierarchy, config: Config | None, step: int, level: int) -> None:
@@ -105,6 +117,12 @@ class Run:
     def _append(self, cells: list[str], *, new: bool = False) -> None:
         with (self.path / "metrics.csv").open("w" if new else "a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(cells)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def reconstruction_errors(hierarchy: Hierarchy, x: Tensor) -> tuple[float, ...]:

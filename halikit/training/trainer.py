@@ -1,4 +1,4 @@
-"""The trainer: plays Algorithm 1 over a data set, on a schedule, and keeps a record."""
+"""The trainer: trains by one method over a data set, on a schedule, and keeps a record."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from halikit import data as datasets
-from halikit.algorithm import Step, play, supports_single_pass
+from halikit.algorithm import Step
 from halikit.config import Config, DataConfig, TrainingConfig
+from halikit.elbo import Bound
 from halikit.errors import DivergedError, InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
-from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
 from halikit.training.averaging import Averager
+from halikit.training.methods import make_method
 from halikit.training.run import Record, Run, reconstruction_errors
 from halikit.training.schedule import Schedule
 
@@ -32,7 +33,7 @@ _SHOWN = 16
 
 
 class Trainer:
-    """Trains a model's hierarchy and discriminator against each other.
+    """Trains a model by the method of its settings: its hierarchy against its discriminator, or the hierarchy alone.
 
     Args:
         model: Any; its config's training settings apply unless others are given.
@@ -50,7 +51,7 @@ class Trainer:
         averaged: The hierarchy with averaged weights, in evaluation mode.
         steps: Steps played so far.
         level: Levels that play.
-        single_pass: Whether one backward pass serves both players; ``reason`` says why.
+        single_pass: Whether one backward pass serves both players; ``reason`` says why, or what a step is instead.
     """
 
     def __init__(
@@ -69,18 +70,16 @@ class Trainer:
         self.data = _on(self.device, data, model.config.data.size if model.config else None)
         self.augmentation = augmentation or (model.config or Config()).data.augmentation()
         self._check()
-        for module in (model.hierarchy, model.discriminator):
+        for module in model.parts.values():
             module.to(self.device).train()
         self.averager = Averager(model.hierarchy, self.settings.averaging)
-        self.objective = OBJECTIVES[self.settings.objective]
+        self._method = make_method(model, self.settings)
         self.steps = 0
         self._seconds = 0.0
         self.schedule = self._scheduled(self.settings.steps)
         self._stand(self.schedule.level(0))
-        self.single_pass, self.reason = self._examined()
         self._optimisers = make_optimisers(model, self.settings)
         self._rates = [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers]
-        self._input_noises = [game.noise.scale for game in model.discriminator.games]
         self._on_record = on_record
         self.run = Run(out, model) if out is not None else None
 
@@ -88,6 +87,16 @@ class Trainer:
     def averaged(self) -> Hierarchy:
         """The hierarchy with averaged weights, in evaluation mode."""
         return self.averager.average
+
+    @property
+    def single_pass(self) -> bool:
+        """Whether one backward pass serves both players."""
+        return self._method.single_pass
+
+    @property
+    def reason(self) -> str:
+        """Why that is so, or what a step is instead, in words."""
+        return self._method.reason
 
     def fit(self, steps: int | None = None) -> Model:
         """Play.
@@ -112,8 +121,7 @@ class Trainer:
             self.run.describe(self.config)
         with _threads(self.settings.threads):
             self._fit(total)
-        for game, first in zip(self.model.discriminator.games, self._input_noises, strict=True):
-            game.noise.scale = first
+        self._method.rest()
         return self.model
 
     @property
@@ -131,7 +139,7 @@ class Trainer:
         batches = self._batches()
         last = time.perf_counter()
         started = last - self._seconds
-        seen: list[Step] = []
+        seen: list[Step | Bound] = []
         while self.steps < total:
             seen.append(self.step(next(batches)))
             evaluate = self.steps % settings.evaluate_every == 0 or self.steps == total
@@ -146,20 +154,17 @@ class Trainer:
                 )
             now = time.perf_counter()
             rate = len(seen) / (now - last)
-            errors = self._evaluate() if evaluate else ()
+            errors, measured = self._evaluate() if evaluate else ((), {})
             self._seconds = time.perf_counter() - started
-            d_loss, g_loss, rho_q, rho_p = means
             record = Record(
                 step=self.steps,
                 level=self.level,
                 seconds=self._seconds,
-                d_loss=d_loss,
-                g_loss=g_loss,
-                rho_q=rho_q,
-                rho_p=rho_p,
                 steps_per_second=rate,
                 images_per_second=rate * settings.batch_size,
                 errors=errors,
+                **dict(zip(self._method.columns, means, strict=True)),
+                **measured,
             )
             if self.run:
                 self.run.record(record)
@@ -167,14 +172,14 @@ class Trainer:
                 self._on_record(record)
             last, seen = time.perf_counter(), []
 
-    def step(self, batch: Tensor) -> Step:
-        """Play one step of Algorithm 1 and move both players.
+    def step(self, batch: Tensor) -> Step | Bound:
+        """Take one step: of Algorithm 1, moving both players, unless the method is another.
 
         Args:
             batch: ``(n, *shape of x)``, two samples or more.
 
         Returns:
-            Losses and mean predictions, on the device.
+            Losses and mean predictions, on the device, as the method gives them.
 
         Raises:
             InputError: If the batch does not fit.
@@ -192,32 +197,20 @@ class Trainer:
         for optimiser, full in zip(self._optimisers, self._rates, strict=True):
             optimiser.param_groups[0]["lr"] = full * rate
             optimiser.zero_grad()
-        for game, first in zip(self.model.discriminator.games, self._input_noises, strict=True):
-            game.noise.scale = self.schedule.input_noise(first, self.steps) if first else 0.0
         # The noise of a step depends on nothing that went before; the caller's generators are given back.
         with (
             seeded(_noise_seed(settings.seed, self.steps), self.device),
             torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"),
         ):
-            outcome = play(
-                self._hierarchy,
-                self._discriminator,
-                batch.to(self.device),
-                objective=self.objective,
-                players=self.schedule.players(self.steps),
-                single_pass=self.single_pass,
-                encoder_noise=settings.encoder_noise,
-                penalty=settings.gradient_penalty,
-                penalised=settings.penalised,
-            )
+            outcome = self._method.step(batch.to(self.device), self.steps, self.schedule)
         for optimiser in self._optimisers:
             optimiser.step()
         self.steps += 1
         self.averager.update(self.steps)
         return outcome
 
-    def _evaluate(self) -> tuple[float, ...]:
-        """Errors on held-out data; pictures and the model into the run directory."""
+    def _evaluate(self) -> tuple[tuple[float, ...], dict[str, float]]:
+        """Errors and what the method measures, on held-out data; pictures and the model into the run directory."""
         assert self.data is not None
         settings = self.settings
         averaged = self.averaged[: self.level]
@@ -225,6 +218,8 @@ class Trainer:
         x = held_out.batch(torch.arange(min(_HELD_OUT, len(held_out)), device=self.device))
         with torch.no_grad():
             errors = reconstruction_errors(averaged, x)
+            with seeded(settings.seed, self.device):
+                measured = self._method.measure(averaged, x)
             if self.run:
                 rows = {"x": x[:_SHOWN]}
                 rows |= {f"z{level}": averaged.reconstruct(x[:_SHOWN], level) for level in range(1, self.level + 1)}
@@ -232,7 +227,7 @@ class Trainer:
                     self.run.pictures(averaged.sample(_SHOWN**2 // 2), rows, self.steps)
                 config = self.config if self.model.config else None
                 self.run.save(self.averaged, config, self.steps, self.level)
-        return errors
+        return errors, measured
 
     def _batches(self) -> Iterator[Tensor]:
         """Full batches in the order of (seed, epoch), from where the steps played so far have come to."""
@@ -250,31 +245,10 @@ class Trainer:
     def _stand(self, level: int) -> None:
         """Let the first ``level`` levels play."""
         self.level = level
-        self._hierarchy = self.model.hierarchy[:level]
-        self._discriminator = self.model.discriminator[:level]
-
-    def _examined(self) -> tuple[bool, str]:
-        """Whether one backward pass serves both players at every level that will play, and why."""
-        settings = self.settings
-        if settings.d_steps != 1 or settings.g_steps != 1:
-            return False, f"rounds of {settings.d_steps} discriminator and {settings.g_steps} generator steps"
-        hierarchy, discriminator = self.model.hierarchy, self.model.discriminator
-        hierarchy.eval()
-        with seeded(0, self.device), torch.no_grad():
-            states = hierarchy.sample_states(4)
-        hierarchy.train()
-        levels = range(1, len(hierarchy) + 1) if self.schedule.additions else [len(hierarchy)]
-        for level in levels:
-            possible, reason = supports_single_pass(discriminator[:level], self.objective, states)
-            if not possible:
-                break
-        return possible, reason
+        self._method.stand(level)
 
     def _scheduled(self, total: int) -> Schedule:
-        discriminator = self.model.discriminator
-        if not discriminator.grows and isinstance(self.settings.grow_every, int):
-            raise InputError("grow_every is set, but the discriminator has no adapters and cannot grow with the stack")
-        return Schedule(self.settings, total, len(self.model.hierarchy), discriminator.grows)
+        return Schedule(self.settings, total, len(self.model.hierarchy), self._method.grows)
 
     def _check(self) -> None:
         if self.data is None:
@@ -327,13 +301,11 @@ def _on(
     return data.to(device)
 
 
-def make_optimisers(model: Model, settings: TrainingConfig) -> tuple[torch.optim.Adam, torch.optim.Adam]:
-    """Those of the hierarchy and of the discriminator."""
-    rate = settings.learning_rate
-    return (
-        _adam(model.hierarchy, rate, settings.betas),
-        _adam(model.discriminator, settings.discriminator_learning_rate or rate, settings.betas),
-    )
+def make_optimisers(model: Model, settings: TrainingConfig) -> tuple[torch.optim.Adam, ...]:
+    """One for each part of a model: the hierarchy, and the discriminator if there is one."""
+    rates = {"hierarchy": settings.learning_rate}
+    rates["discriminator"] = settings.discriminator_learning_rate or settings.learning_rate
+    return tuple(_adam(part, rates[name], settings.betas) for name, part in model.parts.items())
 
 
 def _adam(module: torch.nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
