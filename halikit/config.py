@@ -84,6 +84,7 @@ class ModelConfig(_Section):
     gauge: Literal["standardised", "variance_preserving"] | None = "variance_preserving"
     max_scale: Annotated[float, Field(gt=0)] | None = 0.5
     observation_scale: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = None
+    classes: Annotated[int, Field(ge=2)] | None = Field(None, description="a level of so many classes on top (Eq. 9)")
     rectified: bool = Field(True, description="of the paper's family: leaky ReLU before the Gaussian layers of z1")
     initial_scale: InitialScale = None
 
@@ -129,7 +130,6 @@ class DiscriminatorConfig(_Section):
 _OF_THE_GAME = {
     "objective",
     "discriminator_learning_rate",
-    "encoder_noise",
     "final_input_noise",
     "d_steps",
     "g_steps",
@@ -141,9 +141,12 @@ _OF_THE_GAME = {
 class TrainingConfig(_Section):
     """The game, Algorithm 1, or what is trained by instead of it; and all around that."""
 
-    method: Literal["adversarial", "elbo"] = Field(
-        "adversarial", description="the game of Algorithm 1, or the evidence lower bound (a variational autoencoder)"
+    method: Literal["adversarial", "elbo", "supervised"] = Field(
+        "adversarial",
+        description="the game of Algorithm 1, the evidence lower bound (an autoencoder), or labels alone (Eq. 10)",
     )
+    labels: Positive | None = Field(None, description="data whose labels are seen, drawn evenly over the classes")
+    supervised_weight: NonNegative = Field(1.0, description="weight of Eq. 10 in the generators' loss")
     steps: Positive = 10_000
     batch_size: Positive = 128
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -174,15 +177,23 @@ class TrainingConfig(_Section):
     @property
     def applicable(self) -> tuple[str, ...]:
         """The settings that have an effect, given the method."""
-        idle = _OF_THE_GAME if self.method == "elbo" else set()
+        idle = {
+            "adversarial": set() if self.labels else {"supervised_weight"},
+            "elbo": _OF_THE_GAME | {"encoder_noise", "labels", "supervised_weight"},
+            "supervised": _OF_THE_GAME | {"supervised_weight"},
+        }[self.method]
         return tuple(name for name in super().applicable if name not in idle)
 
     @property
     def _idle_because(self) -> str:
+        if self.method == "adversarial":
+            return "there are no labels"
         return f"there is no game under method = {self.method!r}"
 
     @model_validator(mode="after")
-    def _densities_are_precise(self) -> Self:
+    def _settings_fit_the_method(self) -> Self:
+        if self.method == "supervised" and self.labels is None:
+            raise ValueError("method = 'supervised' needs labels, such as labels = 100")
         if self.method == "elbo" and self.precision != "32":
             raise ValueError(f"method = 'elbo' sums log-densities: precision must be '32', not {self.precision!r}")
         return self
