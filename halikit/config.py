@@ -8,11 +8,14 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from halikit.errors import InputError
+
+if TYPE_CHECKING:
+    from halikit.data import Augmentation
 
 __all__ = [
     "Config",
@@ -60,9 +63,9 @@ class _Section(BaseModel):
     def _idle_settings_are_untouched(self) -> Self:
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            # A whole section may lie idle: a preset's does once the method is another.
-            if name not in self.applicable and value != field.default and not isinstance(value, _Section):
-                raise ValueError(f"{name} = {value!r} has no effect here: {self._idle_because}")
+            if name not in self.applicable and value != field.default:
+                what = f"[{name}]" if isinstance(value, _Section) else f"{name} = {value!r}"
+                raise ValueError(f"{what} has no effect here: {self._idle_because}")
         return self
 
     @property
@@ -138,6 +141,13 @@ _OF_THE_GAME = {
 }
 
 
+_IDLE_UNDER = {
+    "adversarial": set(),
+    "elbo": _OF_THE_GAME | {"encoder_noise", "labels", "supervised_weight"},
+    "supervised": _OF_THE_GAME | {"supervised_weight"},
+}
+
+
 class TrainingConfig(_Section):
     """The game, Algorithm 1, or what is trained by instead of it; and all around that."""
 
@@ -177,11 +187,7 @@ class TrainingConfig(_Section):
     @property
     def applicable(self) -> tuple[str, ...]:
         """The settings that have an effect, given the method."""
-        idle = {
-            "adversarial": set() if self.labels else {"supervised_weight"},
-            "elbo": _OF_THE_GAME | {"encoder_noise", "labels", "supervised_weight"},
-            "supervised": _OF_THE_GAME | {"supervised_weight"},
-        }[self.method]
+        idle = _IDLE_UNDER[self.method] | (set() if self.labels else {"supervised_weight"})
         return tuple(name for name in super().applicable if name not in idle)
 
     @property
@@ -215,6 +221,14 @@ class DataConfig(_Section):
     strict: bool = Field(False, description="refuse any file that cannot be used; verify checksums")
     flip: bool = Field(False, description="mirror every other image that is trained on")
     shift: Annotated[int, Field(ge=0)] = Field(0, description="move them by up to so many pixels, mirrored at edges")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="turn them by up to so many degrees")
+    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="scale them by a factor within 1 ± so much")
+
+    def augmentation(self) -> Augmentation:
+        """What is done to images each time they are trained on."""
+        from halikit.data.augmentation import Augmentation
+
+        return Augmentation(flip=self.flip, shift=self.shift, rotate=self.rotate, zoom=self.zoom)
 
 
 class Config(_Section):
@@ -237,6 +251,10 @@ class Config(_Section):
         """The settings and sections that have an effect, given the method."""
         idle = set() if self.training.method == "adversarial" else {"discriminator"}
         return tuple(name for name in super().applicable if name not in idle)
+
+    @property
+    def _idle_because(self) -> str:
+        return f"training.method = {self.training.method!r} has no discriminator"
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Config:
@@ -297,8 +315,14 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         ConfigError: If a name is unknown or a value wrong.
     """
     values = config.model_dump()
-    for name, value in changes.items():
-        *section, key = _resolved(name).split(".")
+    resolved = {_resolved(name): value for name, value in changes.items()}
+    # With another method, what belongs to the one before goes, unless it is asked for in the same breath.
+    method = resolved.get("training.method", config.training.method)
+    if method != config.training.method and method in _IDLE_UNDER:
+        values["training"] = {k: v for k, v in values["training"].items() if k not in _IDLE_UNDER[method]}
+        values["discriminator"] = values["discriminator"] if method == "adversarial" else {}
+    for name, value in resolved.items():
+        *section, key = name.split(".")
         (values[section[0]] if section else values)[key] = value
     return Config.parse(values, "setting")
 
@@ -366,7 +390,7 @@ def _explained(detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {name!r}{_nearest(name, names)}"
     if detail["type"] == "value_error":
-        return f"{name}: {detail['ctx']['error']}"
+        return f"{name}: {detail['ctx']['error']}".removeprefix(": ")
     message = re.sub(r"^Input", "it", detail["msg"])
     return f"{name} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
 

@@ -33,15 +33,16 @@ def evaluate(
     metric: Annotated[
         Metric,
         typer.Option(
-            help="labels: how many labels survive each level, and whether samples cover the classes, by a 3-nearest-"
-            "neighbour classifier. errors: errors of the model's own classes on the test part. svm: linear SVMs on "
-            "encoder features, one per attribute or class, beside pixels and an encoder of random weights. "
+            help="labels: how many labels survive each level, and whether samples cover the classes, by a "
+            "classifier of training data. errors: errors of the model's own classes on the test part. svm: linear "
+            "SVMs on encoder features, one per attribute or class, beside pixels and an encoder of random weights. "
             "attributes: attributes or classes that a VGG-16 finds again in reconstructions."
         ),
     ] = Metric.labels,
     data: common.Data = None,
     test: Annotated[bool, typer.Option("--test", help="labels: measure on the test part, not on validation.")] = False,
     n: Annotated[int, typer.Option("-n", "--number", min=10, help="labels: samples to draw.")] = 2000,
+    classifier: Annotated[str, typer.Option(help="labels: neighbours or network, which judges.")] = "neighbours",
     level: Annotated[
         list[str] | None,
         typer.Option(metavar="L", help="svm, attributes: levels, such as 1 (svm: or 1+2); as often as needed."),
@@ -50,7 +51,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="svm, attributes: with fewer of either answer in a part, an attribute stands apart."),
     ] = None,
-    classifier: Annotated[
+    vgg: Annotated[
         Path | None,
         typer.Option(help="attributes: the VGG-16's file, trained if missing; RUN/classifier.safetensors."),
     ] = None,
@@ -70,7 +71,15 @@ def evaluate(
     Example: halikit evaluate runs/ali runs/hali --metric svm --format latex
     """
     if metric is Metric.labels:
-        _labels(runs, data, test=test, n=n, weights=weights, device=device, seed=seed, as_json=as_json)
+        _labels(
+            *(runs, data, classifier),
+            test=test,
+            n=n,
+            weights=weights,
+            device=device,
+            seed=seed,
+            as_json=as_json,
+        )
         return
     if metric is Metric.errors:
         _errors(runs, data, weights=weights, device=device, as_json=as_json)
@@ -79,24 +88,43 @@ def evaluate(
     if metric is Metric.svm:
         table, about = svm_table(runs, options)
     else:
-        table, about = attributes_table(runs, options, classifier=classifier, width=width, epochs=epochs)
+        table, about = attributes_table(runs, options, classifier=vgg, width=width, epochs=epochs)
     show(table, {"weights": weights, "seed": seed} | about, form=form, out=out, as_json=as_json)
 
 
 def _labels(
-    runs: list[Path], data: str | None, *, test: bool, n: int, weights: str, device: str, seed: int, as_json: bool
+    runs: list[Path],
+    data: str | None,
+    classifier: str,
+    *,
+    test: bool,
+    n: int,
+    weights: str,
+    device: str,
+    seed: int,
+    as_json: bool,
 ) -> None:
     from dataclasses import asdict
+    from typing import cast, get_args
 
-    from halikit.analysis.labels import label_scores
+    from halikit.analysis.labels import LabelClassifier, label_scores
     from halikit.errors import InputError
 
     if len(runs) > 1:
         raise InputError("--metric labels measures one run at a time")
+    if classifier not in get_args(LabelClassifier):
+        raise InputError(f"--classifier is {' or '.join(get_args(LabelClassifier))}, got {classifier!r}")
     model, config, trained = common.open_run(runs[0], weights, device)
     loaded = common.open_data(config, data)
     part = loaded.test if test else loaded.held_out
-    scores = label_scores(model.hierarchy[:trained], loaded, part=part, num_samples=n, seed=seed)
+    scores = label_scores(
+        model.hierarchy[:trained],
+        loaded,
+        part=part,
+        num_samples=n,
+        classifier=cast(LabelClassifier, classifier),
+        seed=seed,
+    )
     if as_json:
         common.print_json({"run": str(runs[0]), "weights": weights, "seed": seed} | asdict(scores))
         return
