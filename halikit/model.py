@@ -23,6 +23,7 @@ from halikit.networks.blocks import initialise
 from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder
 from halikit.networks.paper import paper_discriminator, paper_hierarchy
+from halikit.supervision import with_classes
 
 __all__ = ["Model", "ModelError", "build", "describe", "load", "save_model"]
 
@@ -66,9 +67,12 @@ def build(config: Config) -> Model:
         raise InputError("model.data_shape is not set: the shape of x, such as [1, 28, 28]")
     make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
     try:
-        hierarchy = make_hierarchy(settings.levels, settings.data_shape, **_options(settings, "levels", "data_shape"))
+        options = _options(settings, "levels", "data_shape", "classes")
+        hierarchy = make_hierarchy(settings.levels, settings.data_shape, **options)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
+    if settings.classes is not None:
+        hierarchy = with_classes(hierarchy, settings.classes, gauge=settings.gauge, max_scale=settings.max_scale)
     discriminator = _discriminator(config.discriminator, hierarchy) if "discriminator" in config.applicable else None
     model = Model(hierarchy, discriminator, config)
     for name, section in (("hierarchy", settings), ("discriminator", config.discriminator)):
@@ -89,9 +93,9 @@ def _discriminator(settings: DiscriminatorConfig, hierarchy: Hierarchy) -> Joint
 
 def describe(model: Model) -> str:
     """What the networks of a model are, in a sentence."""
-    spaces = model.hierarchy.spaces
     if model.config is None:
         return "of your own"
+    spaces = model.hierarchy.spaces[: model.config.model.levels + 1]
     family = model.config.model.family
     return paper.describe(spaces) if family == "paper" else ladder_in_words(spaces, family)
 

@@ -34,6 +34,9 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and noise.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="32 or bf16.")] = None,
+    labels: Annotated[
+        int | None, typer.Option(min=1, help="Data whose labels are seen, drawn evenly over the classes by the seed.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings from a TOML file.", show_default=False)] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as often as needed.")
@@ -61,6 +64,7 @@ def train(
         "training.seed": seed,
         "training.device": device,
         "training.precision": precision,
+        "training.labels": labels,
     }
     chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
     chosen = override(chosen, {name: value for name, value in flags.items() if value is not None})
@@ -155,6 +159,8 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     prefix, colon, path = data.spec.partition(":")
     spec = f"{prefix}:{Path(path).resolve()}" if colon else prefix
     changes: dict[str, Any] = {"model.data_shape": data.shape, "data.spec": spec}
+    if config.training.labels is not None:
+        changes["model.classes"] = config.model.classes or len(data.classes) or None
     if epochs is not None:
         changes["training.steps"] = max(1, round(epochs * (len(data.train) // config.training.batch_size)))
     config = override(config, changes)

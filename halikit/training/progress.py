@@ -21,6 +21,8 @@ _LABELS = {
     "rho_p": "ρ_p",
     "negative_elbo": "−ELBO",
     "held_out_negative_elbo": "held out",
+    "supervised_loss": "L_sup",
+    "held_out_label_error": "wrong classes",
 }
 
 
@@ -67,7 +69,7 @@ class Progress:
         """Show a record: in the bar, and as a line where errors were measured."""
         self.last = record
         rates = f"{record.steps_per_second:.0f} steps/s, {record.images_per_second:.0f} images/s"
-        losses = " ".join(f"{_LABELS[name]} {value:.2f}" for name, value in record.losses.items())
+        losses = " ".join(f"{_LABELS[name]} {value:.3f}" for name, value in record.losses.items())
         if record.errors:
             self._errors = "errors " + " ".join(f"{error:.3f}" for error in record.errors)
         self._bar.update(

@@ -23,7 +23,10 @@ __all__ = ["Record", "Run"]
 # Of the grid of samples.
 _COLUMNS = 16
 # Of a record: what the methods of training give, and what they measure of held-out data.
-_LOSSES = ("d_loss", "g_loss", "rho_q", "rho_p", "negative_elbo", "held_out_negative_elbo")
+_LOSSES = (
+    *("d_loss", "g_loss", "rho_q", "rho_p", "negative_elbo", "held_out_negative_elbo"),
+    *("supervised_loss", "held_out_label_error"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class Record:
         negative_elbo: Nats per sample, an estimate of a bound, under batch statistics; see :mod:`halikit.elbo`.
         held_out_negative_elbo: The same on held-out data with averaged weights and running statistics: an estimate,
             with one draw a sample, of an upper bound on ``−log p(x)``; ``None`` where it was not evaluated as well.
+        supervised_loss: Eq. 10, nats.
+        held_out_label_error: Share of held-out data put into a wrong class, averaged weights, along the means.
         steps_per_second: Over the last steps.
         images_per_second: Likewise.
         errors: Root mean square of ``x − x̂_l`` per element on held-out data, averaged weights, along the means, from
@@ -56,6 +61,8 @@ class Record:
     rho_p: float | None = None
     negative_elbo: float | None = None
     held_out_negative_elbo: float | None = None
+    supervised_loss: float | None = None
+    held_out_label_error: float | None = None
     steps_per_second: float
     images_per_second: float
     errors: tuple[float, ...] = field(default=())

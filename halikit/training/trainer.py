@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 
 from halikit import data as datasets
-from halikit.algorithm import Step
 from halikit.config import Config, DataConfig, TrainingConfig
-from halikit.elbo import Bound
 from halikit.errors import DivergedError, InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.random import seeded
 from halikit.training.averaging import Averager
-from halikit.training.methods import make_method
+from halikit.training.methods import Outcome, make_method
 from halikit.training.run import Record, Run, reconstruction_errors
 from halikit.training.schedule import Schedule
 
@@ -73,7 +71,7 @@ class Trainer:
         for module in model.parts.values():
             module.to(self.device).train()
         self.averager = Averager(model.hierarchy, self.settings.averaging)
-        self._method = make_method(model, self.settings)
+        self._method = make_method(model, self.settings, self.data, self.augmentation)
         self.steps = 0
         self._seconds = 0.0
         self.schedule = self._scheduled(self.settings.steps)
@@ -139,7 +137,7 @@ class Trainer:
         batches = self._batches()
         last = time.perf_counter()
         started = last - self._seconds
-        seen: list[Step | Bound] = []
+        seen: list[Outcome] = []
         while self.steps < total:
             seen.append(self.step(next(batches)))
             evaluate = self.steps % settings.evaluate_every == 0 or self.steps == total
@@ -172,7 +170,7 @@ class Trainer:
                 self._on_record(record)
             last, seen = time.perf_counter(), []
 
-    def step(self, batch: Tensor) -> Step | Bound:
+    def step(self, batch: Tensor) -> Outcome:
         """Take one step: of Algorithm 1, moving both players, unless the method is another.
 
         Args:
@@ -219,10 +217,11 @@ class Trainer:
         with torch.no_grad():
             errors = reconstruction_errors(averaged, x)
             with seeded(settings.seed, self.device):
-                measured = self._method.measure(averaged, x)
+                measured = self._method.measure(averaged, held_out)
             if self.run:
                 rows = {"x": x[:_SHOWN]}
-                rows |= {f"z{level}": averaged.reconstruct(x[:_SHOWN], level) for level in range(1, self.level + 1)}
+                names = [space.name for space in averaged.spaces]
+                rows |= {names[i]: averaged.reconstruct(x[:_SHOWN], i) for i in range(1, self.level + 1)}
                 with seeded(settings.seed, self.device):
                     self.run.pictures(averaged.sample(_SHOWN**2 // 2), rows, self.steps)
                 config = self.config if self.model.config else None
