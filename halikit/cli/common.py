@@ -39,6 +39,11 @@ def print_json(values: dict[str, Any]) -> None:
     print(json.dumps(values, ensure_ascii=False))
 
 
+def warn(message: str) -> None:
+    """Say on stderr what a person should know."""
+    console(stderr=True).print(f"halikit: {message}", markup=False, style="yellow")
+
+
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the terminal's stderr for what takes longer than a moment; yields what is called with (done, total)."""
