@@ -8,11 +8,14 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from halikit.errors import InputError
+
+if TYPE_CHECKING:
+    from halikit.data import Augmentation
 
 __all__ = [
     "Config",
@@ -174,6 +177,14 @@ class DataConfig(_Section):
     strict: bool = Field(False, description="refuse any file that cannot be used; verify checksums")
     flip: bool = Field(False, description="mirror every other image that is trained on")
     shift: Annotated[int, Field(ge=0)] = Field(0, description="move them by up to so many pixels, mirrored at edges")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="turn them by up to so many degrees")
+    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="scale them by a factor within 1 ± so much")
+
+    def augmentation(self) -> Augmentation:
+        """What is done to images each time they are trained on."""
+        from halikit.data.augmentation import Augmentation
+
+        return Augmentation(flip=self.flip, shift=self.shift, rotate=self.rotate, zoom=self.zoom)
 
 
 class Config(_Section):

@@ -64,6 +64,42 @@ def test_a_shift_reflects_at_the_edges():
     assert seen == {(2, 1, 0, 1, 2), (1, 0, 1, 2, 3), (0, 1, 2, 3, 4), (1, 2, 3, 4, 3), (2, 3, 4, 3, 2)}
 
 
+def test_a_turn_is_a_turn_about_the_centre():
+    y, x = torch.meshgrid(torch.arange(15.0) - 7, torch.arange(15.0) - 7, indexing="ij")
+    blob = torch.exp(-((x - 3) ** 2 + y**2) / 2).expand(500, 1, 15, 15)
+    turned = Augmentation(rotate=30)(blob, torch.arange(500), seed=0, epoch=0)
+    mass = turned.sum((1, 2, 3))
+    angles = torch.atan2((turned[:, 0] * y).sum((1, 2)) / mass, (turned[:, 0] * x).sum((1, 2)) / mass).rad2deg()
+    assert angles.min() < -28 < 28 < angles.max()
+    assert angles.abs().max() < 31
+    assert angles.mean().abs() < 3.5  # 4.5 standard errors of a uniform draw from ±30
+
+    # A non-square image turns without shear: a blob stays round.
+    wide = torch.exp(-(x**2 + y**2) / 2)[4:11].expand(50, 1, 7, 15)
+    turned = Augmentation(rotate=90)(wide, torch.arange(50), seed=0, epoch=0)
+    torch.testing.assert_close(turned[:, 0, :, 4:11], wide[:, 0, :, 4:11], atol=0.1, rtol=0)
+
+
+def test_a_zoom_scales_about_the_centre():
+    y, x = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
+    disc = ((x**2 + y**2) < 64).float().expand(500, 1, 33, 33)
+    area = Augmentation(zoom=0.25)(disc, torch.arange(500), seed=0, epoch=0).sum((1, 2, 3))
+    scale = (area / disc[0].sum()).sqrt()
+    assert 0.735 < scale.min() < 0.77
+    assert 1.23 < scale.max() < 1.265
+
+
+def test_turned_images_change_alike_in_any_batch_and_stay_in_range():
+    index = torch.arange(40)
+    change = Augmentation(flip=True, shift=2, rotate=20, zoom=0.2)
+    whole = change(IMAGES, index, seed=3, epoch=5)
+    torch.testing.assert_close(
+        torch.cat([change(IMAGES[i], i, seed=3, epoch=5) for i in index.split(7)]), whole, atol=1e-6, rtol=0
+    )
+    assert whole.min() >= IMAGES.min()
+    assert whole.max() <= IMAGES.max()
+
+
 def test_nothing_asked_for_changes_nothing():
     assert Augmentation()(IMAGES, torch.arange(40), seed=0, epoch=0) is IMAGES
 

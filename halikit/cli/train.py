@@ -174,7 +174,7 @@ def _load(config: Config) -> DataSet:
         loaded = data.load(settings.spec, size=settings.size, strict=settings.strict, on_progress=advance)
     # Before a model is built for data that it cannot be trained on.
     loaded.check_batch(config.training.batch_size)
-    data.Augmentation(flip=settings.flip, shift=settings.shift).check(loaded.shape)
+    settings.augmentation().check(loaded.shape)
     return loaded
 
 

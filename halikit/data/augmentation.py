@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from halikit.data.dataset import DataError
 
@@ -26,18 +27,22 @@ class Augmentation:
     Args:
         flip: Mirror every other image, left to right.
         shift: Move each image by up to so many pixels in either direction, reflected at its edges.
+        rotate: Turn each image about its centre by up to so many degrees either way, in [0, 180].
+        zoom: Scale each image by a factor within 1 ± ``zoom``, in [0, 1).
     """
 
     flip: bool = False
     shift: int = 0
+    rotate: float = 0.0
+    zoom: float = 0.0
 
     def __bool__(self) -> bool:
-        return self.flip or self.shift > 0
+        return self.flip or self.shift > 0 or self.rotate > 0 or self.zoom > 0
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise a DataError if images of this shape cannot be changed so."""
         if self and len(shape) != 3:
-            raise DataError(f"flips and shifts are for images (C, H, W), not for data of shape {shape}")
+            raise DataError(f"augmentation is for images (C, H, W), not for data of shape {shape}")
         if self.shift and self.shift >= min(shape[1:]):
             raise DataError(f"data.shift={self.shift} takes images larger than that; these are {shape[2]}×{shape[1]}")
 
@@ -56,6 +61,10 @@ class Augmentation:
         if not self:
             return x
         words = philox(index.to(x.device), seed, epoch)
+        if self.rotate or self.zoom:
+            x = self._turned(x, words[:, 3])
+        if not (self.flip or self.shift):
+            return x
         height, width = x.shape[2:]
         rows = torch.arange(height, device=x.device).expand(len(x), height)
         columns = torch.arange(width, device=x.device).expand(len(x), width)
@@ -68,6 +77,17 @@ class Augmentation:
             columns = columns.gather(1, _reflected(torch.arange(width, device=x.device) + steps[:, 1:], width))
         pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)[:, None]
         return x.flatten(2).gather(2, pixels.expand(*x.shape[:2], -1)).view(x.shape)
+
+    def _turned(self, x: Tensor, words: Tensor) -> Tensor:
+        """Rotate and scale by the two halves of each word; bilinear, reflected at the edges."""
+        height, width = x.shape[2:]
+        angle, scale = (half.float() / 0x8000 - 1 for half in (words >> 16, words & 0xFFFF))
+        angle, scale = angle * math.radians(self.rotate), 1 + scale * self.zoom
+        cos, sin, zero = angle.cos() / scale, angle.sin() / scale, torch.zeros_like(angle)
+        # Rows of a matrix on coordinates that run from −1 to 1 along either side.
+        rows = [cos, -sin * height / width, zero, sin * width / height, cos, zero]
+        grid = nn.functional.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(x.shape), align_corners=False)
+        return nn.functional.grid_sample(x, grid.to(x.dtype), padding_mode="reflection", align_corners=False)
 
 
 def philox(index: Tensor, seed: int, epoch: int) -> Tensor:

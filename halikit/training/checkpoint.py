@@ -111,8 +111,7 @@ class Checkpoints:
             tensors, facts = save(unshared(state.tensors)), _json(state.facts)
             with writing(path, len(tensors) + len(facts)):
                 self._write(path, {TENSORS: tensors, STATE: facts}, state)
-        write_atomically(self.path / LATEST, path.name + "\n")
-        self._prune()
+        self._settle(state.facts["step"])
         return path
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint:
@@ -139,11 +138,13 @@ class Checkpoints:
             raise CheckpointError(f"there is no checkpoint of step {step} in {self.path}; there are: {there}")
         return open_checkpoint(self._place(step))
 
-    def drop_after(self, step: int) -> None:
-        """Remove those of later steps: the run goes on from ``step`` and will write its own."""
+    def go_on_from(self, step: int) -> None:
+        """Remove those of later steps, which the run will write anew, and finish what a killed process had begun."""
         for later in self.steps():
             if later > step:
                 self._remove(later)
+        if step in self.steps():
+            self._settle(step)
 
     def _write(self, path: Path, contents: Mapping[str, bytes], state: State) -> None:
         temporary = path.with_name(f".{path.name}{TEMPORARY}")
@@ -173,7 +174,9 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
-    def _prune(self) -> None:
+    def _settle(self, step: int) -> None:
+        """Let ``latest`` name this one; then old ones can go."""
+        write_atomically(self.path / LATEST, self._place(step).name + "\n")
         steps = self.steps()
         for step in set(steps) - set(steps[-self.keep :]) - {self._best(steps)}:
             self._remove(step)

@@ -124,7 +124,7 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Remove what is there of steps after ``step``."""
-        self.checkpoints.drop_after(step)
+        self.checkpoints.go_on_from(step)
         rows = [row for row in self._rows() if row["step"].isdecimal() and int(row["step"]) <= step]
         text = io.StringIO()
         table = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore", lineterminator="\n")

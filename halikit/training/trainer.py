@@ -82,7 +82,7 @@ class Trainer:
         self.settings = settings or (model.config.training if model.config else TrainingConfig())
         self.device = resolve_device(self.settings.device)
         self.data = _on(self.device, data, model.config.data.size if model.config else None)
-        self.augmentation = augmentation or _augmentation(model)
+        self.augmentation = augmentation or (model.config or Config()).data.augmentation()
         self._check()
         for module in (model.hierarchy, model.discriminator):
             module.to(self.device).train()
@@ -490,12 +490,6 @@ def _on(
     elif isinstance(data, Tensor):
         data = datasets.from_tensor(data)
     return data.to(device)
-
-
-def _augmentation(model: Model) -> datasets.Augmentation:
-    if model.config is None:
-        return datasets.Augmentation()
-    return datasets.Augmentation(flip=model.config.data.flip, shift=model.config.data.shift)
 
 
 def _noise_seed(seed: int, step: int, rank: int = 0) -> int:
