@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from halikit.cli import benchmark, data, evaluate, inspect, presets, reconstruct, sample, train
+from halikit.cli import benchmark, common, data, evaluate, inspect, presets, reconstruct, sample, train
 from halikit.errors import HalikitError
 
 __all__ = ["app", "main"]
@@ -93,5 +93,5 @@ def _shortage(error: Exception) -> str | None:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"halikit: {message}", file=sys.stderr)
+    print(f"halikit: {common.printable(message)}", file=sys.stderr)
     return code

@@ -22,19 +22,20 @@ from torch import Tensor
 from halikit import plotting
 from halikit.config import Config, to_toml
 from halikit.errors import InputError, ResourceError
-from halikit.files import TEMPORARY, write_atomically, writing
+from halikit.files import TEMPORARY, read_bounded, write_atomically, writing
 from halikit.hierarchy import Hierarchy
 from halikit.model import FILE_NAME, Model, save_model
 from halikit.training.checkpoint import Checkpoints, State
 from halikit.training.lock import locked
 
-__all__ = ["Record", "Run"]
+__all__ = ["Record", "Run", "read_dump"]
 
 
 # Of the grid of samples.
 _COLUMNS = 16
 
 _METRICS, _SAMPLES, DUMP = "metrics.csv", "samples", "diverged.json"
+_MOST_JSON = 2**20
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,23 @@ class Run:
         """Remove what a process that was killed had not finished."""
         for path in [*self.path.glob(f".*{TEMPORARY}"), *self.path.glob(f"*/.*{TEMPORARY}")]:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def read_dump(path: Path) -> dict[str, Any] | None:
+    """What :meth:`Run.dump` wrote into a run directory, or ``None`` where training has not diverged.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    if not (path / DUMP).exists():
+        return None
+    try:
+        values = json.loads(read_bounded(path / DUMP, _MOST_JSON))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path / DUMP} is damaged: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path / DUMP} is damaged: it is no JSON object")
+    return values
 
 
 def reconstruction_errors(hierarchy: Hierarchy, x: Tensor) -> tuple[float, ...]:

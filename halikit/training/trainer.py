@@ -23,6 +23,7 @@ from halikit.random import seeded
 from halikit.training.averaging import Averager
 from halikit.training.checkpoint import Checkpoint, CheckpointError, State, find_checkpoint
 from halikit.training.guard import Counts, Guard
+from halikit.training.health import Health
 from halikit.training.memory import explained_shortage
 from halikit.training.meter import Meter
 from halikit.training.optimisers import fill_optimiser, make_optimisers, optimiser_tensors
@@ -103,6 +104,7 @@ class Trainer:
         self._rate_share = 1.0
         self._on_record = on_record
         self._notify = on_notice
+        self._health = Health(on_notice)
         resumes = resume is not False
         if resumes and out is None:
             raise InputError("resume goes on with the run in a directory: give it as out")
@@ -211,6 +213,7 @@ class Trainer:
             self.run.record(record)
         if self._on_record:
             self._on_record(record)
+        self._health.look_at(record)
         self._meter.lap()
 
     def _go_back(self, counts: Counts) -> None:
@@ -228,9 +231,7 @@ class Trainer:
         self._restore(checkpoint)
         self.run.rewind(self.steps)
         self._rate_share = 0.5
-        self._notify(
-            f"{trouble}; going back to step {self.steps}, from where learning rates are half of what they were"
-        )
+        self._notify(f"{trouble}; going back to step {self.steps}, with half the learning rates from there on")
 
     def step(self, batch: Tensor) -> Step:
         """Play one step of Algorithm 1 and move both players.
@@ -287,17 +288,18 @@ class Trainer:
     def _evaluate(self) -> tuple[float, ...]:
         """Errors on held-out data; pictures and the model into the run directory."""
         assert self.data is not None
-        settings = self.settings
         averaged = self.averaged[: self.level]
         held_out = self.data.held_out
         x = held_out.batch(torch.arange(min(_HELD_OUT, len(held_out)), device=self.device))
         with torch.no_grad():
             errors = reconstruction_errors(averaged, x)
+            with seeded(self.settings.seed, self.device):
+                samples = averaged.sample(_SHOWN**2 // 2)
+            self._health.look_at_samples(samples, x, self.steps)
             if self.run:
                 rows = {"x": x[:_SHOWN]}
                 rows |= {f"z{level}": averaged.reconstruct(x[:_SHOWN], level) for level in range(1, self.level + 1)}
-                with seeded(settings.seed, self.device):
-                    self.run.pictures(averaged.sample(_SHOWN**2 // 2), rows, self.steps)
+                self.run.pictures(samples, rows, self.steps)
                 self._save_model()
         self._score = sum(errors) / len(errors)
         return errors
