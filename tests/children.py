@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-__all__ = ["Child", "fork", "limit_memory", "tmpfs", "until"]
+__all__ = ["Child", "fill_disk", "fork", "limit_memory", "tmpfs", "until"]
 
 
 @dataclass
@@ -24,40 +23,38 @@ class Child:
     """A process that runs a function; its return code is that of a shell: 128 + n when killed by signal n."""
 
     pid: int
-    output: Path
+    output: int
+    said: str = ""
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 60) -> int:
+        """The return code; ``said`` is then all that went to stdout and stderr."""
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                code = os.waitstatus_to_exitcode(status)
-                return code if code >= 0 else 128 - code
+        while (found := os.waitpid(self.pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
             time.sleep(0.005)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        raise AssertionError(f"still running after {timeout} s\n{self.said}")
+        if is_late := found == (0, 0):
+            self.send(signal.SIGKILL)
+            found = os.waitpid(self.pid, 0)
+        self.said = os.pread(self.output, os.fstat(self.output).st_size, 0).decode(errors="replace")
+        os.close(self.output)
+        assert not is_late, f"still running after {timeout} s\n{self.said}"
+        code = os.waitstatus_to_exitcode(found[1])
+        return code if code >= 0 else 128 - code
 
     def send(self, number: int) -> None:
+        """Send a signal."""
         os.kill(self.pid, number)
-
-    @property
-    def said(self) -> str:
-        """All that went to stdout and stderr."""
-        return self.output.read_text(errors="replace")
 
 
 def fork(run: Callable[[], object], cwd: Path | None = None) -> Child:
     """Run a function in a process of its own; it exits as the function does."""
-    descriptor, name = tempfile.mkstemp()
+    output = os.memfd_create("output")
     pid = os.fork()
     if pid:
-        os.close(descriptor)
-        return Child(pid, Path(name))
+        return Child(pid, output)
     code = 70
     try:
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
         if cwd:
             os.chdir(cwd)
@@ -88,7 +85,16 @@ def limit_memory(mebibytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-@contextmanager
+def fill_disk(path: Path) -> None:
+    """Write a file until there is no room for more."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while os.write(descriptor, bytes(4096)):
+            pass
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
 def tmpfs(path: Path, kibibytes: int) -> Iterator[Path]:
     """A file system of its own size below ``path``; skips the test where none can be mounted."""
     path.mkdir(exist_ok=True)

@@ -7,13 +7,15 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from children import Child, fork, until
+import sklearn.datasets  # so that no child has to  # noqa: F401
+from children import Child, fill_disk, fork, limit_memory, tmpfs, until
 from test_resume import config, fingerprint, steps_of, trainer
 
 import halikit as hk
@@ -181,3 +183,111 @@ def test_a_signal_without_a_run_means_what_it_did(tmp_path: Path) -> None:
     until((tmp_path / "on").exists)
     child.send(signal.SIGTERM)
     assert child.wait(5) == 128 + signal.SIGTERM
+
+
+def test_a_disk_that_is_too_small_is_refused_before_training(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk", 200) as disk:
+        child = halikit("train", *TINY, "--out", str(disk / "run"), cwd=tmp_path)
+        assert child.wait() == 4, child.said
+        (line,) = [line for line in child.said.splitlines() if line.startswith("halikit:")]
+        assert re.search(r"has 0 MiB free, but the run needs \d+ MiB: 0\.\d MiB for each checkpoint; lower", line)
+        assert not list((disk / "run").rglob("*.*"))
+
+
+def test_a_disk_that_fills_up_while_training_leaves_what_is_whole(tmp_path: Path) -> None:
+    options = [*TINY, "--steps", "400", "--out", str(tmp_path / "disk" / "run")]
+    with tmpfs(tmp_path / "disk", 2000) as disk:
+        child = halikit("train", *options, cwd=tmp_path)
+        until(lambda: 40 in steps_of(disk / "run"))
+        fill_disk(disk / "filler")
+        assert child.wait() == 4, child.said
+        assert "no space left to write" in child.said.splitlines()[-1]
+        (disk / "filler").unlink()
+        child = halikit("train", *options, "--resume", cwd=tmp_path)
+        assert child.wait() == 0, child.said
+        assert "damaged" not in child.said
+        halikit("train", *options, "--out", str(tmp_path / "whole"), cwd=tmp_path).wait()
+        assert fingerprint(disk / "run") == fingerprint(tmp_path / "whole")
+
+
+def test_a_read_only_disk_is_refused_before_training(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk", 2000) as disk:
+        (disk / "run").mkdir()
+        assert os.system(f"mount -o remount,ro {disk}") == 0
+        for out in ("run", "other"):
+            child = halikit("train", *TINY, "--out", str(disk / out), cwd=tmp_path)
+            assert child.wait() == 2, child.said
+            assert "Read-only file system" in child.said.splitlines()[-1]
+            assert "step " not in child.said
+
+
+def test_two_runs_in_one_directory(tmp_path: Path) -> None:
+    first = halikit("train", *TINY, "--steps", "100000", cwd=tmp_path)
+    until(lambda: steps_of(tmp_path / "run"))
+    for option, message in (([], "already holds a run"), (["--resume"], "another training is writing to run")):
+        second = halikit("train", *TINY, *option, cwd=tmp_path)
+        assert second.wait() == 2, second.said
+        assert message in second.said.splitlines()[-1]
+    first.send(signal.SIGTERM)
+    assert first.wait() == 128 + signal.SIGTERM
+    # The lock went with the process.
+    assert halikit("train", *TINY, "--resume", "--steps", "100", cwd=tmp_path).wait() == 0
+
+
+@pytest.mark.parametrize("what", ["metrics.csv", "samples", "checkpoints", ""])
+def test_files_removed_while_training_are_missed_by_nobody(tmp_path: Path, what: str) -> None:
+    child = halikit("train", *TINY, "--steps", "150", cwd=tmp_path)
+    run = tmp_path / "run"
+    until(lambda: 20 in steps_of(run))
+    (run / what).unlink() if what == "metrics.csv" else shutil.rmtree(run / what)
+    assert child.wait() == 0, child.said
+    assert 150 in steps_of(run)
+    assert (run / "metrics.csv").read_text().startswith("step,level")
+    assert hk.load(run)
+
+
+def test_memory_that_does_not_suffice(tmp_path: Path) -> None:
+    options = [*TINY, "--steps", "50", "--batch-size", "1500", "--set=hidden=10000", "--set=depth=1"]
+    child = halikit("train", *options, cwd=tmp_path, before=lambda: limit_memory(160))
+    assert child.wait() == 4, child.said
+    assert "out of memory on cpu with batches of 1500" in child.said
+    assert "Try training.batch_size=750" in child.said
+    assert max(steps_of(tmp_path / "run")) == 0
+
+
+def test_a_closed_stdout_does_not_stop_a_training(tmp_path: Path) -> None:
+    child = halikit("train", *TINY, "--steps", "60", cwd=tmp_path, before=lambda: break_pipe(1))
+    assert child.wait() == 0, child.said
+    assert 60 in steps_of(tmp_path / "run")
+
+
+def break_pipe(number: int) -> None:
+    """Let this descriptor be a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, number)
+
+
+@pytest.mark.parametrize(
+    ("shell", "environment"),
+    [
+        ("{} >&-", {}),
+        ("{} >&- 2>&- <&-", {}),
+        ("{} </dev/null | cat", {"PYTHONIOENCODING": "ascii"}),
+        ("{} 2>&1 | cat", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        ("{} | head -1", {}),
+    ],
+    ids=["stdout closed", "all closed", "ascii", "C locale", "reader gone"],
+)
+def test_odd_streams_and_locales(tmp_path: Path, shell: str, environment: dict[str, str]) -> None:
+    command = " ".join([sys.executable, "-m", "halikit", "train", *TINY, "--steps", "30"])
+    done = subprocess.run(
+        ["bash", "-c", "set -o pipefail; " + shell.format(command)],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"} | environment,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 30 in steps_of(tmp_path / "run")

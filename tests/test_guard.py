@@ -137,7 +137,7 @@ def test_the_second_time_is_the_end_with_exit_3_and_a_dump(tmp_path: Path) -> No
     assert advice == "what is known is in run/diverged.json: halikit inspect run"
     child = halikit("inspect", "run", cwd=tmp_path)
     assert child.wait() == 0
-    assert "gradients not finite: hierarchy.links.0.up.network.1.bias" in child.said
+    assert "gradients not finite: hierarchy.links.0.up.network.3.bias" in child.said
     assert "step: 25" in child.said
     child = halikit("inspect", "run", "--json", cwd=tmp_path)
     assert child.wait() == 0
