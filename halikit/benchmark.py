@@ -124,6 +124,8 @@ def _settings(model: Model) -> TrainingConfig:
 def _ways(model: Model) -> dict[str, Callable[[], None]]:
     settings = _settings(model)
     device = resolve_device(settings.device)
+    if model.discriminator is None:
+        raise ValueError("a benchmark measures the steps of the game, which need a discriminator")
     hierarchy, discriminator = model.hierarchy.to(device).train(), model.discriminator.to(device).train()
     x = torch.rand(settings.batch_size, *hierarchy.spaces[0].shape, device=device) * 2 - 1
     objective = OBJECTIVES[settings.objective]

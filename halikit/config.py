@@ -63,8 +63,10 @@ class _Section(BaseModel):
     @model_validator(mode="after")
     def _idle_settings_are_untouched(self) -> Self:
         for name, field in type(self).model_fields.items():
-            if name not in self.applicable and getattr(self, name) != field.default:
-                raise ValueError(f"{name} = {getattr(self, name)!r} has no effect here: {self._idle_because}")
+            value = getattr(self, name)
+            # A whole section may lie idle: a preset's does once the method is another.
+            if name not in self.applicable and value != field.default and not isinstance(value, _Section):
+                raise ValueError(f"{name} = {value!r} has no effect here: {self._idle_because}")
         return self
 
     @property
@@ -85,7 +87,7 @@ class ModelConfig(_Section):
     slope: NonNegative = 0.02
     gauge: Literal["standardised", "variance_preserving"] | None = "variance_preserving"
     max_scale: Annotated[float, Field(gt=0)] | None = 0.5
-    observation_scale: Annotated[float, Field(gt=0)] | None = None
+    observation_scale: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = None
     rectified: bool = Field(True, description="of the paper's family: leaky ReLU before the Gaussian layers of z1")
     initial_scale: InitialScale = None
 
@@ -127,9 +129,25 @@ class DiscriminatorConfig(_Section):
         return "the paper's discriminator is that of Table 4"
 
 
-class TrainingConfig(_Section):
-    """The game: Algorithm 1 and all around it."""
+# Of the game of Algorithm 1, and of nothing else.
+_OF_THE_GAME = {
+    "objective",
+    "discriminator_learning_rate",
+    "encoder_noise",
+    "final_input_noise",
+    "d_steps",
+    "g_steps",
+    "gradient_penalty",
+    "penalised",
+}
 
+
+class TrainingConfig(_Section):
+    """The game, Algorithm 1, or what is trained by instead of it; and all around that."""
+
+    method: Literal["adversarial", "elbo"] = Field(
+        "adversarial", description="the game of Algorithm 1, or the evidence lower bound (a variational autoencoder)"
+    )
     steps: Positive = 10_000
     batch_size: Positive = 128
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -159,6 +177,22 @@ class TrainingConfig(_Section):
     checkpoint_every: Positive = Field(1000, description="steps between checkpoints, from which training can go on")
     keep: Positive = Field(3, description="newest checkpoints kept; the best one is kept as well")
     max_skipped: Positive = Field(10, description="steps in a row not finite before going back to a checkpoint")
+
+    @property
+    def applicable(self) -> tuple[str, ...]:
+        """The settings that have an effect, given the method."""
+        idle = _OF_THE_GAME if self.method == "elbo" else set()
+        return tuple(name for name in super().applicable if name not in idle)
+
+    @property
+    def _idle_because(self) -> str:
+        return f"there is no game under method = {self.method!r}"
+
+    @model_validator(mode="after")
+    def _densities_are_precise(self) -> Self:
+        if self.method == "elbo" and self.precision != "32":
+            raise ValueError(f"method = 'elbo' sums log-densities: precision must be '32', not {self.precision!r}")
+        return self
 
     def growth(self, levels: int) -> tuple[int, ...]:
         """Steps at which a level is added on top of those trained so far; none for a stack trained whole."""
@@ -201,6 +235,12 @@ class Config(_Section):
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     training: TrainingConfig = TrainingConfig()
     data: DataConfig = DataConfig()
+
+    @property
+    def applicable(self) -> tuple[str, ...]:
+        """The settings and sections that have an effect, given the method."""
+        idle = set() if self.training.method == "adversarial" else {"discriminator"}
+        return tuple(name for name in super().applicable if name not in idle)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Config:

@@ -40,13 +40,19 @@ class Model:
 
     Attributes:
         hierarchy: Encoder, decoder and prior.
-        discriminator: Over the hierarchy's spaces.
+        discriminator: Over the hierarchy's spaces; ``None`` where there is no game, as for an autoencoder.
         config: What it was built from; ``None`` for kernels of the user's own.
     """
 
     hierarchy: Hierarchy
-    discriminator: JointDiscriminator | PairwiseDiscriminator
+    discriminator: JointDiscriminator | PairwiseDiscriminator | None = None
     config: Config | None = None
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules that there are, by name: ``hierarchy``, ``discriminator``."""
+        parts: dict[str, nn.Module | None] = {"hierarchy": self.hierarchy, "discriminator": self.discriminator}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def build(config: Config) -> Model:
@@ -63,19 +69,22 @@ def build(config: Config) -> Model:
         hierarchy = make_hierarchy(settings.levels, settings.data_shape, **_options(settings, "levels", "data_shape"))
     except ValueError as error:
         raise InputError(f"model: {error}") from None
-    options = _options(config.discriminator, "weight_norm") | {"use_weight_norm": config.discriminator.weight_norm}
-    discriminator: JointDiscriminator | PairwiseDiscriminator
+    discriminator = _discriminator(config.discriminator, hierarchy) if "discriminator" in config.applicable else None
+    model = Model(hierarchy, discriminator, config)
+    for name, section in (("hierarchy", settings), ("discriminator", config.discriminator)):
+        if name in model.parts and section.initial_scale is not None:
+            initialise(model.parts[name], section.initial_scale)
+    return model
+
+
+def _discriminator(settings: DiscriminatorConfig, hierarchy: Hierarchy) -> JointDiscriminator | PairwiseDiscriminator:
+    options = _options(settings, "weight_norm") | {"use_weight_norm": settings.weight_norm}
     try:
-        if config.discriminator.family == "paper":
-            discriminator = paper_discriminator(hierarchy.spaces, **options)
-        else:
-            discriminator = build_discriminator(hierarchy, **options)
+        if settings.family == "paper":
+            return paper_discriminator(hierarchy.spaces, **options)
+        return build_discriminator(hierarchy, **options)
     except ValueError as error:
         raise InputError(f"discriminator: {error}") from None
-    for module, section in ((hierarchy, settings), (discriminator, config.discriminator)):
-        if section.initial_scale is not None:
-            initialise(module, section.initial_scale)
-    return Model(hierarchy, discriminator, config)
 
 
 def describe(model: Model) -> str:
@@ -113,11 +122,7 @@ def save_model(path: Path, model: Model, averaged: Hierarchy, *, config: Config 
     Raises:
         ResourceError: If the disk is full.
     """
-    parts: dict[str, nn.Module] = {
-        "hierarchy": model.hierarchy,
-        "averaged": averaged,
-        "discriminator": model.discriminator,
-    }
+    parts = model.parts | {"averaged": averaged}
     about = {
         "schema": SCHEMA,
         "step": step,
@@ -172,10 +177,9 @@ def load(
         model = _build(Config.parse(about["config"], str(path)))
     else:
         raise ModelError(f"{path} holds kernels of its author's own: pass build=, the function that makes the model")
-    fill(path, model.hierarchy, tensors, "averaged" if weights == "averaged" else "hierarchy")
-    fill(path, model.discriminator, tensors, "discriminator")
-    for module in (model.hierarchy, model.discriminator):
-        module.to(device).eval()
+    for name, part in model.parts.items():
+        fill(path, part, tensors, "averaged" if (name, weights) == ("hierarchy", "averaged") else name)
+        part.to(device).eval()
     return model
 
 

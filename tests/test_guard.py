@@ -33,14 +33,14 @@ def poison(run: hk.Trainer, what: str, when: Callable[[], bool]) -> None:
         bias = run.model.hierarchy.links[0].up.network[-1].bias
         bias.register_hook(lambda g: torch.full_like(g, torch.inf) if when() else g)
         return
-    objective = run.objective
+    objective = run._method.objective
 
     def poisoned(s_q: torch.Tensor, s_p: torch.Tensor) -> Losses:
         losses = objective(s_q, s_p)
         return Losses(losses.discriminator + (torch.nan if when() else 0.0), losses.generator)
 
-    run.objective = poisoned
-    run.single_pass = False
+    run._method.objective = poisoned
+    run._method.single_pass = False
 
 
 @pytest.mark.parametrize("what", ["data", "loss", "gradient"])

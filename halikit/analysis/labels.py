@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +13,12 @@ from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.random import seeded
 
-__all__ = ["LabelScores", "label_scores"]
+if TYPE_CHECKING:
+    from sklearn.base import ClassifierMixin
+
+__all__ = ["LabelClassifier", "LabelScores", "label_scores"]
+
+LabelClassifier = Literal["neighbours", "network"]
 
 # Samples pass through the networks, and distances are taken, this many at a time.
 _CHUNK = 1000
@@ -31,6 +37,7 @@ class LabelScores:
         held_out_distance: The same for held-out data.
         num_held_out: Held-out data measured on.
         num_samples: Prior samples drawn.
+        classifier: What gave the labels.
     """
 
     kept: tuple[float, ...]
@@ -40,6 +47,7 @@ class LabelScores:
     held_out_distance: float
     num_held_out: int
     num_samples: int
+    classifier: LabelClassifier
 
 
 def label_scores(
@@ -48,38 +56,36 @@ def label_scores(
     *,
     part: Split | None = None,
     num_samples: int = 2000,
-    neighbours: int = 3,
+    classifier: LabelClassifier = "neighbours",
     seed: int = 0,
 ) -> LabelScores:
-    """Judge reconstructions and samples by a nearest-neighbour classifier fitted on the training data.
+    """Judge reconstructions and samples by a classifier fitted on the training data.
 
     Args:
         hierarchy: In evaluation mode.
         data: With labels.
         part: Where to measure; the held-out part by default.
         num_samples: Prior samples to draw.
-        neighbours: Of the classifier.
-        seed: Of the samples.
+        classifier: The 3 nearest neighbours, or a network with one hidden layer of 256 units.
+        seed: Of the samples and of the network.
 
     Raises:
         InputError: If the data have no labels.
     """
-    from sklearn.neighbors import KNeighborsClassifier
-
     part = data.held_out if part is None else part
     if data.train.labels is None or part.labels is None:
         raise InputError(f"{data.spec} has no labels, so no label can be kept; use data with classes")
     train = _flat(data.train)
-    classifier = KNeighborsClassifier(neighbours).fit(train.numpy(), data.train.labels.cpu().numpy())
+    fitted = _classifier(classifier, seed).fit(train.numpy(), data.train.labels.cpu().numpy())
     truth = part.labels.cpu()
 
     def accuracy(x: Tensor) -> float:
-        return float((torch.from_numpy(classifier.predict(x.numpy())) == truth).double().mean())
+        return float((torch.from_numpy(fitted.predict(x.numpy())) == truth).double().mean())
 
     held_out = _flat(part)
     kept = tuple(accuracy(_reconstructed(hierarchy, part, level)) for level in range(1, len(hierarchy) + 1))
     samples = _sampled(hierarchy, num_samples, seed)
-    predicted = torch.from_numpy(classifier.predict(samples.numpy()))
+    predicted = torch.from_numpy(fitted.predict(samples.numpy()))
     shares = torch.bincount(predicted, minlength=len(data.classes)).double() / num_samples
     return LabelScores(
         kept,
@@ -89,7 +95,17 @@ def label_scores(
         _nearest_distance(held_out, train),
         len(part),
         num_samples,
+        classifier,
     )
+
+
+def _classifier(name: LabelClassifier, seed: int) -> ClassifierMixin:
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neural_network import MLPClassifier
+
+    if name == "neighbours":
+        return KNeighborsClassifier(3)
+    return MLPClassifier((256,), batch_size=100, random_state=seed)
 
 
 def _flat(split: Split) -> Tensor:

@@ -90,7 +90,7 @@ def open_data(config: Config, spec: str | None) -> DataSet:
     from halikit import data
     from halikit.errors import InputError
 
-    loaded = data.load(spec or config.data.spec, size=config.data.size)
+    loaded = data.load(spec or config.data.spec, size=config.data.size, strict=config.data.strict)
     if loaded.shape != config.model.data_shape:
         raise InputError(
             f"the model is for data of shape {config.model.data_shape}, but {loaded.spec} has {loaded.shape}"

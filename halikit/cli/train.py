@@ -242,8 +242,7 @@ def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: T
     from halikit.model import describe
 
     settings = trainer.settings
-    players = {"hierarchy": model.hierarchy, "discriminator": model.discriminator}
-    sizes = ", ".join(f"{name} {sum(p.numel() for p in module.parameters()):,}" for name, module in players.items())
+    sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in model.parts.items())
     growth = settings.growth(len(model.hierarchy)) if trainer.schedule.grows else ()
     say(f"data     {data.spec}: {len(data.train):,} to train on, {len(data.held_out):,} held out", markup=False)
     say("spaces   " + " ⇄ ".join(map(str, model.hierarchy.spaces)), markup=False)
@@ -264,10 +263,7 @@ def _result(last: Record, trainer: Trainer) -> dict[str, Any]:
         "steps": last.step,
         "levels": last.level,
         "seconds": last.seconds,
-        "d_loss": last.d_loss,
-        "g_loss": last.g_loss,
-        "rho_q": last.rho_q,
-        "rho_p": last.rho_p,
         "skipped": last.skipped,
         "rms_error": list(last.errors),
+        **last.losses,
     }

@@ -17,8 +17,11 @@ def dense(levels: int) -> Config:
         model=ModelConfig(levels=levels, family="dense"),
         discriminator=DiscriminatorConfig(weight_norm=True),
         training=TrainingConfig(
-            steps=1900 * (levels + 2),
+            # A stack that grows must not hurry: stages get longer as they get more.
+            steps=max(9_500, 600 * levels * (levels + 1)),
             learning_rate=4e-4,
+            # The slower player is the discriminator: at equal rates the latents couple far less.
+            discriminator_learning_rate=1.6e-3,
             final_learning_rate=0.1,
             threads=1,
         ),

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from halikit.algorithm import Step
-
 __all__ = ["Counts", "Guard"]
 
 
@@ -46,14 +44,14 @@ class Guard:
         if self._buffers:
             torch._foreach_copy_(self._kept, self._buffers)
 
-    def after_gradients(self, outcome: Step, optimisers: Sequence[Optimizer]) -> None:
+    def after_gradients(self, outcome: Sequence[Tensor], optimisers: Sequence[Optimizer]) -> None:
         """Tell the optimisers whether this step counts, and undo what it has done if not.
 
         Args:
-            outcome: What the step came to.
+            outcome: What the step came to, scalars on the device.
             optimisers: Fused ones, which pass over a step by a flag on the device.
         """
-        is_bad = 1 - (outcome.discriminator_loss + outcome.generator_loss).isfinite().float()
+        is_bad = 1 - torch.stack(list(outcome)).isfinite().all().float()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if gradients:
             # What torch's own gradient scaler does, with a scale of one: gradients stay as they are.

@@ -36,7 +36,7 @@ class Health:
 
     def look_at(self, record: Record) -> None:
         """Look for a discriminator that has won."""
-        if not record.rho_q - record.rho_p > _APART:
+        if record.rho_q is None or record.rho_p is None or not record.rho_q - record.rho_p > _APART:
             self._won_since, self._has_said_won = None, False
             return
         self._won_since = record.step if self._won_since is None else self._won_since

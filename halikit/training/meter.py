@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from halikit.algorithm import Step
 
 __all__ = ["Meter", "Reading"]
 
@@ -17,7 +16,7 @@ class Reading(NamedTuple):
     """What some steps came to.
 
     Attributes:
-        means: Of losses and predictions, in the order of :class:`~halikit.algorithm.Step`, over the finite ones.
+        means: Over the finite ones, in the order in which a step gives them.
         rate: Steps per second.
     """
 
@@ -26,9 +25,14 @@ class Reading(NamedTuple):
 
 
 class Meter:
-    """Collects the outcomes of steps, and times them by a clock that cannot be set back."""
+    """Collects the outcomes of steps, and times them by a clock that cannot be set back.
 
-    def __init__(self) -> None:
+    Args:
+        width: Numbers that a step comes to.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
         self._unread: list[Tensor] = []
         self._timed = 0
         self._seconds = 0.0
@@ -43,9 +47,9 @@ class Meter:
         """The rate counts from now on."""
         self._last = time.perf_counter()
 
-    def add(self, outcome: Step) -> None:
-        """One more step."""
-        self._unread.append(torch.stack(outcome))
+    def add(self, outcome: Sequence[Tensor]) -> None:
+        """One more step: scalars on the device."""
+        self._unread.append(torch.stack(list(outcome)))
         self._timed += 1
 
     def read(self) -> Reading:
@@ -62,8 +66,8 @@ class Meter:
         return self._seconds
 
     def unread(self) -> Tensor:
-        """The outcomes since the last reading, ``(steps, 4)``."""
-        return torch.stack(self._unread) if self._unread else torch.zeros(0, len(Step._fields))
+        """The outcomes since the last reading, ``(steps, width)``."""
+        return torch.stack(self._unread) if self._unread else torch.zeros(0, self._width)
 
     def restore(self, unread: Tensor, seconds: float) -> None:
         """Go on from such outcomes, which do not count for the rate, and from the time that training took."""

@@ -1,4 +1,4 @@
-"""The players' optimisers, and their states by the names of the parameters."""
+"""The optimisers of a model's parts, and their states by the names of the parameters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ __all__ = ["fill_optimiser", "make_optimisers", "optimiser_tensors"]
 _QUANTITIES = ("step", "exp_avg", "exp_avg_sq")
 
 
-def make_optimisers(model: Model, settings: TrainingConfig) -> tuple[Adam, Adam]:
-    """Those of the hierarchy and of the discriminator."""
-    rate = settings.learning_rate
-    return (
-        _adam(model.hierarchy, rate, settings.betas),
-        _adam(model.discriminator, settings.discriminator_learning_rate or rate, settings.betas),
-    )
+def make_optimisers(model: Model, settings: TrainingConfig) -> tuple[Adam, ...]:
+    """One for each part of a model: the hierarchy, and the discriminator if there is one."""
+    rates = {"hierarchy": settings.learning_rate}
+    rates["discriminator"] = settings.discriminator_learning_rate or settings.learning_rate
+    return tuple(_adam(part, rates[name], settings.betas) for name, part in model.parts.items())
 
 
 def optimiser_tensors(optimiser: Adam, module: nn.Module, part: str) -> dict[str, Tensor]:

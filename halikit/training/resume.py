@@ -46,7 +46,7 @@ def check_same_model(before: Config, after: Config) -> None:
     changed = {
         name: change
         for name, change in differences(before, after).items()
-        if name.startswith(("model.", "discriminator.")) and name not in _FREE
+        if name.startswith(("model.", "discriminator.", "training.method")) and name not in _FREE
     }
     if changed:
         listed = "; ".join(f"{name}: {change}" for name, change in changed.items())

@@ -33,24 +33,29 @@ __all__ = ["Record", "Run", "read_dump"]
 
 # Of the grid of samples.
 _COLUMNS = 16
+# Of a record: what the methods of training give, and what they measure of held-out data.
+_LOSSES = ("d_loss", "g_loss", "rho_q", "rho_p", "negative_elbo", "held_out_negative_elbo")
 
 _METRICS, _SAMPLES, DUMP = "metrics.csv", "samples", "diverged.json"
 _MOST_JSON = 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
-    """What the last steps came to; losses and ρ are means over them.
+    """What the last steps came to; losses and ρ are means over them, and ``None`` where the method has no such thing.
 
     Attributes:
         step: Steps played so far.
         level: Levels that play.
         seconds: Training time so far, evaluations included.
+        skipped: Steps so far that came to NaN or Inf and changed nothing.
         d_loss: ``L_d``, nats under Jensen–Shannon.
         g_loss: ``L_g``, likewise.
         rho_q: Mean ``ρ`` over encoder samples, in [0, 1].
         rho_p: Mean ``ρ`` over decoder samples, in [0, 1].
-        skipped: Steps so far that came to NaN or Inf and changed nothing.
+        negative_elbo: Nats per sample, an estimate of a bound, under batch statistics; see :mod:`halikit.elbo`.
+        held_out_negative_elbo: The same on held-out data with averaged weights and running statistics: an estimate,
+            with one draw a sample, of an upper bound on ``−log p(x)``; ``None`` where it was not evaluated as well.
         steps_per_second: Over the last steps.
         images_per_second: Likewise.
         errors: Root mean square of ``x − x̂_l`` per element on held-out data, averaged weights, along the means, from
@@ -60,14 +65,22 @@ class Record:
     step: int
     level: int
     seconds: float
-    d_loss: float
-    g_loss: float
-    rho_q: float
-    rho_p: float
     skipped: int
+    d_loss: float | None = None
+    g_loss: float | None = None
+    rho_q: float | None = None
+    rho_p: float | None = None
+    negative_elbo: float | None = None
+    held_out_negative_elbo: float | None = None
     steps_per_second: float
     images_per_second: float
     errors: tuple[float, ...] = field(default=())
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The losses and what goes with them, by name, as far as the method has them and they were measured."""
+        values = {name: getattr(self, name) for name in _LOSSES}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Run:
@@ -164,8 +177,7 @@ class Run:
         """Add a line to ``metrics.csv``; empty cells where nothing was measured."""
         values = asdict(record)
         errors = values.pop("errors")
-        cells = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in values.values()]
-        cells += [f"{error:.6g}" for error in errors]
+        cells = [_cell(value) for value in [*values.values(), *errors]]
         path = self.path / _METRICS
         with writing(path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -240,6 +252,12 @@ def read_dump(path: Path) -> dict[str, Any] | None:
     if not isinstance(values, dict):
         raise InputError(f"{path / DUMP} is damaged: it is no JSON object")
     return values
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def reconstruction_errors(hierarchy: Hierarchy, x: Tensor) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""The trainer: plays Algorithm 1 over a data set, on a schedule, and keeps a record."""
+"""The trainer: trains by one method over a data set, on a schedule, and keeps a record."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from halikit import data as datasets
-from halikit.algorithm import Step, play, supports_single_pass
+from halikit.algorithm import Step
 from halikit.config import Config, DataConfig, TrainingConfig
+from halikit.elbo import Bound
 from halikit.errors import DivergedError, InputError, StoppedError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model, fill, named_tensors
-from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
 from halikit.training.averaging import Averager
 from halikit.training.checkpoint import Checkpoint, CheckpointError, State, find_checkpoint
@@ -26,6 +26,7 @@ from halikit.training.guard import Counts, Guard
 from halikit.training.health import Health
 from halikit.training.memory import explained_shortage
 from halikit.training.meter import Meter
+from halikit.training.methods import make_method
 from halikit.training.optimisers import fill_optimiser, make_optimisers, optimiser_tensors
 from halikit.training.resume import check_same_model, notices, surroundings
 from halikit.training.run import Record, Run, reconstruction_errors
@@ -38,12 +39,9 @@ __all__ = ["Trainer", "resolve_device"]
 _HELD_OUT = 512
 _SHOWN = 16
 
-# In the order of their optimisers.
-_PLAYERS = ("hierarchy", "discriminator")
-
 
 class Trainer:
-    """Trains a model's hierarchy and discriminator against each other.
+    """Trains a model by the method of its settings: its hierarchy against its discriminator, or the hierarchy alone.
 
     Args:
         model: Any; its config's training settings apply unless others are given.
@@ -64,7 +62,7 @@ class Trainer:
         averaged: The hierarchy with averaged weights, in evaluation mode.
         steps: Steps played so far.
         level: Levels that play.
-        single_pass: Whether one backward pass serves both players; ``reason`` says why.
+        single_pass: Whether one backward pass serves both players; ``reason`` says why, or what a step is instead.
     """
 
     def __init__(
@@ -85,19 +83,17 @@ class Trainer:
         self.data = _on(self.device, data, model.config.data.size if model.config else None)
         self.augmentation = augmentation or (model.config or Config()).data.augmentation()
         self._check()
-        for module in (model.hierarchy, model.discriminator):
+        for module in model.parts.values():
             module.to(self.device).train()
         self.averager = Averager(model.hierarchy, self.settings.averaging)
-        self.objective = OBJECTIVES[self.settings.objective]
+        self._method = make_method(model, self.settings)
         self.steps = 0
         self.schedule = self._scheduled(self.settings.steps)
         self._stand(self.schedule.level(0))
-        self.single_pass, self.reason = self._examined()
         self._optimisers = make_optimisers(model, self.settings)
         self._rates = [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers]
-        self._input_noises = [game.noise.scale for game in model.discriminator.games]
-        self._guard = Guard((model.hierarchy, model.discriminator), self.device)
-        self._meter = Meter()
+        self._guard = Guard(model.parts.values(), self.device)
+        self._meter = Meter(len(self._method.columns))
         # What the best checkpoint is chosen by, where this very step was evaluated.
         self._score: float | None = None
         # Lower once training had to go back to a checkpoint.
@@ -116,6 +112,16 @@ class Trainer:
     def averaged(self) -> Hierarchy:
         """The hierarchy with averaged weights, in evaluation mode."""
         return self.averager.average
+
+    @property
+    def single_pass(self) -> bool:
+        """Whether one backward pass serves both players."""
+        return self._method.single_pass
+
+    @property
+    def reason(self) -> str:
+        """Why that is so, or what a step is instead, in words."""
+        return self._method.reason
 
     def fit(self, steps: int | None = None) -> Model:
         """Play.
@@ -146,8 +152,7 @@ class Trainer:
                 if not self.run.checkpoints.steps():
                     self.save()
             self._fit(total, stack.enter_context(Signals(are_wanted=self.run is not None)))
-        for game, first in zip(self.model.discriminator.games, self._input_noises, strict=True):
-            game.noise.scale = first
+        self._method.rest()
         return self.model
 
     @property
@@ -194,20 +199,18 @@ class Trainer:
 
     def _report(self, counts: Counts, evaluates: bool) -> None:
         """Make a record of the steps since the last one."""
-        (d_loss, g_loss, rho_q, rho_p), rate = self._meter.read()
-        errors = self._evaluate() if evaluates else ()
+        means, rate = self._meter.read()
+        errors, measured = self._evaluate() if evaluates else ((), {})
         record = Record(
             step=self.steps,
             level=self.level,
             seconds=self._meter.seconds(),
-            d_loss=d_loss,
-            g_loss=g_loss,
-            rho_q=rho_q,
-            rho_p=rho_p,
             skipped=counts.skipped,
             steps_per_second=rate,
             images_per_second=rate * self.settings.batch_size,
             errors=errors,
+            **dict(zip(self._method.columns, means, strict=True)),
+            **measured,
         )
         if self.run:
             self.run.record(record)
@@ -233,14 +236,14 @@ class Trainer:
         self._rate_share = 0.5
         self._notify(f"{trouble}; going back to step {self.steps}, with half the learning rates from there on")
 
-    def step(self, batch: Tensor) -> Step:
-        """Play one step of Algorithm 1 and move both players.
+    def step(self, batch: Tensor) -> Step | Bound:
+        """Take one step: of Algorithm 1, moving both players, unless the method is another.
 
         Args:
             batch: ``(n, *shape of x)``, two samples or more.
 
         Returns:
-            Losses and mean predictions, on the device.
+            Losses and mean predictions, on the device, as the method gives them.
 
         Raises:
             InputError: If the batch does not fit.
@@ -258,25 +261,13 @@ class Trainer:
         for optimiser, full in zip(self._optimisers, self._rates, strict=True):
             optimiser.param_groups[0]["lr"] = full * rate
             optimiser.zero_grad()
-        for game, first in zip(self.model.discriminator.games, self._input_noises, strict=True):
-            game.noise.scale = self.schedule.input_noise(first, self.steps) if first else 0.0
         self._guard.before_step()
         # The noise of a step depends on nothing that went before; the caller's generators are given back.
         with (
             seeded(_noise_seed(settings.seed, self.steps), self.device),
             torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"),
         ):
-            outcome = play(
-                self._hierarchy,
-                self._discriminator,
-                batch.to(self.device),
-                objective=self.objective,
-                players=self.schedule.players(self.steps),
-                single_pass=self.single_pass,
-                encoder_noise=settings.encoder_noise,
-                penalty=settings.gradient_penalty,
-                penalised=settings.penalised,
-            )
+            outcome = self._method.step(batch.to(self.device), self.steps, self.schedule)
         self._guard.after_gradients(outcome, self._optimisers)
         for optimiser in self._optimisers:
             optimiser.step()
@@ -285,8 +276,8 @@ class Trainer:
         self.averager.update(self.steps)
         return outcome
 
-    def _evaluate(self) -> tuple[float, ...]:
-        """Errors on held-out data; pictures and the model into the run directory."""
+    def _evaluate(self) -> tuple[tuple[float, ...], dict[str, float]]:
+        """Errors and what the method measures, on held-out data; pictures and the model into the run directory."""
         assert self.data is not None
         averaged = self.averaged[: self.level]
         held_out = self.data.held_out
@@ -295,6 +286,8 @@ class Trainer:
             errors = reconstruction_errors(averaged, x)
             with seeded(self.settings.seed, self.device):
                 samples = averaged.sample(_SHOWN**2 // 2)
+            with seeded(self.settings.seed, self.device):
+                measured = self._method.measure(averaged, x)
             self._health.look_at_samples(samples, x, self.steps)
             if self.run:
                 rows = {"x": x[:_SHOWN]}
@@ -302,7 +295,7 @@ class Trainer:
                 self.run.pictures(samples, rows, self.steps)
                 self._save_model()
         self._score = sum(errors) / len(errors)
-        return errors
+        return errors, measured
 
     def _save_model(self) -> None:
         assert self.run
@@ -340,7 +333,7 @@ class Trainer:
         if self.run is None:
             return ""
         parameters = {
-            f"{player}.{name}": p for player in _PLAYERS for name, p in getattr(self.model, player).named_parameters()
+            f"{part}.{name}": p for part, module in self.model.parts.items() for name, p in module.named_parameters()
         }
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
         path = self.run.dump(
@@ -359,7 +352,7 @@ class Trainer:
 
     def _size(self) -> int:
         """Bytes that a checkpoint will take: all weights, and twice those that are trained for their optimisers."""
-        trained = sum(p.nbytes for name in _PLAYERS for p in getattr(self.model, name).parameters() if p.requires_grad)
+        trained = sum(p.nbytes for part in self.model.parts.values() for p in part.parameters() if p.requires_grad)
         return 2 * trained + sum(tensor.nbytes for tensor in named_tensors(self._modules()).values())
 
     def _state(self) -> State:
@@ -373,8 +366,8 @@ class Trainer:
             "surroundings": surroundings(self.device, 1),
         }
         tensors = named_tensors(self._modules())
-        for name, optimiser in zip(_PLAYERS, self._optimisers, strict=True):
-            tensors |= optimiser_tensors(optimiser, getattr(self.model, name), f"optimiser.{name}")
+        for (name, part), optimiser in zip(self.model.parts.items(), self._optimisers, strict=True):
+            tensors |= optimiser_tensors(optimiser, part, f"optimiser.{name}")
         tensors |= {"skipped": self._guard.counts, "unread": self._meter.unread()}
         return State(tensors, facts, self._score)
 
@@ -387,8 +380,8 @@ class Trainer:
         path, tensors, facts = checkpoint.path, checkpoint.tensors(), checkpoint.facts
         for name, module in self._modules().items():
             fill(path, module, tensors, name)
-        for name, optimiser in zip(_PLAYERS, self._optimisers, strict=True):
-            fill_optimiser(path, optimiser, getattr(self.model, name), tensors, f"optimiser.{name}")
+        for (name, part), optimiser in zip(self.model.parts.items(), self._optimisers, strict=True):
+            fill_optimiser(path, optimiser, part, tensors, f"optimiser.{name}")
         try:
             self._guard.counts.copy_(tensors["skipped"])
             self._meter.restore(tensors["unread"].to(self.device), facts["seconds"])
@@ -398,8 +391,7 @@ class Trainer:
         self.steps, self._rate_share, self._score = checkpoint.step, facts["rate_share"], None
 
     def _modules(self) -> dict[str, nn.Module]:
-        model = self.model
-        return {"hierarchy": model.hierarchy, "averaged": self.averaged, "discriminator": model.discriminator}
+        return self.model.parts | {"averaged": self.averaged}
 
     def _batches(self) -> Iterator[Tensor]:
         """Full batches in the order of (seed, epoch), from where the steps played so far have come to."""
@@ -417,31 +409,10 @@ class Trainer:
     def _stand(self, level: int) -> None:
         """Let the first ``level`` levels play."""
         self.level = level
-        self._hierarchy = self.model.hierarchy[:level]
-        self._discriminator = self.model.discriminator[:level]
-
-    def _examined(self) -> tuple[bool, str]:
-        """Whether one backward pass serves both players at every level that will play, and why."""
-        settings = self.settings
-        if settings.d_steps != 1 or settings.g_steps != 1:
-            return False, f"rounds of {settings.d_steps} discriminator and {settings.g_steps} generator steps"
-        hierarchy, discriminator = self.model.hierarchy, self.model.discriminator
-        hierarchy.eval()
-        with seeded(0, self.device), torch.no_grad():
-            states = hierarchy.sample_states(4)
-        hierarchy.train()
-        levels = range(1, len(hierarchy) + 1) if self.schedule.additions else [len(hierarchy)]
-        for level in levels:
-            possible, reason = supports_single_pass(discriminator[:level], self.objective, states)
-            if not possible:
-                break
-        return possible, reason
+        self._method.stand(level)
 
     def _scheduled(self, total: int) -> Schedule:
-        discriminator = self.model.discriminator
-        if not discriminator.grows and isinstance(self.settings.grow_every, int):
-            raise InputError("grow_every is set, but the discriminator has no adapters and cannot grow with the stack")
-        return Schedule(self.settings, total, len(self.model.hierarchy), discriminator.grows)
+        return Schedule(self.settings, total, len(self.model.hierarchy), self._method.grows)
 
     def _check(self) -> None:
         if self.data is None:
