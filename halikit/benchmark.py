@@ -15,7 +15,8 @@ from halikit.config import TrainingConfig
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
-from halikit.training.trainer import make_optimisers, resolve_device
+from halikit.training.optimisers import make_optimisers
+from halikit.training.trainer import resolve_device
 
 __all__ = ["Share", "Timing", "profile_step", "time_steps"]
 
@@ -123,6 +124,8 @@ def _settings(model: Model) -> TrainingConfig:
 def _ways(model: Model) -> dict[str, Callable[[], None]]:
     settings = _settings(model)
     device = resolve_device(settings.device)
+    if model.discriminator is None:
+        raise ValueError("a benchmark measures the steps of the game, which need a discriminator")
     hierarchy, discriminator = model.hierarchy.to(device).train(), model.discriminator.to(device).train()
     x = torch.rand(settings.batch_size, *hierarchy.spaces[0].shape, device=device) * 2 - 1
     objective = OBJECTIVES[settings.objective]

@@ -24,6 +24,7 @@ __all__ = [
     "DiscriminatorConfig",
     "ModelConfig",
     "TrainingConfig",
+    "differences",
     "override",
     "read_toml",
     "to_toml",
@@ -62,8 +63,10 @@ class _Section(BaseModel):
     @model_validator(mode="after")
     def _idle_settings_are_untouched(self) -> Self:
         for name, field in type(self).model_fields.items():
-            if name not in self.applicable and getattr(self, name) != field.default:
-                raise ValueError(f"{name} = {getattr(self, name)!r} has no effect here: {self._idle_because}")
+            value = getattr(self, name)
+            if name not in self.applicable and value != field.default:
+                what = f"[{name}]" if isinstance(value, _Section) else f"{name} = {value!r}"
+                raise ValueError(f"{what} has no effect here: {self._idle_because}")
         return self
 
     @property
@@ -84,7 +87,8 @@ class ModelConfig(_Section):
     slope: NonNegative = 0.02
     gauge: Literal["standardised", "variance_preserving"] | None = "variance_preserving"
     max_scale: Annotated[float, Field(gt=0)] | None = 0.5
-    observation_scale: Annotated[float, Field(gt=0)] | None = None
+    observation_scale: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = None
+    classes: Annotated[int, Field(ge=2)] | None = Field(None, description="a level of so many classes on top (Eq. 9)")
     rectified: bool = Field(True, description="of the paper's family: leaky ReLU before the Gaussian layers of z1")
     initial_scale: InitialScale = None
 
@@ -126,9 +130,34 @@ class DiscriminatorConfig(_Section):
         return "the paper's discriminator is that of Table 4"
 
 
-class TrainingConfig(_Section):
-    """The game: Algorithm 1 and all around it."""
+# Of the game of Algorithm 1, and of nothing else.
+_OF_THE_GAME = {
+    "objective",
+    "discriminator_learning_rate",
+    "final_input_noise",
+    "d_steps",
+    "g_steps",
+    "gradient_penalty",
+    "penalised",
+}
 
+
+_IDLE_UNDER = {
+    "adversarial": set(),
+    "elbo": _OF_THE_GAME | {"encoder_noise", "labels", "supervised_weight"},
+    "supervised": _OF_THE_GAME | {"supervised_weight"},
+}
+
+
+class TrainingConfig(_Section):
+    """The game, Algorithm 1, or what is trained by instead of it; and all around that."""
+
+    method: Literal["adversarial", "elbo", "supervised"] = Field(
+        "adversarial",
+        description="the game of Algorithm 1, the evidence lower bound (an autoencoder), or labels alone (Eq. 10)",
+    )
+    labels: Positive | None = Field(None, description="data whose labels are seen, drawn evenly over the classes")
+    supervised_weight: NonNegative = Field(1.0, description="weight of Eq. 10 in the generators' loss")
     steps: Positive = 10_000
     batch_size: Positive = 128
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -154,7 +183,30 @@ class TrainingConfig(_Section):
     penalised: Literal["encoder", "decoder", "both"] = Field("encoder", description="the joint with the penalty")
     averaging: Fraction = Field(0.999, description="decay of the averaged weights")
     log_every: Positive = 50
-    evaluate_every: Positive = Field(1000, description="steps between evaluations, pictures and saves")
+    evaluate_every: Positive = Field(1000, description="steps between evaluations, pictures and saves of the model")
+    checkpoint_every: Positive = Field(1000, description="steps between checkpoints, from which training can go on")
+    keep: Positive = Field(3, description="newest checkpoints kept; the best one is kept as well")
+    max_skipped: Positive = Field(10, description="steps in a row not finite before going back to a checkpoint")
+
+    @property
+    def applicable(self) -> tuple[str, ...]:
+        """The settings that have an effect, given the method."""
+        idle = _IDLE_UNDER[self.method] | (set() if self.labels else {"supervised_weight"})
+        return tuple(name for name in super().applicable if name not in idle)
+
+    @property
+    def _idle_because(self) -> str:
+        if self.method == "adversarial":
+            return "there are no labels"
+        return f"there is no game under method = {self.method!r}"
+
+    @model_validator(mode="after")
+    def _settings_fit_the_method(self) -> Self:
+        if self.method == "supervised" and self.labels is None:
+            raise ValueError("method = 'supervised' needs labels, such as labels = 100")
+        if self.method == "elbo" and self.precision != "32":
+            raise ValueError(f"method = 'elbo' sums log-densities: precision must be '32', not {self.precision!r}")
+        return self
 
     def growth(self, levels: int) -> tuple[int, ...]:
         """Steps at which a level is added on top of those trained so far; none for a stack trained whole."""
@@ -198,6 +250,16 @@ class Config(_Section):
     training: TrainingConfig = TrainingConfig()
     data: DataConfig = DataConfig()
 
+    @property
+    def applicable(self) -> tuple[str, ...]:
+        """The settings and sections that have an effect, given the method."""
+        idle = set() if self.training.method == "adversarial" else {"discriminator"}
+        return tuple(name for name in super().applicable if name not in idle)
+
+    @property
+    def _idle_because(self) -> str:
+        return f"training.method = {self.training.method!r} has no discriminator"
+
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Config:
         """Check a nested mapping.
@@ -209,6 +271,20 @@ class Config(_Section):
             return cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError("\n".join(f"{where}: {_explained(detail)}" for detail in error.errors()[:3])) from None
+
+
+def differences(before: Config, after: Config) -> dict[str, str]:
+    """What changed from one config to another: by dotted name, in words.
+
+    Example:
+        >>> differences(Config(), override(Config(), {"levels": 4}))
+        {'model.levels': '3 → 4'}
+    """
+    return {
+        name: f"{_toml_value(a)} → {_toml_value(b)}"
+        for name in _names()
+        if (a := _value(before, name)) != (b := _value(after, name))
+    }
 
 
 def read_toml(path: Path) -> Config:
@@ -257,8 +333,14 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         ConfigError: If a name is unknown or a value wrong.
     """
     values = config.model_dump()
-    for name, value in changes.items():
-        *section, key = _resolved(name).split(".")
+    resolved = {_resolved(name): value for name, value in changes.items()}
+    # With another method, what belongs to the one before goes, unless it is asked for in the same breath.
+    method = resolved.get("training.method", config.training.method)
+    if method != config.training.method and method in _IDLE_UNDER:
+        values["training"] = {k: v for k, v in values["training"].items() if k not in _IDLE_UNDER[method]}
+        values["discriminator"] = values["discriminator"] if method == "adversarial" else {}
+    for name, value in resolved.items():
+        *section, key = name.split(".")
         (values[section[0]] if section else values)[key] = value
     return Config.parse(values, "setting")
 
@@ -290,6 +372,13 @@ def _names() -> list[str]:
         else:
             names.append(name)
     return names
+
+
+def _value(config: Config, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _resolved(name: str) -> str:
@@ -326,7 +415,7 @@ def _explained(detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {name!r}{_nearest(name, names)}"
     if detail["type"] == "value_error":
-        return f"{name}: {detail['ctx']['error']}"
+        return f"{name}: {detail['ctx']['error']}".removeprefix(": ")
     message = re.sub(r"^Input", "it", detail["msg"])
     return f"{name} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
 

@@ -23,6 +23,7 @@ from halikit.networks.blocks import initialise
 from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder
 from halikit.networks.paper import paper_discriminator, paper_hierarchy
+from halikit.supervision import with_classes
 
 __all__ = ["Model", "ModelError", "build", "describe", "load", "save_model"]
 
@@ -40,13 +41,19 @@ class Model:
 
     Attributes:
         hierarchy: Encoder, decoder and prior.
-        discriminator: Over the hierarchy's spaces.
+        discriminator: Over the hierarchy's spaces; ``None`` where there is no game, as for an autoencoder.
         config: What it was built from; ``None`` for kernels of the user's own.
     """
 
     hierarchy: Hierarchy
-    discriminator: JointDiscriminator | PairwiseDiscriminator
+    discriminator: JointDiscriminator | PairwiseDiscriminator | None = None
     config: Config | None = None
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules that there are, by name: ``hierarchy``, ``discriminator``."""
+        parts: dict[str, nn.Module | None] = {"hierarchy": self.hierarchy, "discriminator": self.discriminator}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def build(config: Config) -> Model:
@@ -60,29 +67,35 @@ def build(config: Config) -> Model:
         raise InputError("model.data_shape is not set: the shape of x, such as [1, 28, 28]")
     make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
     try:
-        hierarchy = make_hierarchy(settings.levels, settings.data_shape, **_options(settings, "levels", "data_shape"))
+        options = _options(settings, "levels", "data_shape", "classes")
+        hierarchy = make_hierarchy(settings.levels, settings.data_shape, **options)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
-    options = _options(config.discriminator, "weight_norm") | {"use_weight_norm": config.discriminator.weight_norm}
-    discriminator: JointDiscriminator | PairwiseDiscriminator
+    if settings.classes is not None:
+        hierarchy = with_classes(hierarchy, settings.classes, gauge=settings.gauge, max_scale=settings.max_scale)
+    discriminator = _discriminator(config.discriminator, hierarchy) if "discriminator" in config.applicable else None
+    model = Model(hierarchy, discriminator, config)
+    for name, section in (("hierarchy", settings), ("discriminator", config.discriminator)):
+        if name in model.parts and section.initial_scale is not None:
+            initialise(model.parts[name], section.initial_scale)
+    return model
+
+
+def _discriminator(settings: DiscriminatorConfig, hierarchy: Hierarchy) -> JointDiscriminator | PairwiseDiscriminator:
+    options = _options(settings, "weight_norm") | {"use_weight_norm": settings.weight_norm}
     try:
-        if config.discriminator.family == "paper":
-            discriminator = paper_discriminator(hierarchy.spaces, **options)
-        else:
-            discriminator = build_discriminator(hierarchy, **options)
+        if settings.family == "paper":
+            return paper_discriminator(hierarchy.spaces, **options)
+        return build_discriminator(hierarchy, **options)
     except ValueError as error:
         raise InputError(f"discriminator: {error}") from None
-    for module, section in ((hierarchy, settings), (discriminator, config.discriminator)):
-        if section.initial_scale is not None:
-            initialise(module, section.initial_scale)
-    return Model(hierarchy, discriminator, config)
 
 
 def describe(model: Model) -> str:
     """What the networks of a model are, in a sentence."""
-    spaces = model.hierarchy.spaces
     if model.config is None:
         return "of your own"
+    spaces = model.hierarchy.spaces[: model.config.model.levels + 1]
     family = model.config.model.family
     return paper.describe(spaces) if family == "paper" else ladder_in_words(spaces, family)
 
@@ -113,24 +126,30 @@ def save_model(path: Path, model: Model, averaged: Hierarchy, *, config: Config 
     Raises:
         ResourceError: If the disk is full.
     """
-    parts: dict[str, nn.Module] = {
-        "hierarchy": model.hierarchy,
-        "averaged": averaged,
-        "discriminator": model.discriminator,
-    }
-    # Copies, because kernels may share weights, which the format cannot hold.
-    tensors = {
-        f"{part}.{name}": tensor.clone().contiguous()
-        for part, m in parts.items()
-        for name, tensor in m.state_dict().items()
-    }
+    parts = model.parts | {"averaged": averaged}
     about = {
         "schema": SCHEMA,
         "step": step,
         "level": level,
         "config": config.model_dump(mode="json") if config else None,
     }
-    write_atomically(path, save(tensors, {"halikit": json.dumps(about)}))
+    write_atomically(path, save(unshared(named_tensors(parts)), {"halikit": json.dumps(about)}))
+
+
+def named_tensors(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The weights and running statistics of several modules, each name behind that of its module."""
+    return {f"{part}.{name}": tensor for part, m in parts.items() for name, tensor in m.state_dict().items()}
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, those that share memory copied: kernels may share weights, which safetensors cannot hold."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        result[name] = (tensor.detach().clone() if place in seen else tensor.detach()).contiguous()
+        seen.add(place)
+    return result
 
 
 def load(
@@ -162,10 +181,9 @@ def load(
         model = _build(Config.parse(about["config"], str(path)))
     else:
         raise ModelError(f"{path} holds kernels of its author's own: pass build=, the function that makes the model")
-    _fill(path, model.hierarchy, tensors, "averaged" if weights == "averaged" else "hierarchy")
-    _fill(path, model.discriminator, tensors, "discriminator")
-    for module in (model.hierarchy, model.discriminator):
-        module.to(device).eval()
+    for name, part in model.parts.items():
+        fill(path, part, tensors, "averaged" if (name, weights) == ("hierarchy", "averaged") else name)
+        part.to(device).eval()
     return model
 
 
@@ -196,7 +214,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
+def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
+    """Load those of :func:`named_tensors` that are of ``part`` into a module.
+
+    Raises:
+        ModelError: If they are not those that the module has; ``path`` is where they are from.
+    """
     found = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
     wanted = module.state_dict()
     wrong = [f"{name} is missing" for name in wanted if name not in found]

@@ -324,7 +324,7 @@ def health(found: Health) -> Figure:
     bars(mismatch, [level.pair.js_bound for level in found.levels], "with the state below", 0.18)
     mismatch.set(title="Mismatch: lower bound on $D_{JS}$", ylabel="nats, at most 0.69")
     for axes in (use, ablation, mismatch):
-        axes.set_xticks(levels, [f"$z_{level}$" for level in levels])
+        axes.set_xticks(levels, [level.name for level in found.levels])
         axes.spines[["top", "right"]].set_visible(False)
     for axes in (ablation, mismatch):
         low, high = axes.get_ylim()

@@ -102,10 +102,11 @@ def summarise(model: Model) -> Summary:
     hierarchy = model.hierarchy
     device = hierarchy.prior.device
     states = {space.name: torch.zeros(1, *space.shape, device=device) for space in hierarchy.spaces}
-    with evaluating(hierarchy, model.discriminator), torch.no_grad():
+    with evaluating(*model.parts.values()), torch.no_grad():
         up = tuple(_kernel_part(link.up, states) for link in hierarchy)
         down = tuple(_kernel_part(link.down, states) for link in hierarchy)
-        stages = tuple(part for game in model.discriminator.games for part in _stage_parts(game, states))
+        games = model.discriminator.games if model.discriminator else ()
+        stages = tuple(part for game in games for part in _stage_parts(game, states))
     return Summary(hierarchy.spaces, up, down, stages)
 
 

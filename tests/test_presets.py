@@ -101,11 +101,22 @@ COSTS = {
     "ali_celeba128": [(11_708_224, 1_320_943_616), (3_404_515, 1_667_760_128), (8_267_297, 378_799_104)],
     "ali_imagenet128": [(11_708_224, 1_320_943_616), (3_404_515, 1_667_760_128), (8_267_297, 378_799_104)],
 }
+# The kernels of autoencoders are those of the game, with a scale more, fitted, for p(x|z_1).
+COSTS |= {
+    f"{prefix}_{name}": [encoder, (parameters + 1, multiply_adds), (0, 0)]
+    for prefix, model in (("vae", "ali_{}"), ("hvae", "{}"))
+    for name in ("svhn", "cifar10", "celeba64", "celeba128", "imagenet128")
+    for encoder, (parameters, multiply_adds), _ in [COSTS[model.format(name)]]
+}
 
 
 def shapes_of(config: Config) -> Summary:
     with torch.device("meta"):
         return summarise(hk.build(config))
+
+
+def with_shape(config: Config) -> Config:
+    return config if config.model.data_shape else override(config, {"model.data_shape": (1, 28, 28)})
 
 
 def as_tuples(*groups: tuple[Row, ...]) -> list[tuple[object, ...]]:
@@ -206,7 +217,8 @@ def test_the_paper_has_no_gauge_no_growth_and_noise_on_both_inputs() -> None:
         config = PRESETS[name]()
         assert config.preset == name
         assert config.model.gauge is config.model.max_scale is config.training.grow_every is None
-        assert config.training.encoder_noise == config.discriminator.input_noise == 0.2
+        if config.training.method == "adversarial":
+            assert config.training.encoder_noise == config.discriminator.input_noise == 0.2
     assert hk.presets.celeba128().training.steps == 123 * 1627
 
 
@@ -216,6 +228,20 @@ def test_ali_has_one_level_and_the_budget_of_the_hierarchy(name: str) -> None:
     assert ali.model.levels == 1
     assert ali.training == config.training
     assert ali.data == config.data
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if "vae_" in name])
+def test_autoencoders_have_the_kernels_and_the_budget_of_the_game(name: str) -> None:
+    vae, config = PRESETS[name](), PRESETS[name.replace("hvae_", "").replace("vae_", "ali_")]()
+    assert vae.preset == name
+    assert vae.data == config.data
+    kept = ("steps", "batch_size", "learning_rate", "betas", "final_learning_rate", "averaging")
+    assert all(getattr(vae.training, setting) == getattr(config.training, setting) for setting in kept)
+    with torch.device("meta"):
+        parts = [hk.build(with_shape(c)).hierarchy.state_dict() for c in (vae, config)]
+    shapes = [{key: tensor.shape for key, tensor in part.items() if "norm." not in key} for part in parts]
+    assert shapes[0].pop("links.0.down.raw_scale") == ()
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize("name", ["ali_digits", "ali_mnist"])
@@ -238,9 +264,10 @@ def test_presets_print_with_comments_that_toml_ignores(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_every_setting_of_the_paper_presets_has_a_source(name: str) -> None:
-    lines = to_toml(PRESETS[name](), comments(name)).splitlines()
+    config = PRESETS[name]()
+    lines = to_toml(config, comments(name)).splitlines()
     settings = [line for line in lines if "=" in line and not line.startswith(("#", "preset"))]
-    assert len(settings) > 35
+    assert len(settings) > (35 if config.training.method == "adversarial" else 25)
     assert all("  # paper" in line or "  # ours" in line for line in settings)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -19,8 +18,8 @@ import torch
 from torch import Tensor
 
 from halikit.data import Split
-from halikit.errors import InputError, ResourceError
-from halikit.files import write_atomically
+from halikit.errors import InputError
+from halikit.files import write_atomically, writing
 from halikit.hierarchy import Hierarchy
 from halikit.random import seeded
 
@@ -139,16 +138,12 @@ def write_features(
     meta = {"draw": draw, "pool": pool, "batch_size": batch_size, "seed": seed if draw else None, **(about or {})}
     layout = _Layout.of(hierarchy, part, names, pool, meta)
     started = time.perf_counter()
-    try:
+    with writing(out, layout.size):
         first = _begin(out, layout, resume)
         with _partial(out).open("r+b") as file:
             _fill(file, out, layout, hierarchy, part, names, meta, first, on_progress)
         os.replace(_partial(out), out)
         _progress_file(out).unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise ResourceError(f"no space left to write {out} ({layout.size / 2**20:,.0f} MiB)") from None
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from None
     return Written(len(part), first, time.perf_counter() - started, layout.size)
 
 

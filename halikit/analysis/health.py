@@ -34,6 +34,7 @@ class LevelHealth:
 
     Attributes:
         level: l.
+        name: Of the latent.
         information: What the encoder's ``z_l`` tells of ``x``: a lower bound (InfoNCE) on their mutual information in
             nats, at most log 128 = 4.85; ``None`` for fewer than 256 data.
         error: Root mean square error of reconstructions from ``z_l`` per element; an estimate.
@@ -44,6 +45,7 @@ class LevelHealth:
     """
 
     level: int
+    name: str
     information: Quantity | None
     error: Quantity
     error_shuffled: Quantity
@@ -98,6 +100,7 @@ def examine(hierarchy: Hierarchy, x: Tensor, *, noise: float = 0.1, seed: int = 
             levels.append(
                 LevelHealth(
                     level,
+                    own,
                     information=information(means[own], q[own]) if len(x) >= 2 * _CROWD else None,
                     error=_error(hierarchy, x, means[own], level),
                     error_shuffled=_error(hierarchy, x, means[own].roll(1, 0), level),
@@ -155,7 +158,7 @@ def _spread(x: Tensor) -> float:
 def _alarms(levels: list[LevelHealth], spread: float) -> list[str]:
     alarms = []
     for found in levels:
-        name = f"z{found.level}"
+        name = found.name
         if found.information is not None and found.information.value < _LITTLE_INFORMATION:
             alarms.append(f"{name} seems to be ignored by the encoder: no information on x in it could be shown")
         ratio = found.error_shuffled.value / max(found.error.value, 1e-12)

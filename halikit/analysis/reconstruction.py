@@ -151,32 +151,34 @@ class Distances(NamedTuple):
 
     Attributes:
         euclidean: ``(L, n)``, root mean square of ``x − x̂_l`` per element.
-        embedded: ``(L, n)``, ``d_c(x, x̂_l)`` of Eq. 8.
+        embedded: ``(L, n)``, ``d_c(x, x̂_l)`` of Eq. 8; ``None`` without a discriminator.
     """
 
     euclidean: Tensor
-    embedded: Tensor
+    embedded: Tensor | None
 
 
 @torch.no_grad()
-def distances(hierarchy: Hierarchy, discriminator: JointDiscriminator | PairwiseDiscriminator, x: Tensor) -> Distances:
+def distances(
+    hierarchy: Hierarchy, discriminator: JointDiscriminator | PairwiseDiscriminator | None, x: Tensor
+) -> Distances:
     """Both distances of Fig. 3 between data and their reconstructions along the means.
 
     The cost is that of encoding ``L + 1``, decoding ``L`` and judging ``L + 1`` batches like ``x``.
 
     Args:
         hierarchy: Taken in evaluation mode.
-        discriminator: Over the same spaces; taken in evaluation mode, without noise.
+        discriminator: Over the same spaces; taken in evaluation mode, without noise. ``None`` where there was no game.
         x: ``(n, *shape of x)``.
     """
-    with evaluating(hierarchy, discriminator):
+    with evaluating(*filter(None, (hierarchy, discriminator))):
+        rebuilt = [hierarchy.reconstruct(x, level) for level in range(1, len(hierarchy) + 1)]
+        euclidean = torch.stack([(x - images).flatten(1).square().mean(1).sqrt() for images in rebuilt])
+        if discriminator is None:
+            return Distances(euclidean, None)
         original = _embedding(hierarchy, discriminator, x)
-        euclidean, embedded = [], []
-        for level in range(1, len(hierarchy) + 1):
-            rebuilt = hierarchy.reconstruct(x, level)
-            euclidean.append((x - rebuilt).flatten(1).square().mean(1).sqrt())
-            embedded.append((original - _embedding(hierarchy, discriminator, rebuilt)).norm(dim=1))
-    return Distances(torch.stack(euclidean), torch.stack(embedded))
+        embedded = [(original - _embedding(hierarchy, discriminator, images)).norm(dim=1) for images in rebuilt]
+    return Distances(euclidean, torch.stack(embedded))
 
 
 @torch.no_grad()

@@ -46,6 +46,16 @@ def print_json(values: dict[str, Any]) -> None:
     print(json.dumps(values, ensure_ascii=False))
 
 
+def printable(text: str) -> str:
+    """The text with ``?`` for what a terminal would obey instead of showing it."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+def warn(message: str) -> None:
+    """Say on stderr what a person should know."""
+    console(stderr=True).print(f"halikit: {printable(message)}", markup=False, style="yellow")
+
+
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the terminal's stderr for what takes longer than a moment; yields what is called with (done, total)."""
@@ -76,6 +86,16 @@ def open_run(run: Path, weights: str, device: str) -> tuple[Model, Config, int]:
     if model.config is None:
         raise InputError(f"{run} holds kernels of its author's own, which the command line cannot build; use hk.load")
     return model, model.config, trained_level(run)
+
+
+def grown_part(model: Model, level: int) -> Model:
+    """The levels of a model that are trained."""
+    from dataclasses import replace
+
+    if level == len(model.hierarchy):
+        return model
+    discriminator = model.discriminator and model.discriminator[:level]
+    return replace(model, hierarchy=model.hierarchy[:level], discriminator=discriminator)
 
 
 def open_data(config: Config, spec: str | None) -> DataSet:

@@ -52,7 +52,7 @@ def interpolate(
     between = {k: interpolated(hierarchy, first, second, k, positions, path=path) for k in levels}
     for i in range(pairs):
         for k, images in between.items():
-            rows.append((f"z{k}", torch.cat([first[i : i + 1], images[i], second[i : i + 1]])))
+            rows.append((hierarchy.spaces[k].name, torch.cat([first[i : i + 1], images[i], second[i : i + 1]])))
     headings = ["x", *(f"{position:.2g}" for position in positions), "x'"]
     common.present(
         run,

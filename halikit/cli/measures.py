@@ -73,14 +73,16 @@ def reconstruction(asked: Asked) -> Found:
     """Errors of every level, and the discriminator's bound on how far the joints are apart."""
     from halikit.analysis.quantity import Quantity
     from halikit.analysis.reconstruction import distances, js_bound, reconstruction_error
+    from halikit.errors import InputError
     from halikit.kernels import NoDensityError
 
     hierarchy, discriminator = asked.model.hierarchy, asked.model.discriminator
     scale, x, fitted = _observation_scale(asked, _measured_on(asked))
     levels = range(1, len(hierarchy) + 1)
     found = distances(hierarchy, discriminator, x)
+    judged = [] if found.embedded is None else list(found.embedded)
     euclidean = [Quantity.mean(values, "estimate", "per element") for values in found.euclidean]
-    embedded = [Quantity.mean(values, "estimate") for values in found.embedded]
+    embedded = [Quantity.mean(values, "estimate") for values in judged]
     nats: list[Quantity] | None = None
     refusal = None
     try:
@@ -89,19 +91,22 @@ def reconstruction(asked: Asked) -> Found:
         ]
     except NoDensityError as error:
         refusal = str(error)
-    bounds = js_bound(hierarchy, discriminator, x, generator=asked.generator)
+    except ValueError as error:
+        raise InputError(f"--scale: {error}") from None
+    bounds = js_bound(hierarchy, discriminator, x, generator=asked.generator) if discriminator else ()
     lines = [f"on {len(x):,} held-out data", "root mean square of x − x̂"]
     lines += [f"  level {level}  {quantity}" for level, quantity in zip(levels, euclidean, strict=True)]
-    lines += ["discriminator-embedded distance (Eq. 8)"]
-    lines += [f"  level {level}  {quantity}" for level, quantity in zip(levels, embedded, strict=True)]
+    lines += ["discriminator-embedded distance (Eq. 8)" + ("" if embedded else ": none, there is no discriminator")]
+    lines += [f"  level {level}  {quantity}" for level, quantity in enumerate(embedded, 1)]
     lines += ["E[−log p(x|z_l)] (Eq. 5)" + (f", observation scale {scale:.4g}{fitted}" if scale else "")]
     if nats is None:
         lines += [f"  none: {refusal}", "  (here: --scale fit, or --scale NUMBER)"]
     else:
         lines += [f"  level {level}  {quantity}" for level, quantity in zip(levels, nats, strict=True)]
     names = ["joints"] if len(bounds) == 1 else [f"level {level}" for level in levels]
-    lines += ["D_JS of the two joints, from log 2 − L_d/2; at most 0.6931"]
-    lines += [f"  {name}  {quantity}" for name, quantity in zip(names, bounds, strict=True)]
+    if bounds:
+        lines += ["D_JS of the two joints, from log 2 − L_d/2; at most 0.6931"]
+    lines += [f"  {name}  {quantity}" for name, quantity in zip(names, bounds, strict=False)]
     values = {
         "number": len(x),
         "euclidean": [quantity.as_dict() for quantity in euclidean],
@@ -146,7 +151,7 @@ def health(asked: Asked) -> Found:
     found = examine(hierarchy, x, seed=asked.seed)
     lines = [f"on {len(x):,} held-out data"]
     for level in found.levels:
-        name = f"z{level.level}"
+        name = level.name
         lines += [
             f"{name}  information on x         {level.information or 'none: it takes 256 data'}",
             f"    error from {name}            {level.error}",

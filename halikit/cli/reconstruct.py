@@ -66,12 +66,14 @@ def reconstruct(
         ]
         values["standard_deviation_of_draws"] = free
         shown = {level: several[level]} if level else several
-        rows = [("x", x[:n])] + [(f"z{k}", images[:n]) for k, each in shown.items() for images in each]
+        rows = [("x", x[:n])] + [(hierarchy.spaces[k].name, images[:n]) for k, each in shown.items() for images in each]
         picture = plotting.labelled_rows(rows)
     elif level:
         picture = plotting.alternating_columns(x[:n], rebuilt[level][:n])
     else:
-        picture = plotting.labelled_rows({"x": x[:n]} | {f"z{k}": image[:n] for k, image in rebuilt.items()})
+        picture = plotting.labelled_rows(
+            {"x": x[:n]} | {hierarchy.spaces[k].name: image[:n] for k, image in rebuilt.items()}
+        )
     title = "Reconstructions" + (f" from level {level}" if level else "") + (", several draws" if draws > 1 else "")
     name = "reconstructions" + (f"-z{level}" if level else "") + ("-draws" if draws > 1 else "")
     common.present(run, name, title, lines=lines, values=values, picture=picture, out=out, as_json=as_json)

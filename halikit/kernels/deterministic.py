@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -35,10 +37,13 @@ class DeterministicKernel(Kernel):
         """``f(given)``, ``(..., *target.shape)``."""
         return self.sample(given)
 
-    def with_noise(self, scale: float) -> GaussianKernel:
+    def with_noise(self, scale: float | Literal["fitted"]) -> GaussianKernel:
         """The Gaussian ``N(f(v), scale²)`` on the same network: what gives a density where one is asked for (Eq. 5).
 
         Args:
-            scale: Standard deviation, positive, in the target's units.
+            scale: Standard deviation, positive, in the target's units; or one to be fitted, in (0.001, 1) for images,
+                which lie in [−1, 1].
         """
-        return GaussianKernel(self.source, self.target, self.network, scale=scale).train(self.training)
+        cap = 1.0 if scale == "fitted" and self.target.is_image else None
+        noisy = GaussianKernel(self.source, self.target, self.network, scale=scale, max_scale=cap)
+        return noisy.train(self.training)

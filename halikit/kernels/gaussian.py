@@ -33,7 +33,7 @@ class GaussianKernel(DensityKernel):
     r"""``T_{w|v} = N(m(v), σ(v)²)`` with independent elements.
 
     The network gives mean and raw scale ``a`` side by side: ``(n, 2C, H, W)`` for maps, ``(n, 2D)`` for vectors,
-    or the mean alone where the scale is fixed. The scale is bounded, smoothly:
+    or the mean alone where the scale does not depend on what is given. The scale is bounded, smoothly:
     ``σ = 0.001 + (max_scale − 0.001) · sigmoid(a)`` under a cap, ``σ = exp(3 tanh(a/3))`` without one.
 
     Nothing but the gauge fixes location and scale of a latent between two others, and without one the two chains
@@ -45,7 +45,7 @@ class GaussianKernel(DensityKernel):
         target: Space measured.
         network: Any module from ``(n, *source.shape)``.
         scale: ``"diagonal"`` for one scale per element, ``"isotropic"`` for one per sample (the mean of the raw
-            scales), or a fixed number.
+            scales), ``"fitted"`` for one in all, a parameter of its own, or a fixed number.
         gauge: ``None``, ``"standardised"`` or ``"variance_preserving"``.
         max_scale: Upper bound of a learned scale; below 1 for a variance-preserving kernel, which needs one.
 
@@ -59,7 +59,7 @@ class GaussianKernel(DensityKernel):
         target: Space,
         network: nn.Module,
         *,
-        scale: Literal["diagonal", "isotropic"] | float = "diagonal",
+        scale: Literal["diagonal", "isotropic", "fitted"] | float = "diagonal",
         gauge: Gauge | None = None,
         max_scale: float | None = None,
     ) -> None:
@@ -69,8 +69,8 @@ class GaussianKernel(DensityKernel):
             raise ValueError(
                 f"{self}: a fixed scale must be positive, got {scale}; for a Dirac use DeterministicKernel"
             )
-        if not fixed and scale not in ("diagonal", "isotropic"):
-            raise ValueError(f"{self}: scale is 'diagonal', 'isotropic' or a number, got {scale!r}")
+        if not fixed and scale not in ("diagonal", "isotropic", "fitted"):
+            raise ValueError(f"{self}: scale is 'diagonal', 'isotropic', 'fitted' or a number, got {scale!r}")
         if gauge not in (None, "standardised", "variance_preserving"):
             raise ValueError(f"{self}: gauge is None, 'standardised' or 'variance_preserving', got {gauge!r}")
         if max_scale is not None and (fixed or not max_scale > _MIN_SCALE):
@@ -84,6 +84,7 @@ class GaussianKernel(DensityKernel):
         self.scale_form = scale
         self.gauge = gauge
         self.max_scale = max_scale
+        self.raw_scale = nn.Parameter(torch.zeros(())) if scale == "fitted" else None
         self.norm = nn.BatchNorm1d(target.shape[0] if target.rank else 1, affine=False) if gauge else None
 
     def moments(self, given: Tensor) -> Moments:
@@ -95,7 +96,9 @@ class GaussianKernel(DensityKernel):
         Raises:
             ValueError: If a gauge is to take statistics of a training batch of one.
         """
-        if isinstance(self.scale_form, str):
+        if self.raw_scale is not None:
+            mean, scale = apply_network(self, self.network, given, 1), self._bounded(self.raw_scale)
+        elif isinstance(self.scale_form, str):
             mean, raw = apply_network(self, self.network, given, 2)
             if self.scale_form == "isotropic" and self.target.rank:
                 raw = raw.mean(tuple(range(-self.target.rank, 0)), keepdim=True)

@@ -30,7 +30,7 @@ def ladder(
     slope: float = 0.02,
     gauge: Gauge | None = "variance_preserving",
     max_scale: float | None = 0.5,
-    observation_scale: float | None = None,
+    observation_scale: float | Literal["fitted"] | None = None,
 ) -> Hierarchy:
     """Stack ``levels`` links of Gaussian kernels on data of any shape.
 
@@ -50,7 +50,8 @@ def ladder(
         slope: Negative slope of the leaky ReLUs.
         gauge: Gauge of the latents; see :class:`~halikit.GaussianKernel`.
         max_scale: Cap of the latents' scales.
-        observation_scale: Standard deviation of ``p(x|z_1)``; ``None`` for the paper's deterministic one.
+        observation_scale: Standard deviation of ``p(x|z_1)``, or ``"fitted"`` for one that is learned; ``None`` for the
+            paper's deterministic one.
 
     Raises:
         ValueError: If a number is out of range or a shape cannot be taken.

@@ -174,7 +174,7 @@ def paper_hierarchy(
     rectified: bool = True,
     gauge: Gauge | None = None,
     max_scale: float | None = None,
-    observation_scale: float | None = None,
+    observation_scale: float | Literal["fitted"] | None = None,
 ) -> Hierarchy:
     """The encoder and the decoder of Table 4; without gauge and cap, as in the paper.
 
@@ -186,7 +186,8 @@ def paper_hierarchy(
             table has it, or nothing.
         gauge: Gauge of the latents; see :class:`~halikit.GaussianKernel`.
         max_scale: Cap of the latents' scales.
-        observation_scale: Standard deviation of ``p(x|z_1)``; ``None`` for the paper's deterministic one.
+        observation_scale: Standard deviation of ``p(x|z_1)``, or ``"fitted"`` for one that is learned; ``None`` for the
+            paper's deterministic one.
 
     Raises:
         ValueError: If there is no such network.

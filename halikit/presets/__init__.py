@@ -21,6 +21,22 @@ from halikit.presets.ali import (
 from halikit.presets.digits import digits
 from halikit.presets.mnist import mnist
 from halikit.presets.paper import celeba64, celeba128, cifar10, imagenet128, svhn
+from halikit.presets.vae import (
+    hvae_celeba64,
+    hvae_celeba128,
+    hvae_cifar10,
+    hvae_digits,
+    hvae_imagenet128,
+    hvae_mnist,
+    hvae_svhn,
+    vae_celeba64,
+    vae_celeba128,
+    vae_cifar10,
+    vae_digits,
+    vae_imagenet128,
+    vae_mnist,
+    vae_svhn,
+)
 
 __all__ = [
     "PRESETS",
@@ -36,10 +52,24 @@ __all__ = [
     "cifar10",
     "comments",
     "digits",
+    "hvae_celeba64",
+    "hvae_celeba128",
+    "hvae_cifar10",
+    "hvae_digits",
+    "hvae_imagenet128",
+    "hvae_mnist",
+    "hvae_svhn",
     "imagenet128",
     "mnist",
     "preset",
     "svhn",
+    "vae_celeba64",
+    "vae_celeba128",
+    "vae_cifar10",
+    "vae_digits",
+    "vae_imagenet128",
+    "vae_mnist",
+    "vae_svhn",
 ]
 
 PRESETS: dict[str, Callable[[], Config]] = {
@@ -59,6 +89,20 @@ PRESETS: dict[str, Callable[[], Config]] = {
         ali_celeba64,
         ali_celeba128,
         ali_imagenet128,
+        vae_digits,
+        vae_mnist,
+        vae_svhn,
+        vae_cifar10,
+        vae_celeba64,
+        vae_celeba128,
+        vae_imagenet128,
+        hvae_digits,
+        hvae_mnist,
+        hvae_svhn,
+        hvae_cifar10,
+        hvae_celeba64,
+        hvae_celeba128,
+        hvae_imagenet128,
     )
 }
 

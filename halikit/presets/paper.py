@@ -84,6 +84,7 @@ _SOURCES = {
     "discriminator.input_noise": "paper, section 4",
     "discriminator.slope": 'ours: as in the released code of ALI on CelebA; the paper says "leaky"',
     "discriminator.initial_scale": _ALI,
+    "training.method": "paper, Algorithm 1",
     "training.batch_size": _ALI,
     "training.objective": "paper, Algorithm 1",
     "training.learning_rate": _ALI,
@@ -132,9 +133,16 @@ def sources(config: Config) -> dict[str, str]:
     if model.levels == 1:
         joined = "ours: the networks of two levels joined, without z1"
         varying |= {"model.levels": "paper: ALI has one", "model.family": joined, "discriminator.family": joined}
+    if config.training.method == "elbo":
+        varying |= {
+            "model.observation_scale": "ours: the paper does not say what its VAE has",
+            "training.method": "paper, sections 5.2 and 7.1: VAE, a baseline",
+            "training.grow_every": _IDLE if model.levels == 1 else "ours: all levels train from the start",
+        }
     settings = {
         f"{section}.{name}": _OURS
         for section in ("model", "discriminator", "training", "data")
+        if section in config.applicable
         for name in getattr(config, section).applicable
     }
     return settings | _SOURCES | varying

@@ -13,6 +13,19 @@ from halikit.training.run import Record
 __all__ = ["Progress"]
 
 
+# What losses are called here.
+_LABELS = {
+    "d_loss": "L_d",
+    "g_loss": "L_g",
+    "rho_q": "ρ_q",
+    "rho_p": "ρ_p",
+    "negative_elbo": "−ELBO",
+    "held_out_negative_elbo": "held out",
+    "supervised_loss": "L_sup",
+    "held_out_label_error": "wrong classes",
+}
+
+
 class Progress:
     """Shows records as they come; use as a context.
 
@@ -56,7 +69,7 @@ class Progress:
         """Show a record: in the bar, and as a line where errors were measured."""
         self.last = record
         rates = f"{record.steps_per_second:.0f} steps/s, {record.images_per_second:.0f} images/s"
-        losses = f"L_d {record.d_loss:.2f} L_g {record.g_loss:.2f} ρ_q {record.rho_q:.2f} ρ_p {record.rho_p:.2f}"
+        losses = " ".join(f"{_LABELS[name]} {value:.3f}" for name, value in record.losses.items())
         if record.errors:
             self._errors = "errors " + " ".join(f"{error:.3f}" for error in record.errors)
         self._bar.update(

@@ -1,0 +1,285 @@
+"""What a step of training is: the game of Algorithm 1, with labels or without, or descent on a loss in its place."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from halikit.algorithm import Step, play, supports_single_pass
+from halikit.config import TrainingConfig
+from halikit.data import Augmentation, DataSet, Split, order
+from halikit.elbo import Bound, check_trains_by_elbo, descend_elbo, negative_elbo
+from halikit.errors import InputError
+from halikit.hierarchy import Hierarchy
+from halikit.model import Model
+from halikit.objectives import OBJECTIVES
+from halikit.random import seeded
+from halikit.supervision import Supervised, choose_labelled, class_kernel, classify, supervise
+from halikit.training.schedule import Schedule
+
+__all__ = ["Elbo", "Game", "LabelsAlone", "Method", "Outcome", "SupervisedGame", "SupervisedStep", "make_method"]
+
+
+class SupervisedStep(NamedTuple):
+    """What one step of the game with labels saw: :class:`~halikit.algorithm.Step`, and Eq. 10."""
+
+    discriminator_loss: Tensor
+    generator_loss: Tensor
+    rho_q: Tensor
+    rho_p: Tensor
+    supervised_loss: Tensor
+
+
+Outcome = Step | SupervisedStep | Supervised | Bound
+
+
+class Method(ABC):
+    """One way to train a model; owns no optimisers.
+
+    Attributes:
+        columns: What :meth:`step` returns, in this order, as records name it.
+        single_pass: Whether one backward pass serves two players.
+        reason: What a step is, in words.
+        grows: Whether the stack can be trained from the data up.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+    single_pass = False
+    reason: str
+    grows = True
+
+    @abstractmethod
+    def stand(self, level: int) -> None:
+        """Let the first ``level`` levels train from now on."""
+
+    @abstractmethod
+    def step(self, x: Tensor, step: int, schedule: Schedule) -> Outcome:
+        """Add the gradients of step ``step``, counted from 0, on a batch ``(n, *shape of x)`` to ``.grad``."""
+
+    def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
+        """What to record of held-out data, by name, beside the errors; the hierarchy is in evaluation mode."""
+        return {}
+
+    def rest(self) -> None:  # noqa: B027 (most methods change nothing that they would have to give back)
+        """Leave the model as it is to be used."""
+
+
+class Game(Method):
+    """Algorithm 1.
+
+    Args:
+        model: With a discriminator, on the device where it trains.
+        settings: Of the game.
+
+    Raises:
+        InputError: If there is no discriminator, or it cannot grow as the settings have it.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("d_loss", "g_loss", "rho_q", "rho_p")
+
+    def __init__(self, model: Model, settings: TrainingConfig) -> None:
+        if model.discriminator is None:
+            raise InputError("the game needs a discriminator: pass one to hk.Model, or set training.method to 'elbo'")
+        self.settings = settings
+        self.objective = OBJECTIVES[settings.objective]
+        self._whole = model.hierarchy, model.discriminator
+        self._hierarchy, self._discriminator = self._whole
+        self.grows = self._discriminator.grows
+        self._input_noises = [game.noise.scale for game in self._discriminator.games]
+        if not self.grows and isinstance(settings.grow_every, int):
+            raise InputError("grow_every is set, but the discriminator has no adapters and cannot grow with the stack")
+        self.single_pass, self.reason = self._examined()
+
+    def stand(self, level: int) -> None:
+        """The first levels of both players."""
+        hierarchy, discriminator = self._whole
+        self._hierarchy, self._discriminator = hierarchy[:level], discriminator[:level]
+
+    def step(self, x: Tensor, step: int, schedule: Schedule) -> Step:
+        """One step of Algorithm 1, at the noise of its place in the schedule."""
+        for game, first in zip(self._whole[1].games, self._input_noises, strict=True):
+            game.noise.scale = schedule.input_noise(first, step) if first else 0.0
+        settings = self.settings
+        return play(
+            self._hierarchy,
+            self._discriminator,
+            x,
+            objective=self.objective,
+            players=schedule.players(step),
+            single_pass=self.single_pass,
+            encoder_noise=settings.encoder_noise,
+            penalty=settings.gradient_penalty,
+            penalised=settings.penalised,
+        )
+
+    def rest(self) -> None:
+        """Give the discriminator its input noise back."""
+        for game, first in zip(self._whole[1].games, self._input_noises, strict=True):
+            game.noise.scale = first
+
+    def _examined(self) -> tuple[bool, str]:
+        """Whether one backward pass serves both players at every level that will play, and why."""
+        settings = self.settings
+        if settings.d_steps != 1 or settings.g_steps != 1:
+            return False, f"rounds of {settings.d_steps} discriminator and {settings.g_steps} generator steps"
+        hierarchy, discriminator = self._whole
+        training = hierarchy.training
+        hierarchy.eval()
+        with seeded(0, hierarchy.prior.device), torch.no_grad():
+            states = hierarchy.sample_states(4)
+        hierarchy.train(training)
+        grown = self.grows and settings.growth(len(hierarchy))
+        for level in range(1, len(hierarchy) + 1) if grown else [len(hierarchy)]:
+            possible, reason = supports_single_pass(discriminator[:level], self.objective, states)
+            if not possible:
+                break
+        return possible, reason
+
+
+class Elbo(Method):
+    """Descent on the evidence lower bound; see :mod:`halikit.elbo`.
+
+    Args:
+        model: All kernels with densities, none with a gauge.
+
+    Raises:
+        InputError: If they are not so.
+    """
+
+    columns = ("negative_elbo",)
+    reason = "descent on the evidence lower bound"
+
+    def __init__(self, model: Model) -> None:
+        check_trains_by_elbo(model.hierarchy)
+        self._whole = self._hierarchy = model.hierarchy
+
+    def stand(self, level: int) -> None:
+        """The first levels, under a standard normal prior."""
+        self._hierarchy = self._whole[:level]
+
+    def step(self, x: Tensor, step: int, schedule: Schedule) -> Bound:
+        """One step of descent."""
+        return descend_elbo(self._hierarchy, x)
+
+    def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
+        """The bound on held-out data, with running statistics."""
+        return {"held_out_negative_elbo": float(negative_elbo(averaged, part.batch(torch.arange(len(part)))))}
+
+
+class LabelsAlone(Method):
+    """Descent on Eq. 10, on the encoder and the class kernel alone: what the labels can do without the game.
+
+    Args:
+        model: With classes on top.
+        settings: Of the labels.
+        labelled: The labelled data.
+    """
+
+    columns = ("supervised_loss",)
+    reason = "descent on the cross entropy of the labelled data; the decoder is not trained"
+    grows = False
+
+    def __init__(self, model: Model, settings: TrainingConfig, labelled: Labelled) -> None:
+        class_kernel(model.hierarchy)
+        self._hierarchy, self._settings, self._labelled = model.hierarchy, settings, labelled
+
+    def stand(self, level: int) -> None:
+        """There are the whole hierarchy's classes, or none."""
+
+    def step(self, x: Tensor, step: int, schedule: Schedule) -> Supervised:
+        """One step of descent; ``x`` has no labels, and is not looked at."""
+        settings = self._settings
+        x, y = self._labelled.batch(step)
+        return supervise(self._hierarchy, x, y, noise=settings.encoder_noise, weight=settings.supervised_weight)
+
+    def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
+        """The share of held-out data that are put into a wrong class."""
+        if part.labels is None:
+            return {}
+        predicted = classify(averaged, part.batch(torch.arange(len(part)))).argmax(1)
+        return {"held_out_label_error": float((predicted != part.labels).double().mean())}
+
+
+class SupervisedGame(Game):
+    """Algorithm 1 with the supervised cost beside the generators' (section 7.2).
+
+    Args:
+        model: With classes on top, and a discriminator that reads them.
+        settings: Of the game and of the labels.
+        labelled: The labelled data.
+    """
+
+    columns = (*Game.columns, "supervised_loss")
+
+    def __init__(self, model: Model, settings: TrainingConfig, labelled: Labelled) -> None:
+        super().__init__(model, settings)
+        self._supervision = LabelsAlone(model, settings, labelled)
+        self.reason += "; labelled data beside it"
+
+    def step(self, x: Tensor, step: int, schedule: Schedule) -> SupervisedStep:  # type: ignore[override]
+        """One step of Algorithm 1 and one batch of labelled data, whose gradients add up."""
+        return SupervisedStep(*super().step(x, step, schedule), *self._supervision.step(x, step, schedule))
+
+    def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
+        """The share of held-out data that are put into a wrong class."""
+        return self._supervision.measure(averaged, part) if len(averaged) == len(self._whole[0]) else {}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The data whose labels are seen.
+
+    Attributes:
+        part: Where they are from, on the device where the model trains.
+        index: Which of it, ``(N,)`` int64.
+        size: Of a batch, at most N.
+        augmentation: What is done to images each time.
+        seed: Of the order and the augmentation.
+    """
+
+    part: Split
+    index: Tensor
+    size: int
+    augmentation: Augmentation
+    seed: int
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images and labels of a step: another part of the data at each, all of them before one comes again."""
+        assert self.part.labels is not None
+        per_epoch = len(self.index) // self.size
+        epoch, i = divmod(step, per_epoch)
+        chosen = self.index[order(len(self.index), self.seed, epoch)[i * self.size : (i + 1) * self.size]]
+        x = self.augmentation(self.part.batch(chosen), chosen, seed=self.seed, epoch=epoch)
+        return x, self.part.labels[chosen.to(self.part.labels.device)]
+
+
+def make_method(model: Model, settings: TrainingConfig, data: DataSet | None, augmentation: Augmentation) -> Method:
+    """The method that the settings name.
+
+    Args:
+        model: On the device where it trains.
+        settings: Which, and how.
+        data: With labels, on that device, where some are to be seen.
+        augmentation: Of the labelled images.
+
+    Raises:
+        InputError: If the model or the data cannot be trained by it.
+    """
+    if settings.method == "elbo":
+        return Elbo(model)
+    if settings.labels is None:
+        return Game(model, settings)
+    if data is None or data.train.labels is None:
+        raise InputError(f"training.labels = {settings.labels}, but there are no labels in the data")
+    classes = class_kernel(model.hierarchy).target.size
+    if classes != len(data.classes):
+        raise InputError(f"model.classes is {classes}, but {data.spec} has {len(data.classes)}")
+    index = choose_labelled(data.train.labels, settings.labels, classes, settings.seed)
+    size = min(len(index), settings.batch_size)
+    labelled = Labelled(data.train, index, size, augmentation, settings.seed)
+    method = LabelsAlone if settings.method == "supervised" else SupervisedGame
+    return method(model, settings, labelled)
