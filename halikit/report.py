@@ -225,15 +225,15 @@ h2 { margin-top: 2.5rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
 dt { opacity: .7; }
 dd { margin: 0; overflow-wrap: anywhere; }
-.picture { overflow-x: auto; }
-.picture img { max-width: max(100%, 40rem); }
-img { display: block; max-width: 100%; height: auto; background: white; }
+.picture { overflow-x: auto; min-width: 0; }
+.picture img { display: block; max-width: max(100%, 40rem); height: auto; background: white; }
+.curves img { max-width: 100%; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: left; font-variant-numeric: tabular-nums; }
 th { border-bottom: 1px solid; font-weight: 600; }
-pre { font-size: .85rem; white-space: pre-wrap; }
+pre { font-size: .85rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 .command { opacity: .75; }
 """
 
