@@ -71,7 +71,7 @@ class Trainer:
         for module in model.parts.values():
             module.to(self.device).train()
         self.averager = Averager(model.hierarchy, self.settings.averaging)
-        self._method = make_method(model, self.settings, self.data, self.augmentation)
+        self._method = make_method(model, self.settings, self.data, self.augmentation, self.averaged)
         self.steps = 0
         self._seconds = 0.0
         self.schedule = self._scheduled(self.settings.steps)
@@ -217,7 +217,7 @@ class Trainer:
         with torch.no_grad():
             errors = reconstruction_errors(averaged, x)
             with seeded(settings.seed, self.device):
-                measured = self._method.measure(averaged, held_out)
+                measured = self._method.measure(averaged, held_out[:_HELD_OUT])
             if self.run:
                 rows = {"x": x[:_SHOWN]}
                 names = [space.name for space in averaged.spaces]
