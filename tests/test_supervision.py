@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import halikit as hk
 from halikit.analysis.classification import class_errors
 from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
-from halikit.data import Split, load
+from halikit.data import DataSet, Split, load
 from halikit.errors import InputError
 from halikit.supervision import agree, choose_labelled, classify, supervise, with_classes
 from halikit.training.run import Record
@@ -196,3 +196,20 @@ def test_consistency_changes_training_and_is_refused_without_labels() -> None:
     assert any(not torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
     with pytest.raises(ConfigError, match="there are no labels"):
         override(Config(), {"consistency": 1.0})
+
+
+def test_the_presets_with_few_labels() -> None:
+    semi, alone = hk.presets.mnist_semi(), hk.presets.mnist_supervised()
+    assert semi.training.labels == alone.training.labels == 100
+    assert alone.training.method == "supervised"
+    assert semi.model == alone.model
+    assert semi.training.encoder_noise == alone.training.encoder_noise > 0
+    models = [hk.build(config) for config in (semi, alone)]
+    assert [space.name for space in models[0].discriminator.spaces] == ["x", "z1", "y"]
+    assert models[1].discriminator is None
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (300, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    part = Split(images, torch.arange(300) % 10)
+    data = DataSet("made", (1, 28, 28), tuple("0123456789"), part, None, part)
+    for model in models:
+        hk.Trainer(model, data).step(data.train.batch(torch.arange(20)))

@@ -48,6 +48,5 @@ def mnist_semi() -> Config:
 
 def mnist_supervised() -> Config:
     """The encoder of mnist_semi on its 100 labels alone: what the game has to beat."""
-    return override(
-        mnist_semi(), {"preset": "mnist_supervised", "training.method": "supervised", "training.steps": 2000}
-    )
+    changes = {"preset": "mnist_supervised", "training.method": "supervised", "training.steps": 2000}
+    return override(mnist_semi(), changes)
