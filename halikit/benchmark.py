@@ -15,7 +15,8 @@ from halikit.config import TrainingConfig
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
-from halikit.training.trainer import make_optimisers, resolve_device
+from halikit.training.optimisers import make_optimisers
+from halikit.training.trainer import resolve_device
 
 __all__ = ["Share", "Timing", "profile_step", "time_steps"]
 

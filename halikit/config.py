@@ -24,6 +24,7 @@ __all__ = [
     "DiscriminatorConfig",
     "ModelConfig",
     "TrainingConfig",
+    "differences",
     "override",
     "read_toml",
     "to_toml",
@@ -185,7 +186,10 @@ class TrainingConfig(_Section):
     penalised: Literal["encoder", "decoder", "both"] = Field("encoder", description="the joint with the penalty")
     averaging: Fraction = Field(0.999, description="decay of the averaged weights")
     log_every: Positive = 50
-    evaluate_every: Positive = Field(1000, description="steps between evaluations, pictures and saves")
+    evaluate_every: Positive = Field(1000, description="steps between evaluations, pictures and saves of the model")
+    checkpoint_every: Positive = Field(1000, description="steps between checkpoints, from which training can go on")
+    keep: Positive = Field(3, description="newest checkpoints kept; the best one is kept as well")
+    max_skipped: Positive = Field(10, description="steps in a row not finite before going back to a checkpoint")
 
     @property
     def applicable(self) -> tuple[str, ...]:
@@ -270,6 +274,20 @@ class Config(_Section):
             return cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError("\n".join(f"{where}: {_explained(detail)}" for detail in error.errors()[:3])) from None
+
+
+def differences(before: Config, after: Config) -> dict[str, str]:
+    """What changed from one config to another: by dotted name, in words.
+
+    Example:
+        >>> differences(Config(), override(Config(), {"levels": 4}))
+        {'model.levels': '3 → 4'}
+    """
+    return {
+        name: f"{_toml_value(a)} → {_toml_value(b)}"
+        for name in _names()
+        if (a := _value(before, name)) != (b := _value(after, name))
+    }
 
 
 def read_toml(path: Path) -> Config:
@@ -357,6 +375,13 @@ def _names() -> list[str]:
         else:
             names.append(name)
     return names
+
+
+def _value(config: Config, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _resolved(name: str) -> str:

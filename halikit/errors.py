@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DivergedError", "HalikitError", "InputError", "ResourceError"]
+__all__ = ["DivergedError", "HalikitError", "InputError", "ResourceError", "StoppedError"]
 
 
 class HalikitError(Exception):
@@ -27,3 +27,16 @@ class ResourceError(HalikitError, RuntimeError):
     """Out of disk or memory."""
 
     exit_code = 4
+
+
+class StoppedError(HalikitError):
+    """A signal has ended the training, which is saved.
+
+    Args:
+        message: Where it is saved.
+        signal: Its number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal

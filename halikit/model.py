@@ -127,19 +127,29 @@ def save_model(path: Path, model: Model, averaged: Hierarchy, *, config: Config 
         ResourceError: If the disk is full.
     """
     parts = model.parts | {"averaged": averaged}
-    # Copies, because kernels may share weights, which the format cannot hold.
-    tensors = {
-        f"{part}.{name}": tensor.clone().contiguous()
-        for part, m in parts.items()
-        for name, tensor in m.state_dict().items()
-    }
     about = {
         "schema": SCHEMA,
         "step": step,
         "level": level,
         "config": config.model_dump(mode="json") if config else None,
     }
-    write_atomically(path, save(tensors, {"halikit": json.dumps(about)}))
+    write_atomically(path, save(unshared(named_tensors(parts)), {"halikit": json.dumps(about)}))
+
+
+def named_tensors(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The weights and running statistics of several modules, each name behind that of its module."""
+    return {f"{part}.{name}": tensor for part, m in parts.items() for name, tensor in m.state_dict().items()}
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, those that share memory copied: kernels may share weights, which safetensors cannot hold."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        result[name] = (tensor.detach().clone() if place in seen else tensor.detach()).contiguous()
+        seen.add(place)
+    return result
 
 
 def load(
@@ -172,7 +182,7 @@ def load(
     else:
         raise ModelError(f"{path} holds kernels of its author's own: pass build=, the function that makes the model")
     for name, part in model.parts.items():
-        _fill(path, part, tensors, "averaged" if (name, weights) == ("hierarchy", "averaged") else name)
+        fill(path, part, tensors, "averaged" if (name, weights) == ("hierarchy", "averaged") else name)
         part.to(device).eval()
     return model
 
@@ -204,7 +214,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
+def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
+    """Load those of :func:`named_tensors` that are of ``part`` into a module.
+
+    Raises:
+        ModelError: If they are not those that the module has; ``path`` is where they are from.
+    """
     found = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
     wanted = module.state_dict()
     wrong = [f"{name} is missing" for name in wanted if name not in found]

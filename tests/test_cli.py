@@ -48,6 +48,7 @@ def test_training_says_what_it_does(trained: tuple[Path, str]) -> None:
     assert "one backward pass for both players" in output
     assert output.splitlines()[-1] == "run"
     assert sorted(p.name for p in (here / "run").iterdir()) == [
+        "checkpoints",
         "config.toml",
         "metrics.csv",
         "model.safetensors",

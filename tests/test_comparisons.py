@@ -21,7 +21,7 @@ from halikit.analysis.attributes import (
     save_classifier,
 )
 from halikit.analysis.comparison import Comparison
-from halikit.analysis.features import (
+from halikit.analysis.svm import (
     Questions,
     balanced_accuracy,
     encoder_features,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from halikit.analysis.comparison import Comparison
-from halikit.analysis.features import Questions, balanced_accuracy
+from halikit.analysis.svm import Questions, balanced_accuracy
 from halikit.data import Split, order
 from halikit.errors import InputError
 from halikit.files import write_atomically

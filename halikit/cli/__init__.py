@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 
 import typer
 
-from halikit.cli import benchmark, data, evaluate, inspect, presets, reconstruct, sample, train
+from halikit.cli import benchmark, common, data, evaluate, inspect, presets, reconstruct, sample, train
 from halikit.errors import HalikitError
 
 __all__ = ["app", "main"]
@@ -35,8 +36,10 @@ for _module in (train, sample, reconstruct, evaluate, inspect, presets, benchmar
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 done, 1 a bug in halikit, 2 bad usage or input, 3 diverged, 4 out of resources, 130 interrupted.
+    Exit codes: 0 done, 1 a bug in halikit, 2 bad usage or input, 3 diverged, 4 out of resources,
+    130 and 143 interrupted.
     """
+    _make_printable()
     # Wherever it stands: the advice to add it comes after a failed command.
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
@@ -70,6 +73,16 @@ def main() -> None:
     sys.exit(code)
 
 
+def _make_printable() -> None:
+    """Let output go nowhere where it is closed, and write ``?`` for what the locale cannot."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _shortage(error: Exception) -> str | None:
     """What ran out, if that is what an error is about; torch's are recognised without importing it."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -80,5 +93,5 @@ def _shortage(error: Exception) -> str | None:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"halikit: {message}", file=sys.stderr)
+    print(f"halikit: {common.printable(message)}", file=sys.stderr)
     return code

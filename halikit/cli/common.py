@@ -39,6 +39,16 @@ def print_json(values: dict[str, Any]) -> None:
     print(json.dumps(values, ensure_ascii=False))
 
 
+def printable(text: str) -> str:
+    """The text with ``?`` for what a terminal would obey instead of showing it."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
+def warn(message: str) -> None:
+    """Say on stderr what a person should know."""
+    console(stderr=True).print(f"halikit: {printable(message)}", markup=False, style="yellow")
+
+
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the terminal's stderr for what takes longer than a moment; yields what is called with (done, total)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,8 @@ def inspect(
 ) -> None:
     """Print every level's spaces, networks, parameters and cost, and the discriminator's wiring.
 
+    Of a run that has diverged, also what is known of it.
+
     Example: halikit inspect digits
     """
     from dataclasses import asdict
@@ -31,10 +33,16 @@ def inspect(
     import torch
 
     from halikit.cli.train import chosen_config, with_data_shape
-    from halikit.model import build, describe, load
+    from halikit.model import FILE_NAME, build, describe, load
     from halikit.presets import PRESETS
     from halikit.summary import summarise
+    from halikit.training.run import read_dump
 
+    diverged = read_dump(Path(what))
+    if diverged and not (Path(what) / FILE_NAME).exists():
+        # Training came to no evaluation, so there is no model to look at.
+        _print_dump(diverged, as_json)
+        return
     if what in PRESETS and not Path(what).is_dir():
         config = with_data_shape(chosen_config(preset=what))
         # Shapes are all that is asked for.
@@ -56,7 +64,7 @@ def inspect(
         }
         spaces = {space.name: list(space.shape) for space in summary.spaces}
         about = {"what": what, "levels": len(model.hierarchy), "spaces": spaces, "networks": describe(model)}
-        common.print_json(about | described | {"totals": totals})
+        common.print_json(about | described | {"totals": totals} | ({"diverged": diverged} if diverged else {}))
         return
     out = common.console()
     out.print(str(model.hierarchy), markup=False)
@@ -76,6 +84,21 @@ def inspect(
         f"in all         {parameters:>11,} parameters  {cost / 1e6:>9,.2f} M multiply-adds to encode, decode and judge "
         "one image (forward; linear maps and convolutions counted)"
     )
+    if diverged:
+        out.print()
+        _print_dump(diverged)
+
+
+def _print_dump(diverged: dict[str, Any], as_json: bool = False) -> None:
+    if as_json:
+        common.print_json({"diverged": diverged})
+        return
+    out = common.console()
+    out.print("diverged")
+    for name, value in diverged.items():
+        text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+        # The file may be a stranger's.
+        out.print(common.printable(f"  {name.replace('_', ' ')}: {text}"), markup=False)
 
 
 def _print_part(group: str, part: Part) -> None:

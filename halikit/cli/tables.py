@@ -11,7 +11,7 @@ from halikit.cli import common
 
 if TYPE_CHECKING:
     from halikit.analysis.comparison import Comparison
-    from halikit.analysis.features import SvmScores
+    from halikit.analysis.svm import SvmScores
     from halikit.data import DataSet
     from halikit.hierarchy import Hierarchy
 
@@ -55,7 +55,7 @@ def svm_table(runs: list[Path], options: Options) -> tuple[Comparison, dict[str,
     Returns:
         The table, and what else there is to say of it.
     """
-    from halikit.analysis.features import compare, feature_scores, questions, random_encoder
+    from halikit.analysis.svm import compare, feature_scores, questions, random_encoder
 
     opened = [common.open_run(run, options.weights, options.device) for run in runs]
     data = common.open_data(opened[0][1], options.data)
@@ -107,7 +107,7 @@ def attributes_table(
         reconstruction_scores,
         save_classifier,
     )
-    from halikit.analysis.features import questions
+    from halikit.analysis.svm import questions
     from halikit.errors import InputError
     from halikit.training.trainer import resolve_device
 

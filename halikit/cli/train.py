@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from halikit.data import DataSet
     from halikit.model import Model
     from halikit.training import Trainer
+    from halikit.training.checkpoint import Checkpoint
     from halikit.training.run import Record
 
 
@@ -40,6 +41,10 @@ def train(
     config: Annotated[Path | None, typer.Option(help="Settings from a TOML file.", show_default=False)] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as often as needed.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest good checkpoint.")] = False,
+    resume_from: Annotated[
+        str | None, typer.Option(metavar="STEP|PATH", help="Go on from this checkpoint.", show_default=False)
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the settings, load the data, train nothing.")
@@ -67,19 +72,24 @@ def train(
         "training.labels": labels,
     }
     chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
+    checkpoint = None
+    if resume or resume_from:
+        out = out or _home(resume_from) or _default_path(chosen, data or chosen.data.spec)
+        checkpoint = _checkpoint(out, resume_from)
+        chosen = _resumed(checkpoint, chosen, preset=preset, levels=levels, file=config)
     chosen = override(chosen, {name: value for name, value in flags.items() if value is not None})
     chosen = override(chosen, parse_assignments(assignments or []))
     check_together(chosen, steps, epochs)
     loaded = _load(chosen)
     chosen = _fitted(chosen, loaded, epochs)
-    path = out or _fresh(Path("runs") / f"{chosen.preset or loaded.spec.split(':')[0]}-l{chosen.model.levels}")
+    path = out or _fresh(_default_path(chosen, loaded.spec))
 
     torch.manual_seed(chosen.training.seed)
     model = build(chosen)
     if dry_run:
         common.print_json(chosen.model_dump(mode="json")) if as_json else print(to_toml(chosen), end="")
         return
-    _run(model, loaded, path, as_json)
+    _run(model, loaded, path, checkpoint, as_json)
 
 
 def chosen_config(
@@ -105,6 +115,33 @@ def chosen_config(
         return families.dense(levels) if levels else digits()
     else:
         return families.automatic(levels or 3)
+    return override(config, {"levels": levels} if levels else {})
+
+
+def _home(resume_from: str | None) -> Path | None:
+    """The run that a checkpoint given by its path belongs to."""
+    return Path(resume_from).resolve().parent.parent if resume_from and not resume_from.isdecimal() else None
+
+
+def _checkpoint(run: Path, resume_from: str | None) -> Checkpoint:
+    from halikit.training.checkpoint import Checkpoints, find_checkpoint
+
+    # Nothing is written, so the number kept does not matter.
+    return find_checkpoint(Checkpoints(run / "checkpoints", keep=1), resume_from or True, common.warn)
+
+
+def _resumed(
+    checkpoint: Checkpoint, chosen: Config, *, preset: str | None, levels: int | None, file: Path | None
+) -> Config:
+    """The settings to go on with, before the flags that change single ones: the checkpoint's, or a file's."""
+    from halikit.config import Config, override
+    from halikit.errors import InputError
+
+    if file:
+        return chosen
+    config = Config.parse(checkpoint.facts["config"], str(checkpoint.path))
+    if preset and preset != config.preset:
+        raise InputError(f"{checkpoint.path} is of {config.preset or 'no preset'}, not of the preset {preset!r}")
     return override(config, {"levels": levels} if levels else {})
 
 
@@ -168,6 +205,10 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     return config
 
 
+def _default_path(config: Config, spec: str) -> Path:
+    return Path("runs") / f"{config.preset or spec.split(':')[0]}-l{config.model.levels}"
+
+
 def _fresh(path: Path) -> Path:
     """``path``, or the first of ``path-2``, ``path-3``, … that does not exist."""
     candidate, number = path, 2
@@ -176,18 +217,24 @@ def _fresh(path: Path) -> Path:
     return candidate
 
 
-def _run(model: Model, data: DataSet, path: Path, as_json: bool) -> None:
+def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None, as_json: bool) -> None:
     from halikit.training import Trainer
     from halikit.training.progress import Progress
 
     assert model.config is not None
     console = common.console(stderr=as_json)
     with Progress(console, model.config.training.steps) as progress:
-        trainer = Trainer(model, data, out=path, on_record=progress)
+        resume = checkpoint.path if checkpoint else False
+        trainer = Trainer(model, data, out=path, resume=resume, on_record=progress, on_notice=common.warn)
         _introduce(console.print, model, data, trainer)
         trainer.fit()
         last = progress.last
-    assert last is not None
+    if last is None:
+        if as_json:
+            common.print_json({"run": str(path), "steps": trainer.steps})
+        else:
+            console.print(f"all {trainer.steps:,} steps are played; to train longer, give --steps", markup=False)
+        return
     if as_json:
         common.print_json(_result(last, trainer))
         return
@@ -209,6 +256,8 @@ def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: T
     say(f"encoder  {model.hierarchy.encoder}\ndecoder  {model.hierarchy.decoder}", markup=False)
     say(f"weights  {sizes}, on {trainer.device}", markup=False)
     say(f"plan     {settings.steps:,} steps of {settings.batch_size}; {trainer.reason}", markup=False)
+    if trainer.steps:
+        say(f"resumes  at step {trainer.steps:,}", markup=False)
     if growth:
         say("growth   a level is added at steps " + ", ".join(f"{step:,}" for step in growth), markup=False)
 
@@ -220,6 +269,7 @@ def _result(last: Record, trainer: Trainer) -> dict[str, Any]:
         "steps": last.step,
         "levels": last.level,
         "seconds": last.seconds,
+        "skipped": last.skipped,
         "rms_error": list(last.errors),
         **last.losses,
     }

@@ -21,7 +21,7 @@ def dense(levels: int) -> Config:
             steps=max(9_500, 600 * levels * (levels + 1)),
             learning_rate=4e-4,
             # The slower player is the discriminator: at equal rates the latents couple far less.
-            discriminator_learning_rate=8e-4,
+            discriminator_learning_rate=1.6e-3,
             final_learning_rate=0.1,
             threads=1,
         ),

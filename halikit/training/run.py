@@ -1,23 +1,34 @@
-"""A run directory: ``config.toml``, ``model.safetensors``, ``metrics.csv`` and ``samples/*.png``."""
+"""A run directory.
+
+``config.toml``, ``model.safetensors``, ``metrics.csv``, ``samples/*.png``, ``checkpoints/step-*/``.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from halikit import plotting
 from halikit.config import Config, to_toml
-from halikit.errors import InputError
-from halikit.files import write_atomically
+from halikit.errors import InputError, ResourceError
+from halikit.files import TEMPORARY, read_bounded, write_atomically, writing
 from halikit.hierarchy import Hierarchy
 from halikit.model import FILE_NAME, Model, save_model
+from halikit.training.checkpoint import Checkpoints, State
+from halikit.training.lock import locked
 
-__all__ = ["Record", "Run"]
+__all__ = ["Record", "Run", "read_dump"]
 
 
 # Of the grid of samples.
@@ -28,6 +39,9 @@ _LOSSES = (
     *("supervised_loss", "held_out_label_error"),
 )
 
+_METRICS, _SAMPLES, DUMP = "metrics.csv", "samples", "diverged.json"
+_MOST_JSON = 2**20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -37,6 +51,7 @@ class Record:
         step: Steps played so far.
         level: Levels that play.
         seconds: Training time so far, evaluations included.
+        skipped: Steps so far that came to NaN or Inf and changed nothing.
         d_loss: ``L_d``, nats under Jensen–Shannon.
         g_loss: ``L_g``, likewise.
         rho_q: Mean ``ρ`` over encoder samples, in [0, 1].
@@ -55,6 +70,7 @@ class Record:
     step: int
     level: int
     seconds: float
+    skipped: int
     d_loss: float | None = None
     g_loss: float | None = None
     rho_q: float | None = None
@@ -80,23 +96,85 @@ class Run:
     Args:
         path: The run directory, made where it is missing.
         model: What trains.
+        keep: How many of the newest checkpoints stay.
+        resumes: Whether to go on with the run that is there; otherwise there must be none.
 
     Raises:
-        InputError: If the directory cannot be written to, or already holds a run.
+        InputError: If the directory cannot be made, or already holds a run that is not to be gone on with.
+
+    Attributes:
+        checkpoints: Those of the run.
     """
 
-    def __init__(self, path: str | Path, model: Model) -> None:
+    def __init__(self, path: str | Path, model: Model, *, keep: int, resumes: bool = False) -> None:
         self.path = Path(path)
         self.model = model
-        if (self.path / FILE_NAME).exists():
-            raise InputError(f"{self.path} already holds a run; choose another directory with --out, or remove it")
-        try:
-            (self.path / "samples").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the run directory {self.path}: {error.strerror}") from None
+        self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
         names = [name for name in Record.__dataclass_fields__ if name != "errors"]
         self._columns = names + [f"error_{space.name}" for space in model.hierarchy.spaces[1:]]
-        self._append(self._columns, new=True)
+        self._is_ours = resumes
+        self._refuse_another()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the run directory {self.path}: {error.strerror}") from None
+
+    @contextmanager
+    def writing(self, config: Config, step: int, size: int) -> Iterator[None]:
+        """Hold the directory for a training that goes on from ``step``; what is there of later steps is removed.
+
+        Args:
+            config: See :meth:`describe`.
+            step: Steps played so far.
+            size: Bytes that one checkpoint takes.
+
+        Raises:
+            InputError: If another process holds the directory, or it cannot be written to.
+            ResourceError: If there is no room for the checkpoints.
+        """
+        with locked(self.path):
+            # Another one may have come between.
+            self._refuse_another()
+            self._sweep()
+            self.check_room(size)
+            self.describe(config)
+            self.rewind(step)
+            (self.path / DUMP).unlink(missing_ok=True)
+            self._is_ours = True
+            yield
+
+    def rewind(self, step: int) -> None:
+        """Remove what is there of steps after ``step``."""
+        self.checkpoints.go_on_from(step)
+        rows = [row for row in self._rows() if row["step"].isdecimal() and int(row["step"]) <= step]
+        text = io.StringIO()
+        table = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        write_atomically(self.path / _METRICS, text.getvalue())
+        for picture in (self.path / _SAMPLES).glob("*-*.png"):
+            number = picture.stem.rpartition("-")[2]
+            if number.isdecimal() and int(number) > step:
+                picture.unlink(missing_ok=True)
+
+    def check_room(self, size: int) -> None:
+        """Refuse to begin what cannot be written to its end.
+
+        Args:
+            size: Bytes that one checkpoint takes.
+
+        Raises:
+            ResourceError: With what is needed and what is free.
+        """
+        # Those kept, the best, the one being written, and the model itself twice.
+        needed = size * (self.checkpoints.keep + 4)
+        own = sum(file.stat().st_size for file in self.checkpoints.path.rglob("*") if file.is_file())
+        free = shutil.disk_usage(self.path).free
+        if needed - own > free:
+            raise ResourceError(
+                f"{self.path} has {free / 2**20:,.0f} MiB free, but the run needs {(needed - own) / 2**20:,.0f} MiB: "
+                f"{size / 2**20:,.1f} MiB for each checkpoint; lower training.keep, or choose another disk with --out"
+            )
 
     def describe(self, config: Config) -> None:
         """Write ``config.toml``; the settings of training are the user's to repeat even where the kernels are not."""
@@ -107,23 +185,80 @@ class Run:
         values = asdict(record)
         errors = values.pop("errors")
         cells = [_cell(value) for value in [*values.values(), *errors]]
-        self._append(cells + [""] * (len(self._columns) - len(cells)))
+        path = self.path / _METRICS
+        with writing(path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            is_new = not path.exists()
+            with path.open("a", newline="", encoding="utf-8") as file:
+                table = csv.writer(file, lineterminator="\n")
+                table.writerows([self._columns] * is_new)
+                table.writerow(cells + [""] * (len(self._columns) - len(cells)))
 
     def save(self, averaged: Hierarchy, config: Config | None, step: int, level: int) -> None:
         """Write the model as it is now, with the config that it can be built from, if any."""
+        self.path.mkdir(parents=True, exist_ok=True)
         save_model(self.path / FILE_NAME, self.model, averaged, config=config, step=step, level=level)
+
+    def checkpoint(self, state: State) -> Path:
+        """Write a checkpoint, the records that it goes on from first."""
+        with writing(self.path / _METRICS):
+            descriptor = os.open(self.path / _METRICS, os.O_RDWR | os.O_CREAT)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        return self.checkpoints.write(state)
+
+    def dump(self, values: Mapping[str, Any]) -> Path:
+        """Write what is known of a divergence to ``diverged.json``, which ``halikit inspect`` reads."""
+        write_atomically(self.path / DUMP, json.dumps(values, indent=1, allow_nan=False) + "\n")
+        return self.path / DUMP
 
     def pictures(self, samples: Tensor, reconstructions: Mapping[str, Tensor], step: int) -> None:
         """Write sample and reconstruction grids of this step; nothing where the data are no images."""
         if samples.dim() != 4:
             return
-        plotting.save_png(self.path / "samples" / f"samples-{step:07d}.png", plotting.grid(samples, _COLUMNS))
+        (self.path / _SAMPLES).mkdir(parents=True, exist_ok=True)
+        plotting.save_png(self.path / _SAMPLES / f"samples-{step:07d}.png", plotting.grid(samples, _COLUMNS))
         rows = plotting.labelled_rows(reconstructions)
-        plotting.save_png(self.path / "samples" / f"reconstructions-{step:07d}.png", rows)
+        plotting.save_png(self.path / _SAMPLES / f"reconstructions-{step:07d}.png", rows)
 
-    def _append(self, cells: list[str], *, new: bool = False) -> None:
-        with (self.path / "metrics.csv").open("w" if new else "a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(cells)
+    def _refuse_another(self) -> None:
+        if not self._is_ours and ((self.path / FILE_NAME).exists() or self.checkpoints.steps()):
+            raise InputError(
+                f"{self.path} already holds a run; go on with it (--resume), choose another directory with --out, "
+                "or remove it"
+            )
+
+    def _rows(self) -> Iterator[dict[str, str]]:
+        """The rows of ``metrics.csv`` that are whole."""
+        try:
+            with (self.path / _METRICS).open(newline="", encoding="utf-8", errors="replace") as file:
+                for row in csv.DictReader(file):
+                    if None not in row and None not in row.values() and "step" in row:
+                        yield row
+        except (FileNotFoundError, csv.Error):
+            return
+
+    def _sweep(self) -> None:
+        """Remove what a process that was killed had not finished."""
+        for path in [*self.path.glob(f".*{TEMPORARY}"), *self.path.glob(f"*/.*{TEMPORARY}")]:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def read_dump(path: Path) -> dict[str, Any] | None:
+    """What :meth:`Run.dump` wrote into a run directory, or ``None`` where training has not diverged.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    if not (path / DUMP).exists():
+        return None
+    try:
+        values = json.loads(read_bounded(path / DUMP, _MOST_JSON))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path / DUMP} is damaged: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path / DUMP} is damaged: it is no JSON object")
+    return values
 
 
 def _cell(value: float | None) -> str:

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import math
-import time
+import signal
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from halikit import data as datasets
 from halikit.config import Config, DataConfig, TrainingConfig
-from halikit.errors import DivergedError, InputError
+from halikit.errors import DivergedError, InputError, StoppedError
 from halikit.hierarchy import Hierarchy
-from halikit.model import Model
+from halikit.model import Model, fill, named_tensors
 from halikit.random import seeded
 from halikit.training.averaging import Averager
+from halikit.training.checkpoint import Checkpoint, CheckpointError, State, find_checkpoint
+from halikit.training.guard import Counts, Guard
+from halikit.training.health import Health
+from halikit.training.memory import explained_shortage
+from halikit.training.meter import Meter
 from halikit.training.methods import Outcome, make_method
+from halikit.training.optimisers import fill_optimiser, make_optimisers, optimiser_tensors
+from halikit.training.resume import check_same_model, notices, surroundings
 from halikit.training.run import Record, Run, reconstruction_errors
 from halikit.training.schedule import Schedule
+from halikit.training.signals import Signals
 
-__all__ = ["Trainer", "make_optimisers", "resolve_device"]
+__all__ = ["Trainer", "resolve_device"]
 
 # How many held-out samples the errors are measured on, and how many are shown.
 _HELD_OUT = 512
@@ -40,10 +48,13 @@ class Trainer:
         settings: Training settings.
         augmentation: What is done to images each time they are trained on; by default what the model's config says.
         out: Run directory to write to; nothing is written by default.
+        resume: Go on with the run in ``out``: ``True`` from its newest good checkpoint, a number from the checkpoint
+            of that step, a path from the checkpoint there, of whichever run.
         on_record: Called with each :class:`~halikit.training.run.Record`.
+        on_notice: Called with what a person should know; warnings by default.
 
     Raises:
-        InputError: If data, settings and model do not fit each other.
+        InputError: If data, settings and model do not fit each other, or there is nothing to go on with.
 
     Attributes:
         averaged: The hierarchy with averaged weights, in evaluation mode.
@@ -60,7 +71,9 @@ class Trainer:
         settings: TrainingConfig | None = None,
         augmentation: datasets.Augmentation | None = None,
         out: str | Path | None = None,
+        resume: bool | int | str | Path = False,
         on_record: Callable[[Record], None] | None = None,
+        on_notice: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.model = model
         self.settings = settings or (model.config.training if model.config else TrainingConfig())
@@ -73,13 +86,25 @@ class Trainer:
         self.averager = Averager(model.hierarchy, self.settings.averaging)
         self._method = make_method(model, self.settings, self.data, self.augmentation, self.averaged)
         self.steps = 0
-        self._seconds = 0.0
         self.schedule = self._scheduled(self.settings.steps)
         self._stand(self.schedule.level(0))
         self._optimisers = make_optimisers(model, self.settings)
         self._rates = [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers]
+        self._guard = Guard(model.parts.values(), self.device)
+        self._meter = Meter(len(self._method.columns))
+        # What the best checkpoint is chosen by, where this very step was evaluated.
+        self._score: float | None = None
+        # Lower once training had to go back to a checkpoint.
+        self._rate_share = 1.0
         self._on_record = on_record
-        self.run = Run(out, model) if out is not None else None
+        self._notify = on_notice
+        self._health = Health(on_notice)
+        resumes = resume is not False
+        if resumes and out is None:
+            raise InputError("resume goes on with the run in a directory: give it as out")
+        self.run = None if out is None else Run(out, model, keep=self.settings.keep, resumes=resumes)
+        if self.run and resumes:
+            self._resume(find_checkpoint(self.run.checkpoints, resume, self._notify))
 
     @property
     def averaged(self) -> Hierarchy:
@@ -107,18 +132,24 @@ class Trainer:
             The model, trained, with its raw weights; those of :attr:`averaged` are usually better.
 
         Raises:
-            InputError: If there are no data.
-            DivergedError: If a loss is no longer finite.
+            InputError: If there are no data, or the run directory cannot be written to.
+            StoppedError: If SIGTERM or SIGINT came while a run was written, after the step was finished and saved.
+            DivergedError: If losses or gradients stay without finite values, also after a return to a checkpoint.
+            ResourceError: If disk or memory do not suffice.
         """
         if self.data is None:
             raise InputError("this trainer has no data: give it some, or play batches of your own with step(batch)")
         total = max(self.settings.steps, self.steps) if steps is None else self.steps + steps
         self.schedule = self._scheduled(total)
         self.schedule.check()
-        if self.run:
-            self.run.describe(self.config)
-        with _threads(self.settings.threads):
-            self._fit(total)
+        with ExitStack() as stack:
+            stack.enter_context(_threads(self.settings.threads))
+            stack.enter_context(explained_shortage(self.device, self.settings.batch_size))
+            if self.run:
+                stack.enter_context(self.run.writing(self.config, self.steps, self._size()))
+                if not self.run.checkpoints.steps():
+                    self.save()
+            self._fit(total, stack.enter_context(Signals(are_wanted=self.run is not None)))
         self._method.rest()
         return self.model
 
@@ -131,44 +162,77 @@ class Trainer:
             changes["data"] = config.data if self.model.config else DataConfig(spec=self.data.spec)
         return config.model_copy(update=changes)
 
-    def _fit(self, total: int) -> None:
-        assert self.data is not None
+    def save(self) -> None:
+        """Write a checkpoint of the steps played so far into the run directory.
+
+        Raises:
+            ResourceError: If the disk is full.
+            InputError: If there is no run directory, or it cannot be written to.
+        """
+        if self.run is None:
+            raise InputError("this trainer writes no run: give it a directory as out")
+        self.run.checkpoint(self._state())
+
+    def _fit(self, total: int, signals: Signals) -> None:
         settings = self.settings
         batches = self._batches()
-        last = time.perf_counter()
-        started = last - self._seconds
-        seen: list[Outcome] = []
+        self._meter.start()
         while self.steps < total:
-            seen.append(self.step(next(batches)))
-            evaluate = self.steps % settings.evaluate_every == 0 or self.steps == total
-            if not evaluate and self.steps % settings.log_every:
-                continue
-            # The only place where the host waits for the device.
-            means = torch.stack([torch.stack(step) for step in seen]).mean(0).tolist()
-            if not all(map(math.isfinite, means)):
-                raise DivergedError(
-                    f"the loss is no longer finite in the {len(seen)} steps before step {self.steps}; "
-                    "try a lower learning rate or more input noise"
-                )
-            now = time.perf_counter()
-            rate = len(seen) / (now - last)
-            errors, measured = self._evaluate() if evaluate else ((), {})
-            self._seconds = time.perf_counter() - started
-            record = Record(
-                step=self.steps,
-                level=self.level,
-                seconds=self._seconds,
-                steps_per_second=rate,
-                images_per_second=rate * settings.batch_size,
-                errors=errors,
-                **dict(zip(self._method.columns, means, strict=True)),
-                **measured,
+            self._meter.add(self.step(next(batches)))
+            is_last = self.steps == total
+            evaluates = is_last or self.steps % settings.evaluate_every == 0
+            if evaluates or self.steps % settings.log_every == 0:
+                counts = self._guard.read()
+                if counts.most_in_row >= settings.max_skipped:
+                    self._go_back(counts)
+                    batches = self._batches()
+                    continue
+                self._report(counts, evaluates)
+            is_due = is_last or signals.caught or self.steps % settings.checkpoint_every == 0
+            # What follows a skipped step might never be finite again; the checkpoint before it leads here as well.
+            if self.run and is_due and not self._guard.is_skipping:
+                self.save()
+            if signals.caught and not is_last:
+                raise self._stopped(signals.caught)
+
+    def _report(self, counts: Counts, evaluates: bool) -> None:
+        """Make a record of the steps since the last one."""
+        means, rate = self._meter.read()
+        errors, measured = self._evaluate() if evaluates else ((), {})
+        record = Record(
+            step=self.steps,
+            level=self.level,
+            seconds=self._meter.seconds(),
+            skipped=counts.skipped,
+            steps_per_second=rate,
+            images_per_second=rate * self.settings.batch_size,
+            errors=errors,
+            **dict(zip(self._method.columns, means, strict=True)),
+            **measured,
+        )
+        if self.run:
+            self.run.record(record)
+        if self._on_record:
+            self._on_record(record)
+        self._health.look_at(record)
+        self._meter.lap()
+
+    def _go_back(self, counts: Counts) -> None:
+        """Go on from the newest checkpoint at half the rates; the second time that this is called for is the end.
+
+        Raises:
+            DivergedError: If there is no run to go back in, or training has gone back before.
+        """
+        trouble = f"losses or gradients were not finite in {counts.most_in_row} steps in a row before step {self.steps}"
+        if self.run is None or self._rate_share < 1:
+            raise DivergedError(
+                f"{trouble}; try a lower learning rate or more input noise" + self._dumped(trouble, counts)
             )
-            if self.run:
-                self.run.record(record)
-            if self._on_record:
-                self._on_record(record)
-            last, seen = time.perf_counter(), []
+        checkpoint = self.run.checkpoints.newest(self._notify)
+        self._restore(checkpoint)
+        self.run.rewind(self.steps)
+        self._rate_share = 0.5
+        self._notify(f"{trouble}; going back to step {self.steps}, with half the learning rates from there on")
 
     def step(self, batch: Tensor) -> Outcome:
         """Take one step: of Algorithm 1, moving both players, unless the method is another.
@@ -191,42 +255,141 @@ class Trainer:
         level = max(self.level, self.schedule.level(self.steps))
         if level != self.level:
             self._stand(level)
-        rate = self.schedule.rate(self.steps)
+        rate = self.schedule.rate(self.steps) * self._rate_share
         for optimiser, full in zip(self._optimisers, self._rates, strict=True):
             optimiser.param_groups[0]["lr"] = full * rate
             optimiser.zero_grad()
+        self._guard.before_step()
         # The noise of a step depends on nothing that went before; the caller's generators are given back.
         with (
             seeded(_noise_seed(settings.seed, self.steps), self.device),
             torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"),
         ):
             outcome = self._method.step(batch.to(self.device), self.steps, self.schedule)
+        self._guard.after_gradients(outcome, self._optimisers)
         for optimiser in self._optimisers:
             optimiser.step()
         self.steps += 1
+        self._score = None
         self.averager.update(self.steps)
         return outcome
 
     def _evaluate(self) -> tuple[tuple[float, ...], dict[str, float]]:
         """Errors and what the method measures, on held-out data; pictures and the model into the run directory."""
         assert self.data is not None
-        settings = self.settings
         averaged = self.averaged[: self.level]
         held_out = self.data.held_out
         x = held_out.batch(torch.arange(min(_HELD_OUT, len(held_out)), device=self.device))
         with torch.no_grad():
             errors = reconstruction_errors(averaged, x)
-            with seeded(settings.seed, self.device):
+            with seeded(self.settings.seed, self.device):
+                samples = averaged.sample(_SHOWN**2 // 2)
+            with seeded(self.settings.seed, self.device):
                 measured = self._method.measure(averaged, held_out[:_HELD_OUT])
+            self._health.look_at_samples(samples, x, self.steps)
             if self.run:
-                rows = {"x": x[:_SHOWN]}
-                names = [space.name for space in averaged.spaces]
-                rows |= {names[i]: averaged.reconstruct(x[:_SHOWN], i) for i in range(1, self.level + 1)}
-                with seeded(settings.seed, self.device):
-                    self.run.pictures(averaged.sample(_SHOWN**2 // 2), rows, self.steps)
-                config = self.config if self.model.config else None
-                self.run.save(self.averaged, config, self.steps, self.level)
+                names = [space.name for space in averaged.spaces[1:]]
+                rebuilt = {name: averaged.reconstruct(x[:_SHOWN], level) for level, name in enumerate(names, 1)}
+                self.run.pictures(samples, {"x": x[:_SHOWN]} | rebuilt, self.steps)
+                self._save_model()
+        self._score = sum(errors) / len(errors)
         return errors, measured
+
+    def _save_model(self) -> None:
+        assert self.run
+        self.run.save(self.averaged, self.config if self.model.config else None, self.steps, self.level)
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """Stand where the checkpoint was written, and say what has changed since.
+
+        Raises:
+            InputError: If it is of another architecture.
+        """
+        before = Config.parse(checkpoint.facts["config"], str(checkpoint.path))
+        if self.model.config:
+            check_same_model(before, self.config)
+        self._restore(checkpoint)
+        with _threads(self.settings.threads):
+            now = surroundings(self.device, 1)
+        for notice in notices(checkpoint.facts, before, self.config, now):
+            self._notify(notice)
+
+    def _stopped(self, number: int) -> StoppedError:
+        """Write the model as it stands, for those who want to look at it, and say how to go on."""
+        assert self.run
+        self._save_model()
+        path, name = self.run.path, signal.Signals(number).name
+        newest = self.run.checkpoints.steps()[-1]
+        return StoppedError(
+            f"{name} at step {self.steps}; saved up to step {newest} in {path}\n"
+            f"go on with: halikit train --resume --out {path}",
+            number,
+        )
+
+    def _dumped(self, trouble: str, counts: Counts) -> str:
+        """Write what is known of a divergence into the run directory, if there is one; says where."""
+        if self.run is None:
+            return ""
+        parameters = {
+            f"{part}.{name}": p for part, module in self.model.parts.items() for name, p in module.named_parameters()
+        }
+        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        path = self.run.dump(
+            {
+                "trouble": trouble,
+                "step": self.steps,
+                "level": self.level,
+                "skipped": counts.skipped,
+                "learning_rates": [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers],
+                "gradients_not_finite": [name for name, g in gradients.items() if not g.isfinite().all()],
+                "weights_not_finite": [name for name, p in parameters.items() if not p.isfinite().all()],
+                "checkpoints": self.run.checkpoints.steps(),
+            }
+        )
+        return f"\nwhat is known is in {path}: halikit inspect {self.run.path}"
+
+    def _size(self) -> int:
+        """Bytes that a checkpoint will take: all weights, and twice those that are trained for their optimisers."""
+        trained = sum(p.nbytes for part in self.model.parts.values() for p in part.parameters() if p.requires_grad)
+        return 2 * trained + sum(tensor.nbytes for tensor in named_tensors(self._modules()).values())
+
+    def _state(self) -> State:
+        """All that the steps to come depend on, and what records to come will."""
+        facts = {
+            "step": self.steps,
+            "level": self.level,
+            "seconds": self._meter.seconds(),
+            "rate_share": self._rate_share,
+            "config": self.config.model_dump(mode="json"),
+            "surroundings": surroundings(self.device, 1),
+        }
+        tensors = named_tensors(self._modules())
+        for (name, part), optimiser in zip(self.model.parts.items(), self._optimisers, strict=True):
+            tensors |= optimiser_tensors(optimiser, part, f"optimiser.{name}")
+        tensors |= {"skipped": self._guard.counts, "unread": self._meter.unread()}
+        return State(tensors, facts, self._score)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Stand where the checkpoint was written.
+
+        Raises:
+            InputError: If it is not of this model.
+        """
+        path, tensors, facts = checkpoint.path, checkpoint.tensors(), checkpoint.facts
+        for name, module in self._modules().items():
+            fill(path, module, tensors, name)
+        for (name, part), optimiser in zip(self.model.parts.items(), self._optimisers, strict=True):
+            fill_optimiser(path, optimiser, part, tensors, f"optimiser.{name}")
+        try:
+            self._guard.counts.copy_(tensors["skipped"])
+            self._meter.restore(tensors["unread"].to(self.device), facts["seconds"])
+            self._stand(facts["level"])
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise CheckpointError(f"{path} does not fit the model: {error}") from None
+        self.steps, self._rate_share, self._score = checkpoint.step, facts["rate_share"], None
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return self.model.parts | {"averaged": self.averaged}
 
     def _batches(self) -> Iterator[Tensor]:
         """Full batches in the order of (seed, epoch), from where the steps played so far have come to."""
@@ -298,19 +461,6 @@ def _on(
     elif isinstance(data, Tensor):
         data = datasets.from_tensor(data)
     return data.to(device)
-
-
-def make_optimisers(model: Model, settings: TrainingConfig) -> tuple[torch.optim.Adam, ...]:
-    """One for each part of a model: the hierarchy, and the discriminator if there is one."""
-    rates = {"hierarchy": settings.learning_rate}
-    rates["discriminator"] = settings.discriminator_learning_rate or settings.learning_rate
-    return tuple(_adam(part, rates[name], settings.betas) for name, part in model.parts.items())
-
-
-def _adam(module: torch.nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    # A player may be frozen whole, but Adam refuses to have nothing to do.
-    return torch.optim.Adam(parameters or [torch.zeros(0)], lr=rate, betas=betas, fused=True)
 
 
 def _noise_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -1,0 +1,44 @@
+"""What to say when the memory of a device does not suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from halikit.errors import ResourceError
+
+__all__ = ["explained_shortage"]
+
+
+@contextmanager
+def explained_shortage(device: torch.device, batch_size: int) -> Iterator[None]:
+    """Turn torch's complaints about memory into advice with numbers.
+
+    Args:
+        device: Where training is.
+        batch_size: Images a step.
+
+    Raises:
+        ResourceError: If memory runs out within the context.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_shortage(error):
+            raise
+        used = ""
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            peak = torch.cuda.max_memory_allocated(device)
+            used = f" (this training took up to {peak / 2**30:.1f} of {total / 2**30:.1f} GiB; {free / 2**30:.1f} free)"
+        raise ResourceError(
+            f"out of memory on {device} with batches of {batch_size}{used}; the checkpoints are whole. "
+            f"Try training.batch_size={max(2, batch_size // 2)}, a lower model.hidden or discriminator.width"
+        ) from None
+
+
+def _is_shortage(error: BaseException) -> bool:
+    # On the CPU torch raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -1,0 +1,63 @@
+"""The optimisers of a model's parts, and their states by the names of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from halikit.config import TrainingConfig
+from halikit.model import Model, ModelError
+
+__all__ = ["fill_optimiser", "make_optimisers", "optimiser_tensors"]
+
+# What Adam keeps of each parameter; the first is a number.
+_QUANTITIES = ("step", "exp_avg", "exp_avg_sq")
+
+
+def make_optimisers(model: Model, settings: TrainingConfig) -> tuple[Adam, ...]:
+    """One for each part of a model: the hierarchy, and the discriminator if there is one."""
+    rates = {"hierarchy": settings.learning_rate}
+    rates["discriminator"] = settings.discriminator_learning_rate or settings.learning_rate
+    return tuple(_adam(part, rates[name], settings.betas) for name, part in model.parts.items())
+
+
+def optimiser_tensors(optimiser: Adam, module: nn.Module, part: str) -> dict[str, Tensor]:
+    """The state of a module's optimiser, as ``part.quantity.parameter``; parameters that never moved have none."""
+    return {
+        f"{part}.{quantity}.{name}": optimiser.state[parameter][quantity]
+        for name, parameter in _trained(module)
+        if optimiser.state.get(parameter)
+        for quantity in _QUANTITIES
+    }
+
+
+def fill_optimiser(path: Path, optimiser: Adam, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
+    """Load those of :func:`optimiser_tensors` that are of ``part``.
+
+    Raises:
+        ModelError: If they are not those of the module's parameters; ``path`` is where they are from.
+    """
+    states: dict[int, dict[str, Tensor]] = {}
+    for index, (name, parameter) in enumerate(_trained(module)):
+        found = {q: tensors[key] for q in _QUANTITIES if (key := f"{part}.{q}.{name}") in tensors}
+        if not found:
+            continue
+        shapes = {quantity: () if quantity == "step" else parameter.shape for quantity in _QUANTITIES}
+        if {quantity: tensor.shape for quantity, tensor in found.items()} != shapes:
+            raise ModelError(f"{path} does not fit the model: the state of {part}.{name} has other shapes")
+        states[index] = found
+    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
+def _adam(module: nn.Module, rate: float, betas: tuple[float, float]) -> Adam:
+    parameters = [parameter for _, parameter in _trained(module)]
+    # A player may be frozen whole, but Adam refuses to have nothing to do.
+    return Adam(parameters or [torch.zeros(0)], lr=rate, betas=betas, fused=True)

@@ -1,0 +1,106 @@
+"""Processes of our own to kill: forked, so that none has to import torch again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+__all__ = ["Child", "fill_disk", "fork", "limit_memory", "tmpfs", "until"]
+
+
+@dataclass
+class Child:
+    """A process that runs a function; its return code is that of a shell: 128 + n when killed by signal n."""
+
+    pid: int
+    output: int
+    said: str = ""
+
+    def wait(self, timeout: float = 60) -> int:
+        """The return code; ``said`` is then all that went to stdout and stderr."""
+        deadline = time.monotonic() + timeout
+        while (found := os.waitpid(self.pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if is_late := found == (0, 0):
+            self.send(signal.SIGKILL)
+            found = os.waitpid(self.pid, 0)
+        self.said = os.pread(self.output, os.fstat(self.output).st_size, 0).decode(errors="replace")
+        os.close(self.output)
+        assert not is_late, f"still running after {timeout} s\n{self.said}"
+        code = os.waitstatus_to_exitcode(found[1])
+        return code if code >= 0 else 128 - code
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+
+def fork(run: Callable[[], object], cwd: Path | None = None) -> Child:
+    """Run a function in a process of its own; it exits as the function does."""
+    output = os.memfd_create("output")
+    pid = os.fork()
+    if pid:
+        return Child(pid, output)
+    code = 70
+    try:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        if cwd:
+            os.chdir(cwd)
+        run()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def until(condition: Callable[[], object], timeout: float = 60) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.002)
+
+
+def limit_memory(mebibytes: int) -> None:
+    """Let this process take so much more address space than it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * os.sysconf("SC_PAGE_SIZE") + mebibytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def fill_disk(path: Path) -> None:
+    """Write a file until there is no room for more."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while os.write(descriptor, bytes(4096)):
+            pass
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def tmpfs(path: Path, kibibytes: int) -> Iterator[Path]:
+    """A file system of its own size below ``path``; skips the test where none can be mounted."""
+    path.mkdir(exist_ok=True)
+    if os.system(f"mount -t tmpfs -o size={kibibytes}k none {path} 2>/dev/null"):
+        pytest.skip("a file system can be mounted by root alone")
+    try:
+        yield path
+    finally:
+        os.system(f"umount -l {path}")
