@@ -85,7 +85,7 @@ class Trainer:
         for module in model.parts.values():
             module.to(self.device).train()
         self.averager = Averager(model.hierarchy, self.settings.averaging)
-        self._method = make_method(model, self.settings, self.data, self.augmentation)
+        self._method = make_method(model, self.settings, self.data, self.augmentation, self.averaged)
         self.steps = 0
         self.schedule = self._scheduled(self.settings.steps)
         self._stand(self.schedule.level(0))
@@ -290,7 +290,7 @@ class Trainer:
             with seeded(self.settings.seed, self.device):
                 samples = averaged.sample(_SHOWN**2 // 2)
             with seeded(self.settings.seed, self.device):
-                measured = self._method.measure(averaged, held_out)
+                measured = self._method.measure(averaged, held_out[:_HELD_OUT])
             self._health.look_at_samples(samples, x, self.steps)
             if self.run:
                 names = [space.name for space in averaged.spaces[1:]]
