@@ -125,9 +125,11 @@ def _home(resume_from: str | None) -> Path | None:
 
 def _checkpoint(run: Path, resume_from: str | None) -> Checkpoint:
     from halikit.training.checkpoint import Checkpoints, find_checkpoint
+    from halikit.training.lock import locked
 
-    # Nothing is written, so the number kept does not matter.
-    return find_checkpoint(Checkpoints(run / "checkpoints", keep=1), resume_from or True, common.warn)
+    # Held, because a training that goes on there would remove old checkpoints. Nothing is written.
+    with locked(run):
+        return find_checkpoint(Checkpoints(run / "checkpoints", keep=1), resume_from or True, common.warn)
 
 
 def _resumed(

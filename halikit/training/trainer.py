@@ -23,6 +23,7 @@ from halikit.training.averaging import Averager
 from halikit.training.checkpoint import Checkpoint, CheckpointError, State, find_checkpoint
 from halikit.training.guard import Counts, Guard
 from halikit.training.health import Health
+from halikit.training.lock import locked
 from halikit.training.memory import explained_shortage
 from halikit.training.meter import Meter
 from halikit.training.methods import Outcome, make_method
@@ -105,7 +106,8 @@ class Trainer:
             raise InputError("resume goes on with the run in a directory: give it as out")
         self.run = None if out is None else Run(out, model, keep=self.settings.keep, resumes=resumes)
         if self.run and resumes:
-            self._resume(find_checkpoint(self.run.checkpoints, resume, self._notify))
+            with locked(self.run.path):
+                self._resume(find_checkpoint(self.run.checkpoints, resume, self._notify))
 
     @property
     def averaged(self) -> Hierarchy:
