@@ -144,7 +144,7 @@ _OF_THE_GAME = {
 
 _IDLE_UNDER = {
     "adversarial": set(),
-    "elbo": _OF_THE_GAME | {"encoder_noise", "labels", "supervised_weight"},
+    "elbo": _OF_THE_GAME | {"encoder_noise", "labels", "supervised_weight", "consistency"},
     "supervised": _OF_THE_GAME | {"supervised_weight"},
 }
 
@@ -158,6 +158,9 @@ class TrainingConfig(_Section):
     )
     labels: Positive | None = Field(None, description="data whose labels are seen, drawn evenly over the classes")
     supervised_weight: NonNegative = Field(1.0, description="weight of Eq. 10 in the generators' loss")
+    consistency: NonNegative = Field(
+        0.0, description="weight beside that: classes that averaged weights are sure of, asked of augmented data"
+    )
     steps: Positive = 10_000
     batch_size: Positive = 128
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -191,7 +194,7 @@ class TrainingConfig(_Section):
     @property
     def applicable(self) -> tuple[str, ...]:
         """The settings that have an effect, given the method."""
-        idle = _IDLE_UNDER[self.method] | (set() if self.labels else {"supervised_weight"})
+        idle = _IDLE_UNDER[self.method] | (set() if self.labels else {"supervised_weight", "consistency"})
         return tuple(name for name in super().applicable if name not in idle)
 
     @property

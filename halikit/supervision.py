@@ -14,10 +14,12 @@ from halikit.hierarchy import Hierarchy, Link
 from halikit.kernels import CategoricalKernel, Gauge, GaussianKernel
 from halikit.spaces import Space
 
-__all__ = ["Supervised", "choose_labelled", "class_kernel", "classify", "supervise", "with_classes"]
+__all__ = ["Supervised", "agree", "choose_labelled", "class_kernel", "classify", "supervise", "with_classes"]
 
 # Of the relaxed one-hot draws: nearly hard, and still with a gradient.
 _TEMPERATURE = 0.5
+# Probability of a class from which on a teacher counts as sure.
+_SURE = 0.9
 
 
 class Supervised(NamedTuple):
@@ -94,6 +96,27 @@ def supervise(hierarchy: Hierarchy, x: Tensor, y: Tensor, *, noise: float = 0.0,
     loss = cross_entropy(classify(hierarchy, noisy, sample=True).float(), y)
     (weight * loss).backward()
     return Supervised(loss.detach())
+
+
+def agree(hierarchy: Hierarchy, teacher: Hierarchy, x: Tensor, moved: Tensor, *, noise: float, weight: float) -> None:
+    """Ask of changed data the classes that a teacher is sure of; the gradients are added to ``.grad``.
+
+    The paper has nothing of the kind: it is the consistency of FixMatch (Sohn et al. 2020), the teacher the averaged
+    weights.
+
+    Args:
+        hierarchy: With classes on top.
+        teacher: The same with averaged weights, in evaluation mode.
+        x: Data without labels, ``(n, *shape of x)``, for the teacher.
+        moved: The same, augmented, ``(n, *shape of x)``.
+        noise: Standard deviation of the noise on the encoder's input, at least 0.
+        weight: Of this loss beside the game's.
+    """
+    with torch.no_grad():
+        sure, y = classify(teacher, x).softmax(1).max(1)
+    noisy = moved.add(torch.randn_like(moved), alpha=noise) if noise else moved
+    losses = cross_entropy(classify(hierarchy, noisy, sample=True).float(), y, reduction="none")
+    (weight * (losses * (sure > _SURE)).mean()).backward()
 
 
 def choose_labelled(labels: Tensor, number: int, classes: int, seed: int) -> Tensor:

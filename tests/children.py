@@ -18,6 +18,18 @@ import pytest
 __all__ = ["Child", "fill_disk", "fork", "limit_memory", "tmpfs", "until"]
 
 
+ALIVE: list[Child] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_child_survives() -> Iterator[None]:
+    """For tests that fail before they wait; import it where children are made."""
+    yield
+    for child in list(ALIVE):
+        child.send(signal.SIGKILL)
+        child.wait()
+
+
 @dataclass
 class Child:
     """A process that runs a function; its return code is that of a shell: 128 + n when killed by signal n."""
@@ -34,6 +46,7 @@ class Child:
         if is_late := found == (0, 0):
             self.send(signal.SIGKILL)
             found = os.waitpid(self.pid, 0)
+        ALIVE.remove(self)
         self.said = os.pread(self.output, os.fstat(self.output).st_size, 0).decode(errors="replace")
         os.close(self.output)
         assert not is_late, f"still running after {timeout} s\n{self.said}"
@@ -50,7 +63,8 @@ def fork(run: Callable[[], object], cwd: Path | None = None) -> Child:
     output = os.memfd_create("output")
     pid = os.fork()
     if pid:
-        return Child(pid, output)
+        ALIVE.append(Child(pid, output))
+        return ALIVE[-1]
     code = 70
     try:
         os.dup2(output, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import _no_child_survives as _no_child_survives
 from test_faults import halikit
 from test_resume import config, trainer
 

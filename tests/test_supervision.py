@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import halikit as hk
 from halikit.analysis.classification import class_errors
 from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
-from halikit.data import Split, load
+from halikit.data import DataSet, Split, load
 from halikit.errors import InputError
-from halikit.supervision import choose_labelled, classify, supervise, with_classes
+from halikit.supervision import agree, choose_labelled, classify, supervise, with_classes
 from halikit.training.run import Record
 
 DIGITS = (1, 8, 8)
@@ -171,3 +171,45 @@ def test_what_labels_need_is_refused_in_words() -> None:
         hk.Trainer(small(classes=None), "digits")
     with pytest.raises(InputError, match=r"model\.classes is 7, but digits has 10"):
         hk.Trainer(small(classes=7), "digits")
+
+
+def test_agreement_asks_for_what_the_teacher_is_sure_of() -> None:
+    h, teacher = small().hierarchy, small().hierarchy.eval()
+    x = torch.randn(40, *DIGITS)
+    agree(h, teacher, x, x, noise=0.0, weight=1.0)
+    # Fresh weights are sure of nothing.
+    assert not torch.cat([g.flatten() for g in gradients(h.links[-1].up)]).any()
+    with torch.no_grad():
+        teacher.links[-1].up.network[-1].bias[3] = 50.0
+    for _ in range(40):
+        h.zero_grad()
+        agree(h, teacher, x, x, noise=0.1, weight=1.0)
+        with torch.no_grad():
+            for p in h.links[-1].up.parameters():
+                p -= 0.5 * p.grad
+    assert (classify(h.eval(), x).argmax(1) == 3).all()
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_consistency_changes_training_and_is_refused_without_labels() -> None:
+    trained = [hk.Trainer(small(consistency=weight), "digits").fit().hierarchy.state_dict() for weight in (0.0, 1.0)]
+    assert any(not torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+    with pytest.raises(ConfigError, match="there are no labels"):
+        override(Config(), {"consistency": 1.0})
+
+
+def test_the_presets_with_few_labels() -> None:
+    semi, alone = hk.presets.mnist_semi(), hk.presets.mnist_supervised()
+    assert semi.training.labels == alone.training.labels == 100
+    assert alone.training.method == "supervised"
+    assert semi.model == alone.model
+    assert semi.training.encoder_noise == alone.training.encoder_noise > 0
+    models = [hk.build(config) for config in (semi, alone)]
+    assert [space.name for space in models[0].discriminator.spaces] == ["x", "z1", "y"]
+    assert models[1].discriminator is None
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (300, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    part = Split(images, torch.arange(300) % 10)
+    data = DataSet("made", (1, 28, 28), tuple("0123456789"), part, None, part)
+    for model in models:
+        hk.Trainer(model, data).step(data.train.batch(torch.arange(20)))

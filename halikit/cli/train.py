@@ -125,9 +125,11 @@ def _home(resume_from: str | None) -> Path | None:
 
 def _checkpoint(run: Path, resume_from: str | None) -> Checkpoint:
     from halikit.training.checkpoint import Checkpoints, find_checkpoint
+    from halikit.training.lock import locked
 
-    # Nothing is written, so the number kept does not matter.
-    return find_checkpoint(Checkpoints(run / "checkpoints", keep=1), resume_from or True, common.warn)
+    # Held, because a training that goes on there would remove old checkpoints. Nothing is written.
+    with locked(run):
+        return find_checkpoint(Checkpoints(run / "checkpoints", keep=1), resume_from or True, common.warn)
 
 
 def _resumed(
@@ -220,6 +222,7 @@ def _fresh(path: Path) -> Path:
 def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None, as_json: bool) -> None:
     from halikit.report import Finding, keep
     from halikit.training import Trainer
+    from halikit.training.events import are_written
     from halikit.training.progress import Progress
 
     assert model.config is not None
@@ -247,6 +250,8 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
         return
     for line in lines:
         console.print(line)
+    if are_written():
+        console.print(f"curves   tensorboard --logdir {path}", style="dim", markup=False)
     console.print(f"open {path / 'report.html'}; then: halikit reconstruct {path}", style="dim", markup=False)
     common.report_path(path)
 

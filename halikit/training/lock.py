@@ -17,7 +17,7 @@ def locked(path: Path) -> Iterator[None]:
     """Hold a directory; the system lets go of it when the process ends, however it ends, and no file is left behind.
 
     Args:
-        path: An existing directory.
+        path: A directory; one that does not exist is not held.
 
     Raises:
         InputError: If another process holds it.
@@ -25,6 +25,9 @@ def locked(path: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # Windows has no such lock
+        yield
+        return
+    if not path.is_dir():
         yield
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -18,7 +18,7 @@ from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
-from halikit.supervision import Supervised, choose_labelled, class_kernel, classify, supervise
+from halikit.supervision import Supervised, agree, choose_labelled, class_kernel, classify, supervise
 from halikit.training.schedule import Schedule
 
 __all__ = ["Elbo", "Game", "LabelsAlone", "Method", "Outcome", "SupervisedGame", "SupervisedStep", "make_method"]
@@ -177,24 +177,30 @@ class LabelsAlone(Method):
         model: With classes on top.
         settings: Of the labels.
         labelled: The labelled data.
+        averaged: The hierarchy with averaged weights.
     """
 
     columns = ("supervised_loss",)
     reason = "descent on the cross entropy of the labelled data; the decoder is not trained"
     grows = False
 
-    def __init__(self, model: Model, settings: TrainingConfig, labelled: Labelled) -> None:
+    def __init__(self, model: Model, settings: TrainingConfig, labelled: Labelled, averaged: Hierarchy) -> None:
         class_kernel(model.hierarchy)
-        self._hierarchy, self._settings, self._labelled = model.hierarchy, settings, labelled
+        self._hierarchy, self._averaged = model.hierarchy, averaged
+        self._settings, self._labelled = settings, labelled
 
     def stand(self, level: int) -> None:
         """There are the whole hierarchy's classes, or none."""
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Supervised:
-        """One step of descent; ``x`` has no labels, and is not looked at."""
+        """One step of descent; ``x`` has no labels, and is looked at only for consistency."""
         settings = self._settings
+        noise, weight = settings.encoder_noise, settings.supervised_weight
+        if settings.consistency:
+            moved, strength = self._labelled.moved(x, step), weight * settings.consistency
+            agree(self._hierarchy, self._averaged, x, moved, noise=noise, weight=strength)
         x, y = self._labelled.batch(step)
-        return supervise(self._hierarchy, x, y, noise=settings.encoder_noise, weight=settings.supervised_weight)
+        return supervise(self._hierarchy, x, y, noise=noise, weight=weight)
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The share of held-out data that are put into a wrong class."""
@@ -211,13 +217,14 @@ class SupervisedGame(Game):
         model: With classes on top, and a discriminator that reads them.
         settings: Of the game and of the labels.
         labelled: The labelled data.
+        averaged: The hierarchy with averaged weights.
     """
 
     columns = (*Game.columns, "supervised_loss")
 
-    def __init__(self, model: Model, settings: TrainingConfig, labelled: Labelled) -> None:
+    def __init__(self, model: Model, settings: TrainingConfig, labelled: Labelled, averaged: Hierarchy) -> None:
         super().__init__(model, settings)
-        self._supervision = LabelsAlone(model, settings, labelled)
+        self._supervision = LabelsAlone(model, settings, labelled, averaged)
         self.reason += "; labelled data beside it"
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> SupervisedStep:  # type: ignore[override]
@@ -256,8 +263,14 @@ class Labelled:
         x = self.augmentation(self.part.batch(chosen), chosen, seed=self.seed, epoch=epoch)
         return x, self.part.labels[chosen.to(self.part.labels.device)]
 
+    def moved(self, x: Tensor, step: int) -> Tensor:
+        """A batch augmented once more, differently at each step."""
+        return self.augmentation(x, torch.arange(len(x)), seed=self.seed, epoch=step)
 
-def make_method(model: Model, settings: TrainingConfig, data: DataSet | None, augmentation: Augmentation) -> Method:
+
+def make_method(
+    model: Model, settings: TrainingConfig, data: DataSet | None, augmentation: Augmentation, averaged: Hierarchy
+) -> Method:
     """The method that the settings name.
 
     Args:
@@ -265,6 +278,7 @@ def make_method(model: Model, settings: TrainingConfig, data: DataSet | None, au
         settings: Which, and how.
         data: With labels, on that device, where some are to be seen.
         augmentation: Of the labelled images.
+        averaged: The hierarchy with averaged weights.
 
     Raises:
         InputError: If the model or the data cannot be trained by it.
@@ -282,4 +296,4 @@ def make_method(model: Model, settings: TrainingConfig, data: DataSet | None, au
     size = min(len(index), settings.batch_size)
     labelled = Labelled(data.train, index, size, augmentation, settings.seed)
     method = LabelsAlone if settings.method == "supervised" else SupervisedGame
-    return method(model, settings, labelled)
+    return method(model, settings, labelled, averaged)

@@ -23,6 +23,7 @@ from halikit.training.averaging import Averager
 from halikit.training.checkpoint import Checkpoint, CheckpointError, State, find_checkpoint
 from halikit.training.guard import Counts, Guard
 from halikit.training.health import Health
+from halikit.training.lock import locked
 from halikit.training.memory import explained_shortage
 from halikit.training.meter import Meter
 from halikit.training.methods import Outcome, make_method
@@ -85,7 +86,7 @@ class Trainer:
         for module in model.parts.values():
             module.to(self.device).train()
         self.averager = Averager(model.hierarchy, self.settings.averaging)
-        self._method = make_method(model, self.settings, self.data, self.augmentation)
+        self._method = make_method(model, self.settings, self.data, self.augmentation, self.averaged)
         self.steps = 0
         self.schedule = self._scheduled(self.settings.steps)
         self._stand(self.schedule.level(0))
@@ -105,7 +106,8 @@ class Trainer:
             raise InputError("resume goes on with the run in a directory: give it as out")
         self.run = None if out is None else Run(out, model, keep=self.settings.keep, resumes=resumes)
         if self.run and resumes:
-            self._resume(find_checkpoint(self.run.checkpoints, resume, self._notify))
+            with locked(self.run.path):
+                self._resume(find_checkpoint(self.run.checkpoints, resume, self._notify))
 
     @property
     def averaged(self) -> Hierarchy:
@@ -290,7 +292,7 @@ class Trainer:
             with seeded(self.settings.seed, self.device):
                 samples = averaged.sample(_SHOWN**2 // 2)
             with seeded(self.settings.seed, self.device):
-                measured = self._method.measure(averaged, held_out)
+                measured = self._method.measure(averaged, held_out[:_HELD_OUT])
             self._health.look_at_samples(samples, x, self.steps)
             if self.run:
                 names = [space.name for space in averaged.spaces[1:]]
