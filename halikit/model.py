@@ -29,6 +29,8 @@ __all__ = ["Model", "ModelError", "build", "describe", "load", "save_model"]
 
 FILE_NAME = "model.safetensors"
 SCHEMA = 1
+# Models that ship, by name: averaged weights in half precision.
+_SHIPPED = Path(__file__).parent / "pretrained"
 
 
 class ModelError(InputError):
@@ -162,7 +164,7 @@ def load(
     """Load a trained model, in evaluation mode.
 
     Args:
-        run: A run directory, or its ``model.safetensors``.
+        run: A run directory, its ``model.safetensors``, or ``"digits"`` for the model that ships with halikit.
         weights: Averaged over training (better pictures) or as the last step left them.
         device: Where to.
         build: Makes the model where it was not built from a config: needed for kernels of your own. No code is
@@ -173,8 +175,10 @@ def load(
     """
     if weights not in ("averaged", "raw"):
         raise ModelError(f"weights are 'averaged' or 'raw', got {weights!r}")
-    path = Path(run) / FILE_NAME if Path(run).is_dir() else Path(run)
+    path = _file_of(run)
     about, tensors = _read(path)
+    if weights == "raw" and not any(name.startswith("hierarchy.") for name in tensors):
+        raise ModelError(f"{path} holds averaged weights only, to be small; there are no raw ones")
     if build is not None:
         model = build()
     elif about["config"] is not None:
@@ -189,8 +193,15 @@ def load(
 
 def trained_level(run: str | Path) -> int:
     """How many levels of the model in a run have been trained, while it grows."""
-    path = Path(run) / FILE_NAME if Path(run).is_dir() else Path(run)
-    return int(_about(path)["level"])
+    return int(_about(_file_of(run))["level"])
+
+
+def _file_of(run: str | Path) -> Path:
+    """The model of a run directory, a model file itself, or that of a name that ships where neither is there."""
+    run = Path(run)
+    path = run / FILE_NAME if run.is_dir() else run
+    shipped = _SHIPPED / f"{run}.safetensors"
+    return shipped if not path.is_file() and shipped.parent == _SHIPPED and shipped.is_file() else path
 
 
 def _about(path: Path) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _folder(run: Path) -> Path:
     """Where findings are, made if need be."""
     folder = run / FOLDER
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make {folder}: {error.strerror}") from None
     return folder

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from halikit.data import DataSet
     from halikit.model import Model
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run directory, or digits for the model that ships.", show_default=False)
+]
 Data = Annotated[str | None, typer.Option(help="Data to use instead of the run's own: digits, mnist:DIR, folder:DIR.")]
 Out = Annotated[
     Path | None,
@@ -116,8 +118,8 @@ def open_data(config: Config, spec: str | None) -> DataSet:
 
 
 def directory_of(run: Path) -> Path:
-    """The run directory, also of a run that is named by its model file."""
-    return run if run.is_dir() else run.parent
+    """The run directory, also of a run that is named by its model file; one to be made for the model that ships."""
+    return run.parent if run.is_file() else run
 
 
 def check_writable(out: Path | None) -> None:

@@ -222,6 +222,7 @@ def _fresh(path: Path) -> Path:
 def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None, as_json: bool) -> None:
     from halikit.report import Finding, keep
     from halikit.training import Trainer
+    from halikit.training.events import are_written
     from halikit.training.progress import Progress
 
     assert model.config is not None
@@ -249,6 +250,8 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
         return
     for line in lines:
         console.print(line)
+    if are_written():
+        console.print(f"curves   tensorboard --logdir {path}", style="dim", markup=False)
     console.print(f"open {path / 'report.html'}; then: halikit reconstruct {path}", style="dim", markup=False)
     common.report_path(path)
 

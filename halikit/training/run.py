@@ -1,6 +1,6 @@
 """A run directory.
 
-``config.toml``, ``model.safetensors``, ``metrics.csv``, ``samples/*.png``, ``checkpoints/step-*/``.
+``config.toml``, ``model.safetensors``, ``metrics.csv``, ``samples/*.png``, ``checkpoints/step-*/``, ``tensorboard/``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from halikit.files import TEMPORARY, read_bounded, write_atomically, writing
 from halikit.hierarchy import Hierarchy
 from halikit.model import FILE_NAME, Model, save_model
 from halikit.training.checkpoint import Checkpoints, State
+from halikit.training.events import Events
 from halikit.training.lock import locked
 
 __all__ = ["Record", "Run", "read_dump", "read_metrics"]
@@ -106,12 +107,14 @@ class Run:
 
     Attributes:
         checkpoints: Those of the run.
+        events: For TensorBoard.
     """
 
     def __init__(self, path: str | Path, model: Model, *, keep: int, resumes: bool = False) -> None:
         self.path = Path(path)
         self.model = model
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
+        self.events = Events(self.path / "tensorboard")
         names = [name for name in Record.__dataclass_fields__ if name not in ("errors", "embedded")]
         latents = model.hierarchy.spaces[1:]
         self._columns = names + [f"{kind}_{space.name}" for kind in ("error", "embedded") for space in latents]
@@ -144,11 +147,15 @@ class Run:
             self.rewind(step)
             (self.path / DUMP).unlink(missing_ok=True)
             self._is_ours = True
-            yield
+            try:
+                yield
+            finally:
+                self.events.close()
 
     def rewind(self, step: int) -> None:
         """Remove what is there of steps after ``step``."""
         self.checkpoints.go_on_from(step)
+        self.events.rewind(step)
         rows = [row for row in self._rows() if row["step"].isdecimal() and int(row["step"]) <= step]
         text = io.StringIO()
         table = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -198,6 +205,8 @@ class Run:
                 table = csv.writer(file, lineterminator="\n")
                 table.writerows([self._columns] * is_new)
                 table.writerow(cells)
+        curves = zip(self._columns, cells, strict=True)
+        self.events.scalars({name: float(cell) for name, cell in curves if cell and name != "step"}, record.step)
 
     def save(self, averaged: Hierarchy, config: Config | None, step: int, level: int) -> None:
         """Write the model as it is now, with the config that it can be built from, if any."""
@@ -222,9 +231,13 @@ class Run:
         if samples.dim() != 4:
             return
         (self.path / _SAMPLES).mkdir(parents=True, exist_ok=True)
-        plotting.save_png(self.path / _SAMPLES / f"samples-{step:07d}.png", plotting.grid(samples, _COLUMNS))
-        rows = plotting.labelled_rows(reconstructions)
-        plotting.save_png(self.path / _SAMPLES / f"reconstructions-{step:07d}.png", rows)
+        pictures = {
+            "samples": plotting.grid(samples, _COLUMNS),
+            "reconstructions": plotting.labelled_rows(reconstructions),
+        }
+        for name, picture in pictures.items():
+            plotting.save_png(self.path / _SAMPLES / f"{name}-{step:07d}.png", picture)
+            self.events.picture(name, picture, step)
 
     def _refuse_another(self) -> None:
         if not self._is_ours and ((self.path / FILE_NAME).exists() or self.checkpoints.steps()):
