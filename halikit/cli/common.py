@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +29,16 @@ Weights = Annotated[str, typer.Option(help="averaged or raw.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader: what a command writes to files matters more than what it says."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def console(stderr: bool = False) -> Console:
     """A console whose lines are not broken where nobody reads them."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
+    return _Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -195,6 +195,7 @@ class Run:
     def checkpoint(self, state: State) -> Path:
         """Write a checkpoint, the records that it goes on from first."""
         with writing(self.path / _METRICS):
+            self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path / _METRICS, os.O_RDWR | os.O_CREAT)
             os.fsync(descriptor)
             os.close(descriptor)
