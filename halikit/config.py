@@ -176,6 +176,8 @@ class TrainingConfig(_Section):
     evaluate_every: Positive = Field(1000, description="steps between evaluations, pictures and saves of the model")
     checkpoint_every: Positive = Field(1000, description="steps between checkpoints, from which training can go on")
     keep: Positive = Field(3, description="newest checkpoints kept; the best one is kept as well")
+    sync_batch_norm: bool = Field(False, description="batch statistics over all processes; on GPUs alone")
+    timeout: Annotated[float, Field(gt=0)] = Field(300.0, description="seconds to wait for another process")
     max_skipped: Positive = Field(10, description="steps in a row not finite before going back to a checkpoint")
 
     @property

@@ -80,7 +80,7 @@ def open_run(run: Path, weights: str, device: str) -> tuple[Model, Config, int]:
     """
     from halikit.errors import InputError
     from halikit.model import load, trained_level
-    from halikit.training.trainer import resolve_device
+    from halikit.training.processes import resolve_device
 
     model = load(run, weights=weights, device=resolve_device(device))  # type: ignore[arg-type]
     if model.config is None:

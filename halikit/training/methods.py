@@ -7,14 +7,15 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from halikit.algorithm import Step, play, supports_single_pass
+from halikit.algorithm import Joints, Judges, Step, play, supports_single_pass
 from halikit.config import TrainingConfig
-from halikit.elbo import Bound, check_trains_by_elbo, descend_elbo, negative_elbo
+from halikit.elbo import Bound, NegativeElbo, check_trains_by_elbo, descend_elbo, negative_elbo
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
+from halikit.training.processes import Processes
 from halikit.training.schedule import Schedule
 
 __all__ = ["Elbo", "Game", "Method", "make_method"]
@@ -57,6 +58,7 @@ class Game(Method):
     Args:
         model: With a discriminator, on the device where it trains.
         settings: Of the game.
+        processes: Those that play it together.
 
     Raises:
         InputError: If there is no discriminator, or it cannot grow as the settings have it.
@@ -64,15 +66,15 @@ class Game(Method):
 
     columns = ("d_loss", "g_loss", "rho_q", "rho_p")
 
-    def __init__(self, model: Model, settings: TrainingConfig) -> None:
+    def __init__(self, model: Model, settings: TrainingConfig, processes: Processes) -> None:
         if model.discriminator is None:
             raise InputError("the game needs a discriminator: pass one to hk.Model, or set training.method to 'elbo'")
         self.settings = settings
+        self._processes = processes
         self.objective = OBJECTIVES[settings.objective]
         self._whole = model.hierarchy, model.discriminator
-        self._hierarchy, self._discriminator = self._whole
-        self.grows = self._discriminator.grows
-        self._input_noises = [game.noise.scale for game in self._discriminator.games]
+        self.grows = model.discriminator.grows
+        self._input_noises = [game.noise.scale for game in model.discriminator.games]
         if not self.grows and isinstance(settings.grow_every, int):
             raise InputError("grow_every is set, but the discriminator has no adapters and cannot grow with the stack")
         self.single_pass, self.reason = self._examined()
@@ -81,6 +83,10 @@ class Game(Method):
         """The first levels of both players."""
         hierarchy, discriminator = self._whole
         self._hierarchy, self._discriminator = hierarchy[:level], discriminator[:level]
+        # Of the adapters, each level uses its own alone.
+        idle = any(len(game.adapters or ()) > 1 for game in self._discriminator.games)
+        self._draw = self._processes.wrap(Joints(self._hierarchy))
+        self._judge = self._processes.wrap(Judges(self._discriminator), has_idle_parameters=idle)
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Step:
         """One step of Algorithm 1, at the noise of its place in the schedule."""
@@ -97,6 +103,8 @@ class Game(Method):
             encoder_noise=settings.encoder_noise,
             penalty=settings.gradient_penalty,
             penalised=settings.penalised,
+            draw=self._draw,
+            judge=self._judge,
         )
 
     def rest(self) -> None:
@@ -128,6 +136,7 @@ class Elbo(Method):
 
     Args:
         model: All kernels with densities, none with a gauge.
+        processes: Those that train it together.
 
     Raises:
         InputError: If they are not so.
@@ -136,27 +145,29 @@ class Elbo(Method):
     columns = ("negative_elbo",)
     reason = "descent on the evidence lower bound"
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, processes: Processes) -> None:
         check_trains_by_elbo(model.hierarchy)
-        self._whole = self._hierarchy = model.hierarchy
+        self._whole = model.hierarchy
+        self._processes = processes
 
     def stand(self, level: int) -> None:
         """The first levels, under a standard normal prior."""
         self._hierarchy = self._whole[:level]
+        self._bound = self._processes.wrap(NegativeElbo(self._hierarchy))
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Bound:
         """One step of descent."""
-        return descend_elbo(self._hierarchy, x)
+        return descend_elbo(self._hierarchy, x, bound=self._bound)
 
     def measure(self, averaged: Hierarchy, x: Tensor) -> dict[str, float]:
         """The bound on held-out data, with running statistics."""
         return {"held_out_negative_elbo": float(negative_elbo(averaged, x))}
 
 
-def make_method(model: Model, settings: TrainingConfig) -> Method:
+def make_method(model: Model, settings: TrainingConfig, processes: Processes) -> Method:
     """The method that the settings name.
 
     Raises:
         InputError: If the model cannot be trained by it.
     """
-    return Elbo(model) if settings.method == "elbo" else Game(model, settings)
+    return Elbo(model, processes) if settings.method == "elbo" else Game(model, settings, processes)

@@ -102,7 +102,7 @@ class Run:
     def __init__(self, path: str | Path, model: Model, *, keep: int, resumes: bool = False) -> None:
         self.path = Path(path)
         self.model = model
-        self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
+        self.checkpoints = Checkpoints(self.path, keep)
         names = [name for name in Record.__dataclass_fields__ if name != "errors"]
         self._columns = names + [f"error_{space.name}" for space in model.hierarchy.spaces[1:]]
         self._is_ours = resumes
