@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
-from halikit.errors import InputError
+from halikit.errors import InputError, ResourceError
 
 __all__ = ["Processes", "is_first", "resolve_device"]
 
@@ -99,6 +101,23 @@ class Processes:
         number = torch.tensor(signal or 0)
         distributed.all_reduce(number, distributed.ReduceOp.MAX, group=self._hosts)
         return int(number) or None
+
+    @contextmanager
+    def explained_silence(self) -> Iterator[None]:
+        """Turn what the backends say when a process is gone into advice.
+
+        Raises:
+            ResourceError: If one is gone, or does not answer in time.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world == 1 or not re.search(r"gloo|nccl|peer|timed ?out|distributed", str(error), re.IGNORECASE):
+                raise
+            raise ResourceError(
+                f"process {self.rank} of {self.world} has lost another one: {str(error).splitlines()[0][:200]}\n"
+                "start all of them again, with --resume"
+            ) from None
 
     def wait(self) -> None:
         """Until all processes have come here."""

@@ -159,6 +159,7 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(_threads(self.settings.threads))
             stack.enter_context(explained_shortage(self.device, self.settings.batch_size))
+            stack.enter_context(self.processes.explained_silence())
             if self.run:
                 stack.enter_context(self.run.writing(self.config, self.steps, self._size()))
                 if not self.run.checkpoints.steps():
