@@ -59,14 +59,15 @@ def changes(draw: st.DrawFn) -> Change:
 
 def survives(read: Callable[[], object]) -> None:
     """A clean error in a few lines, or none, within seconds."""
-    began = time.monotonic()
+    began, said = time.monotonic(), "fine"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             read()
         except InputError as error:
-            assert 1 <= len(str(error).splitlines()) <= 3
-            assert len(str(error)) < 2000
+            said = str(error)
+    assert 1 <= len(said.splitlines()) <= 3
+    assert len(said) < 2000
     assert time.monotonic() - began < 20
 
 
@@ -245,10 +246,7 @@ def test_no_pickle_is_written(run: Path) -> None:
     for path in run.rglob("*"):
         if path.is_file():
             assert path.suffix in {".safetensors", ".json", ".toml", ".csv", ".png", ""}
-            with pytest.raises(
-                (pickle.UnpicklingError, ValueError, EOFError, IndexError, KeyError, UnicodeDecodeError)
-            ):
-                pickle.loads(path.read_bytes())
+            assert not path.read_bytes().startswith(b"\x80")
 
 
 def test_a_model_may_have_no_more_trained_levels_than_levels(tmp_path: Path) -> None:

@@ -245,8 +245,10 @@ def test_a_silent_process_is_not_waited_for_for_ever(tmp_path: Path) -> None:
 def test_torchrun_and_a_signal_to_the_launcher(tmp_path: Path) -> None:
     def torchrun(*arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "halikit"]
-            + list(arguments),
+            [
+                *f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node=2 -m halikit".split(),
+                *arguments,
+            ],
             cwd=tmp_path,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -73,12 +74,15 @@ class Processes:
         """
         if self.world == 1:
             return module
-        return nn.parallel.DistributedDataParallel(
-            module,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
-            find_unused_parameters=has_idle_parameters,
-        )
+        with warnings.catch_warnings():
+            # The name that follows it, unknown to older versions, would send buffers around when a level is added.
+            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+            return nn.parallel.DistributedDataParallel(
+                module,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                find_unused_parameters=has_idle_parameters,
+            )
 
     def any(self, flag: Tensor) -> None:
         """Let a number, ``()`` on the device, be the largest among the processes; the host does not wait."""
