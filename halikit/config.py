@@ -69,9 +69,9 @@ class _Section(BaseModel):
     def _idle_settings_are_untouched(self) -> Self:
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            # A whole section may lie idle: a preset's does once the method is another.
-            if name not in self.applicable and value != field.default and not isinstance(value, _Section):
-                raise ValueError(f"{name} = {value!r} has no effect here: {self._idle_because}")
+            if name not in self.applicable and value != field.default:
+                what = f"[{name}]" if isinstance(value, _Section) else f"{name} = {value!r}"
+                raise ValueError(f"{what} has no effect here: {self._idle_because}")
         return self
 
     @property
@@ -93,6 +93,7 @@ class ModelConfig(_Section):
     gauge: Literal["standardised", "variance_preserving"] | None = "variance_preserving"
     max_scale: Annotated[float, Field(gt=0)] | None = 0.5
     observation_scale: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = None
+    classes: Annotated[int, Field(ge=2)] | None = Field(None, description="a level of so many classes on top (Eq. 9)")
     rectified: bool = Field(True, description="of the paper's family: leaky ReLU before the Gaussian layers of z1")
     initial_scale: InitialScale = None
 
@@ -138,7 +139,6 @@ class DiscriminatorConfig(_Section):
 _OF_THE_GAME = {
     "objective",
     "discriminator_learning_rate",
-    "encoder_noise",
     "final_input_noise",
     "d_steps",
     "g_steps",
@@ -147,11 +147,24 @@ _OF_THE_GAME = {
 }
 
 
+_IDLE_UNDER = {
+    "adversarial": set(),
+    "elbo": _OF_THE_GAME | {"encoder_noise", "labels", "supervised_weight", "consistency"},
+    "supervised": _OF_THE_GAME | {"supervised_weight"},
+}
+
+
 class TrainingConfig(_Section):
     """The game, Algorithm 1, or what is trained by instead of it; and all around that."""
 
-    method: Literal["adversarial", "elbo"] = Field(
-        "adversarial", description="the game of Algorithm 1, or the evidence lower bound (a variational autoencoder)"
+    method: Literal["adversarial", "elbo", "supervised"] = Field(
+        "adversarial",
+        description="the game of Algorithm 1, the evidence lower bound (an autoencoder), or labels alone (Eq. 10)",
+    )
+    labels: Positive | None = Field(None, description="data whose labels are seen, drawn evenly over the classes")
+    supervised_weight: NonNegative = Field(1.0, description="weight of Eq. 10 in the generators' loss")
+    consistency: NonNegative = Field(
+        0.0, description="weight beside that: classes that averaged weights are sure of, asked of augmented data"
     )
     steps: Positive = 10_000
     batch_size: Positive = 128
@@ -188,15 +201,19 @@ class TrainingConfig(_Section):
     @property
     def applicable(self) -> tuple[str, ...]:
         """The settings that have an effect, given the method."""
-        idle = _OF_THE_GAME if self.method == "elbo" else set()
+        idle = _IDLE_UNDER[self.method] | (set() if self.labels else {"supervised_weight", "consistency"})
         return tuple(name for name in super().applicable if name not in idle)
 
     @property
     def _idle_because(self) -> str:
+        if self.method == "adversarial":
+            return "there are no labels"
         return f"there is no game under method = {self.method!r}"
 
     @model_validator(mode="after")
-    def _densities_are_precise(self) -> Self:
+    def _settings_fit_the_method(self) -> Self:
+        if self.method == "supervised" and self.labels is None:
+            raise ValueError("method = 'supervised' needs labels, such as labels = 100")
         if self.method == "elbo" and self.precision != "32":
             raise ValueError(f"method = 'elbo' sums log-densities: precision must be '32', not {self.precision!r}")
         return self
@@ -248,6 +265,10 @@ class Config(_Section):
         """The settings and sections that have an effect, given the method."""
         idle = set() if self.training.method == "adversarial" else {"discriminator"}
         return tuple(name for name in super().applicable if name not in idle)
+
+    @property
+    def _idle_because(self) -> str:
+        return f"training.method = {self.training.method!r} has no discriminator"
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Config:
@@ -323,8 +344,14 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         ConfigError: If a name is unknown or a value wrong.
     """
     values = config.model_dump()
-    for name, value in changes.items():
-        *section, key = _resolved(name).split(".")
+    resolved = {_resolved(name): value for name, value in changes.items()}
+    # With another method, what belongs to the one before goes, unless it is asked for in the same breath.
+    method = resolved.get("training.method", config.training.method)
+    if method != config.training.method and method in _IDLE_UNDER:
+        values["training"] = {k: v for k, v in values["training"].items() if k not in _IDLE_UNDER[method]}
+        values["discriminator"] = values["discriminator"] if method == "adversarial" else {}
+    for name, value in resolved.items():
+        *section, key = name.split(".")
         (values[section[0]] if section else values)[key] = value
     return Config.parse(values, "setting")
 
@@ -399,7 +426,7 @@ def _explained(detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {name!r}{_nearest(name, names)}"
     if detail["type"] == "value_error":
-        return f"{name}: {detail['ctx']['error']}"
+        return f"{name}: {detail['ctx']['error']}".removeprefix(": ")
     message = re.sub(r"^Input", "it", detail["msg"])
     return f"{name} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
 

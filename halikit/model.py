@@ -23,11 +23,14 @@ from halikit.networks.blocks import initialise
 from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder
 from halikit.networks.paper import paper_discriminator, paper_hierarchy
+from halikit.supervision import with_classes
 
 __all__ = ["Model", "ModelError", "build", "describe", "load", "save_model"]
 
 FILE_NAME = "model.safetensors"
 SCHEMA = 1
+# Models that ship, by name: averaged weights in half precision.
+_SHIPPED = Path(__file__).parent / "pretrained"
 
 
 class ModelError(InputError):
@@ -66,9 +69,12 @@ def build(config: Config) -> Model:
         raise InputError("model.data_shape is not set: the shape of x, such as [1, 28, 28]")
     make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
     try:
-        hierarchy = make_hierarchy(settings.levels, settings.data_shape, **_options(settings, "levels", "data_shape"))
+        options = _options(settings, "levels", "data_shape", "classes")
+        hierarchy = make_hierarchy(settings.levels, settings.data_shape, **options)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
+    if settings.classes is not None:
+        hierarchy = with_classes(hierarchy, settings.classes, gauge=settings.gauge, max_scale=settings.max_scale)
     discriminator = _discriminator(config.discriminator, hierarchy) if "discriminator" in config.applicable else None
     model = Model(hierarchy, discriminator, config)
     for name, section in (("hierarchy", settings), ("discriminator", config.discriminator)):
@@ -89,9 +95,9 @@ def _discriminator(settings: DiscriminatorConfig, hierarchy: Hierarchy) -> Joint
 
 def describe(model: Model) -> str:
     """What the networks of a model are, in a sentence."""
-    spaces = model.hierarchy.spaces
     if model.config is None:
         return "of your own"
+    spaces = model.hierarchy.spaces[: model.config.model.levels + 1]
     family = model.config.model.family
     return paper.describe(spaces) if family == "paper" else ladder_in_words(spaces, family)
 
@@ -158,7 +164,7 @@ def load(
     """Load a trained model, in evaluation mode.
 
     Args:
-        run: A run directory, or its ``model.safetensors``.
+        run: A run directory, its ``model.safetensors``, or ``"digits"`` for the model that ships with halikit.
         weights: Averaged over training (better pictures) or as the last step left them.
         device: Where to.
         build: Makes the model where it was not built from a config: needed for kernels of your own. No code is
@@ -169,8 +175,10 @@ def load(
     """
     if weights not in ("averaged", "raw"):
         raise ModelError(f"weights are 'averaged' or 'raw', got {weights!r}")
-    path = Path(run) / FILE_NAME if Path(run).is_dir() else Path(run)
+    path = _file_of(run)
     about, tensors = _read(path)
+    if weights == "raw" and not any(name.startswith("hierarchy.") for name in tensors):
+        raise ModelError(f"{path} holds averaged weights only, to be small; there are no raw ones")
     if build is not None:
         model = build()
     elif about["config"] is not None:
@@ -185,8 +193,15 @@ def load(
 
 def trained_level(run: str | Path) -> int:
     """How many levels of the model in a run have been trained, while it grows."""
-    path = Path(run) / FILE_NAME if Path(run).is_dir() else Path(run)
-    return int(_about(path)["level"])
+    return int(_about(_file_of(run))["level"])
+
+
+def _file_of(run: str | Path) -> Path:
+    """The model of a run directory, a model file itself, or that of a name that ships where neither is there."""
+    run = Path(run)
+    path = run / FILE_NAME if run.is_dir() else run
+    shipped = _SHIPPED / f"{run}.safetensors"
+    return shipped if not path.is_file() and shipped.parent == _SHIPPED and shipped.is_file() else path
 
 
 def _about(path: Path) -> dict[str, Any]:

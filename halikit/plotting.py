@@ -1,18 +1,46 @@
-"""Pictures, as functions of arrays."""
+"""Pictures and curves, as functions of arrays.
+
+Pictures are ``(height, width, 3)`` bytes; curves are matplotlib figures, which :func:`as_picture` draws.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from halikit.files import write_atomically
 
-__all__ = ["as_pixels", "grid", "labelled_rows", "save_png"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from halikit.analysis.health import Health
+    from halikit.analysis.propositions import Case
+    from halikit.analysis.quantity import Quantity
+
+__all__ = [
+    "alternating_columns",
+    "as_picture",
+    "as_pixels",
+    "as_svg",
+    "curves",
+    "grid",
+    "health",
+    "inpainting_rows",
+    "labelled_rows",
+    "propositions",
+    "save_png",
+    "strips",
+    "training_curves",
+]
 
 # Images are enlarged by whole factors until their shorter side has this many pixels.
 _LEGIBLE = 48
@@ -63,25 +91,36 @@ def grid(images: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
     return picture
 
 
-def labelled_rows(rows: Mapping[str, Tensor]) -> NDArray[np.uint8]:
+def labelled_rows(
+    rows: Mapping[str, Tensor] | Sequence[tuple[str, Tensor]], headings: Sequence[str] = ()
+) -> NDArray[np.uint8]:
     """Rows of images with their names to the left: inputs above their reconstructions from every level (Fig. 1).
 
     Args:
-        rows: ``(n, C, H, W)`` in [−1, 1] by name, all of one shape.
+        rows: ``(n, C, H, W)`` in [−1, 1] by name, or names with images; all of one shape.
+        headings: What to write above the columns.
 
     Returns:
         One picture, ``(height, width, 3)``.
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    pairs = list(rows.items()) if isinstance(rows, Mapping) else list(rows)
     font = ImageFont.load_default(14)
-    margin = round(max(font.getlength(name) for name in rows)) + 12
+    margin = round(max(font.getlength(name) for name, _ in pairs)) + 12
     strips = []
-    for name, images in rows.items():
+    for name, images in pairs:
         strip = grid(images, len(images))
         label = Image.new("RGB", (margin, len(strip)), (_BACKGROUND,) * 3)
         ImageDraw.Draw(label).text((margin - 6, len(strip) / 2), name, fill=(0, 0, 0), font=font, anchor="rm")
         strips.append(np.concatenate([np.asarray(label), strip], 1))
+    if headings:
+        width = strips[0].shape[1]
+        head = Image.new("RGB", (width, 22), (_BACKGROUND,) * 3)
+        column = (width - margin - _GAP) / len(pairs[0][1])
+        for i, heading in enumerate(headings):
+            ImageDraw.Draw(head).text((margin + (i + 0.5) * column, 12), heading, (0, 0, 0), font=font, anchor="mm")
+        strips.insert(0, np.asarray(head))
     return np.concatenate(strips)
 
 
@@ -100,6 +139,39 @@ def alternating_columns(inputs: Tensor, reconstructions: Tensor, columns: int = 
     return grid(Tensor(both.reshape(-1, *inputs.shape[1:])), columns)
 
 
+def inpainting_rows(x: Tensor, masked: Tensor, steps: Mapping[str, Tensor]) -> NDArray[np.uint8]:
+    """The originals, what was given, and what each level made of it, from the top down (Fig. 4).
+
+    Args:
+        x: ``(n, C, H, W)`` in [−1, 1].
+        masked: The same shape.
+        steps: Likewise, by name of the latent reconstructed from.
+    """
+    return labelled_rows({"x": x, "given": masked} | {f"from {name}": images for name, images in steps.items()})
+
+
+def strips(
+    names: Sequence[str], images: Tensor, values: Sequence[float], original: Tensor | None = None
+) -> NDArray[np.uint8]:
+    """A strip per row and a column per value, the originals in the last column (Figs. 5 and 6).
+
+    Args:
+        names: Of the rows.
+        images: ``(rows, values, C, H, W)`` in [−1, 1].
+        values: What each column was made with.
+        original: ``(rows, C, H, W)``, if there is one.
+
+    Returns:
+        One picture, ``(height, width, 3)``.
+    """
+    headings = [f"{value:g}" for value in values]
+    rows = list(images)
+    if original is not None:
+        rows = [torch.cat([row, image.unsqueeze(0)]) for row, image in zip(images, original, strict=True)]
+        headings.append("original")
+    return labelled_rows(list(zip(names, rows, strict=True)), headings)
+
+
 def save_png(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write a picture ``(height, width, 3)``, whole or not at all."""
     from PIL import Image
@@ -107,3 +179,181 @@ def save_png(path: Path, picture: NDArray[np.uint8]) -> None:
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())
+
+
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, x_label: str, y_label: str
+) -> Figure:
+    """Lines through points, those that are not a number left out.
+
+    Args:
+        series: Abscissae and ordinates by name.
+        title: Above the axes.
+        x_label: Of the abscissa.
+        y_label: Of the ordinate, with its unit.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, (xs, ys) in series.items():
+        measured = [(a, b) for a, b in zip(xs, ys, strict=True) if not math.isnan(b)]
+        axes.plot(*zip(*measured, strict=True), label=name, linewidth=1.4)
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def training_curves(metrics: Mapping[str, Sequence[float]], *, has_bound: bool = False) -> dict[str, Figure]:
+    """What a run's ``metrics.csv`` tells: losses with predictions, and both distances of Fig. 3 for every level.
+
+    Args:
+        metrics: Columns by name, NaN where nothing was measured.
+        has_bound: Whether ``log 2 − L_d/2`` is a lower bound on D_JS: that of the Jensen–Shannon objective, one game.
+
+    Returns:
+        Figures by name: ``losses``, ``elbo``, ``predictions``, ``bound``, ``error``, ``embedded``; those that there are
+        data for.
+    """
+    steps = metrics["step"]
+
+    def drawn(columns: Mapping[str, str], title: str, y_label: str) -> Figure | None:
+        series = {
+            label: (steps, metrics[name])
+            for name, label in columns.items()
+            if name in metrics and not all(map(math.isnan, metrics[name]))
+        }
+        return curves(series, title=title, x_label="step", y_label=y_label) if series else None
+
+    def per_level(kind: str) -> dict[str, str]:
+        return {name: name.removeprefix(f"{kind}_") for name in metrics if name.startswith(f"{kind}_")}
+
+    figures = {
+        "losses": drawn(
+            {"d_loss": "discriminator", "g_loss": "generators", "supervised_loss": "labels (Eq. 10)"}, "Losses", "loss"
+        ),
+        "elbo": drawn(
+            {"negative_elbo": "training", "held_out_negative_elbo": "held out"}, "Upper bound on $-\\log p(x)$", "nats"
+        ),
+        "predictions": drawn({"rho_q": "encoder’s joint", "rho_p": "decoder’s joint"}, "Mean prediction ρ", "ρ"),
+        "error": drawn(per_level("error"), "Reconstruction error", "root mean square per element"),
+        "embedded": drawn(per_level("embedded"), "Embedded reconstruction error", "$d_c$ (Eq. 8)"),
+    }
+    if has_bound:
+        bound = [math.log(2) - loss / 2 for loss in metrics["d_loss"]]
+        figures["bound"] = curves(
+            {"log 2 − $L_d$/2": (steps, bound)}, title="Lower bound on $D_{JS}$", x_label="step", y_label="nats"
+        )
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def propositions(cases: Sequence[Case]) -> Figure:
+    """The identity, Proposition 2 and Proposition 1, from left to right.
+
+    Args:
+        cases: As :func:`halikit.analysis.propositions.examine` gives them; the identity is shown on the first with the
+            most levels.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((13, 4.2), layout="constrained")
+    identity, second, first = figure.subplots(1, 3)
+    terms = max((case.terms for case in cases), key=len)
+    levels = [term.level for term in terms]
+    entropy, pair, latent, error = (
+        np.array([getattr(term, name).value for term in terms]) for name in ("entropy", "kl_pair", "kl_latent", "error")
+    )
+    identity.bar(levels, entropy, 0.5, label="$H(x|z_l)$")
+    identity.bar(levels, pair, 0.5, bottom=entropy, label="$+$ KL$(q(x,z_l)$ ‖ $p(x,z_l))$")
+    identity.bar(levels, -latent, 0.16, bottom=entropy + pair, color="black", label="$-$ KL$(q(z_l)$ ‖ $p(z_l))$")
+    identity.plot(levels, error, "D", color="tab:red", markersize=8, label="$E[L^l]$, computed by itself")
+    identity.set(title="The identity, one hierarchy", xlabel="level $l$", ylabel="nats", xticks=levels)
+    identity.set_ylim(min(0.0, entropy.min()), 1.45 * (entropy + pair).max())
+    identity.legend(frameon=False, loc="upper left", fontsize=8)
+    for kind in dict.fromkeys(case.kind for case in cases):
+        found = [term for case in cases if case.kind == kind for term in case.terms]
+        gaps = [(term.entropy.value, term.error.value - term.entropy.value) for term in found]
+        second.scatter(*zip(*gaps, strict=True), s=8, alpha=0.5, label=kind)
+        sides = [
+            (term.constant * term.js_joint.value, term.error.value - term.entropy.value)
+            for term in found
+            if math.isfinite(term.constant)
+        ]
+        if sides:
+            first.scatter(*zip(*sides, strict=True), s=8, alpha=0.5, label=kind)
+    second.set(
+        title="Proposition 2: nothing lies below 0", xlabel="$H(x|z_l)$, nats", ylabel="$E[L^l] - H(x|z_l)$, nats"
+    )
+    second.axhline(0, color="black", linewidth=0.8)
+    second.set_yscale("symlog", linthresh=1)
+    first.set(
+        title="Proposition 1: nothing lies above the line",
+        xlabel="$K\\,D_{JS}(p, q)$, nats",
+        ylabel="$E[L^l] - H(x|z_l)$, nats",
+        xscale="log",
+        yscale="log",
+    )
+    first.axline((1e-3, 1e-3), (1, 1), color="black", linewidth=0.8)
+    for axes in (second, first):
+        axes.legend(frameon=False, fontsize=8)
+    for axes in (identity, second, first):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def health(found: Health) -> Figure:
+    """What each latent is used for, and where the joints differ, with standard errors.
+
+    Args:
+        found: As :func:`halikit.analysis.health.examine` gives it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((11, 3.4), layout="constrained")
+    use, ablation, mismatch = figure.subplots(1, 3)
+    levels = [level.level for level in found.levels]
+
+    def bars(axes: Axes, quantities: Sequence[Quantity | None], label: str, offset: float = 0.0) -> None:
+        values = [math.nan if quantity is None else quantity.value for quantity in quantities]
+        errors = [quantity.standard_error or 0.0 if quantity else 0.0 for quantity in quantities]
+        places = [level + offset for level in levels]
+        axes.bar(places, values, 0.35, yerr=errors, label=label, error_kw={"linewidth": 1})
+
+    bars(use, [level.information for level in found.levels], "information on x")
+    use.set(title="Encoder: lower bound on $I(x; z_l)$", ylabel="nats, at most 4.85")
+    bars(ablation, [level.error for level in found.levels], "own $z_l$", -0.18)
+    bars(ablation, [level.error_shuffled for level in found.levels], "another’s", 0.18)
+    ablation.set(title="Decoder: reconstruction error", ylabel="root mean square per element")
+    bars(mismatch, [level.aggregate.js_bound for level in found.levels], "$q(z_l)$, $p(z_l)$", -0.18)
+    bars(mismatch, [level.pair.js_bound for level in found.levels], "with the state below", 0.18)
+    mismatch.set(title="Mismatch: lower bound on $D_{JS}$", ylabel="nats, at most 0.69")
+    for axes in (use, ablation, mismatch):
+        axes.set_xticks(levels, [level.name for level in found.levels])
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in (ablation, mismatch):
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.2 * (high - low))
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
+    return figure
+
+
+def as_picture(figure: Figure) -> NDArray[np.uint8]:
+    """A figure drawn at twice the usual resolution, ``(height, width, 3)``."""
+    from PIL import Image
+
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=200)
+    with Image.open(buffer) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def as_svg(figure: Figure) -> bytes:
+    """A figure as an SVG file, its letters as outlines, the same bytes every time."""
+    from matplotlib import rc_context
+
+    buffer = BytesIO()
+    with rc_context({"svg.hashsalt": "halikit"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from halikit.discriminator import JointDiscriminator
 from halikit.kernels import DensityKernel, GaussianKernel, Kernel
 from halikit.model import Model
+from halikit.modes import evaluating
 from halikit.networks.blocks import Dropout, Layer, Reshape, ResidualBlock
 from halikit.spaces import Space
 
@@ -102,23 +102,12 @@ def summarise(model: Model) -> Summary:
     hierarchy = model.hierarchy
     device = hierarchy.prior.device
     states = {space.name: torch.zeros(1, *space.shape, device=device) for space in hierarchy.spaces}
-    with _evaluating(*model.parts.values()), torch.no_grad():
+    with evaluating(*model.parts.values()), torch.no_grad():
         up = tuple(_kernel_part(link.up, states) for link in hierarchy)
         down = tuple(_kernel_part(link.down, states) for link in hierarchy)
         games = model.discriminator.games if model.discriminator else ()
         stages = tuple(part for game in games for part in _stage_parts(game, states))
     return Summary(hierarchy.spaces, up, down, stages)
-
-
-@contextmanager
-def _evaluating(*modules: nn.Module) -> Iterator[None]:
-    before = [[(m, m.training) for m in module.modules()] for module in modules]
-    for module in modules:
-        module.eval()
-    yield
-    for flags in before:
-        for m, training in flags:
-            m.training = training
 
 
 def _kernel_part(kernel: Kernel, states: Mapping[str, Tensor]) -> Part:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import hypothesis
 import pyro.distributions as dist
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import halikit as hk
+from halikit.cli import main
 
 torch.set_num_threads(1)
 # The same examples every time, and no deadlines, which a busy machine would miss.
@@ -28,6 +32,29 @@ Support = Literal["real", "bits", "unit", "one_hot", "simplex", "index"]
 def _seeded() -> None:
     """Every test starts from the same random state."""
     torch.manual_seed(0)
+
+
+Shell = Callable[..., str]
+
+
+@pytest.fixture
+def halikit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """The command line within this process; gives what it prints, or its complaint if it exits with ``code``."""
+
+    def call(*arguments: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["halikit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        said = capsys.readouterr()
+        assert (exit.value.code or 0) == code, said.err
+        return said.err if code else said.out
+
+    return call
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
 
 
 class Network(nn.Module):

@@ -50,8 +50,10 @@ def test_training_says_what_it_does(trained: tuple[Path, str]) -> None:
     assert sorted(p.name for p in (here / "run").iterdir()) == [
         "checkpoints",
         "config.toml",
+        "figures",
         "metrics.csv",
         "model.safetensors",
+        "report.html",
         "samples",
     ]
 

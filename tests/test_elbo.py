@@ -147,8 +147,9 @@ def test_the_game_wants_a_discriminator() -> None:
         hk.Trainer(hk.Model(density_ladder(1, DIGITS)))
 
 
-def test_settings_of_the_discriminator_lie_idle() -> None:
-    settings = {"method": "elbo", "gauge": None, "observation_scale": 0.3, "discriminator_learning_rate": None}
-    changed = override(hk.presets.digits(), settings)
+def test_another_method_drops_what_belongs_to_the_game() -> None:
+    changed = override(hk.presets.digits(), {"method": "elbo", "gauge": None, "observation_scale": 0.3})
     assert "[discriminator]" not in to_toml(changed)
     assert hk.build(changed).discriminator is None
+    with pytest.raises(ConfigError, match=r"\[discriminator\] has no effect here: training.method = 'elbo' has no"):
+        override(changed, {"discriminator.width": 7})

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import sklearn.datasets  # so that no child has to  # noqa: F401
+import torch.utils.tensorboard.writer  # noqa: F401
 from children import Child, fill_disk, fork, limit_memory, tmpfs, until
 from children import _no_child_survives as _no_child_survives
 from test_resume import config, fingerprint, steps_of, trainer

@@ -183,6 +183,12 @@ def test_the_records_of_a_run(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [5, 10, 15, 20]
     assert float(rows[-1]["error_z3"]) == pytest.approx(records[-1].errors[2], rel=1e-4)
+    assert float(rows[-1]["embedded_z1"]) == pytest.approx(records[-1].embedded[0], rel=1e-4)
+    assert [rows[1][f"{kind}_z{level}"] == "" for kind in ("error", "embedded") for level in (1, 2, 3)] == [
+        False,
+        False,
+        True,
+    ] * 2
     names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
     assert names == [f"{what}-{step:07d}.png" for what in ("reconstructions", "samples") for step in (10, 20)]
     assert (tmp_path / "run" / "config.toml").is_file()

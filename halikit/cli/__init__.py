@@ -9,7 +9,25 @@ import sys
 
 import typer
 
-from halikit.cli import benchmark, common, data, evaluate, inspect, presets, reconstruct, sample, train
+from halikit.cli import (
+    benchmark,
+    common,
+    data,
+    encode,
+    evaluate,
+    innovate,
+    inpaint,
+    inspect,
+    interpolate,
+    neighbours,
+    presets,
+    propositions,
+    reconstruct,
+    report,
+    sample,
+    train,
+    traverse,
+)
 from halikit.errors import HalikitError
 
 __all__ = ["app", "main"]
@@ -29,7 +47,24 @@ def options(debug: bool = typer.Option(False, "--debug", help="Show a traceback 
     """Train and use hierarchies of latent variables by adversarially learned inference."""
 
 
-for _module in (train, sample, reconstruct, evaluate, inspect, presets, benchmark, data):
+for _module in (
+    train,
+    sample,
+    reconstruct,
+    inpaint,
+    traverse,
+    innovate,
+    interpolate,
+    neighbours,
+    encode,
+    evaluate,
+    report,
+    inspect,
+    presets,
+    propositions,
+    benchmark,
+    data,
+):
     _module.register(app)
 
 

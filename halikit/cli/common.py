@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,14 +15,22 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
     from halikit.config import Config
     from halikit.data import DataSet
     from halikit.model import Model
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run directory, or digits for the model that ships.", show_default=False)
+]
 Data = Annotated[str | None, typer.Option(help="Data to use instead of the run's own: digits, mnist:DIR, folder:DIR.")]
 Out = Annotated[
-    Path | None, typer.Option(help="Picture to write; by default in the run directory.", show_default=False)
+    Path | None,
+    typer.Option(help="Picture to write; by default in the run's figures/ and its report.", show_default=False),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -88,6 +97,16 @@ def open_run(run: Path, weights: str, device: str) -> tuple[Model, Config, int]:
     return model, model.config, trained_level(run)
 
 
+def grown_part(model: Model, level: int) -> Model:
+    """The levels of a model that are trained."""
+    from dataclasses import replace
+
+    if level == len(model.hierarchy):
+        return model
+    discriminator = model.discriminator and model.discriminator[:level]
+    return replace(model, hierarchy=model.hierarchy[:level], discriminator=discriminator)
+
+
 def open_data(config: Config, spec: str | None) -> DataSet:
     """The data set given, or the run's own, at the run's size.
 
@@ -105,15 +124,135 @@ def open_data(config: Config, spec: str | None) -> DataSet:
     return loaded
 
 
-def written_to(out: Path | None, run: Path, name: str) -> Path:
-    """Where a picture goes.
+def directory_of(run: Path) -> Path:
+    """The run directory, also of a run that is named by its model file; one to be made for the model that ships."""
+    return run.parent if run.is_file() else run
+
+
+def check_writable(out: Path | None) -> None:
+    """Refuse a file whose directory does not exist, before any work is done.
 
     Raises:
-        InputError: If its directory does not exist.
+        InputError: If it does not.
     """
     from halikit.errors import InputError
 
-    path = out or (run if run.is_dir() else run.parent) / name
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no directory {path.parent}")
-    return path
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"cannot write {out}: there is no directory {out.parent}")
+
+
+def present(
+    run: Path,
+    name: str,
+    title: str,
+    *,
+    lines: Sequence[str] = (),
+    values: dict[str, Any],
+    picture: NDArray[np.uint8] | None = None,
+    out: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Print what a command has found, and keep it: in ``out``, or else in the run's directory and report.
+
+    Args:
+        run: The run.
+        name: Of the finding's files.
+        title: Of its place in the report.
+        lines: What it says.
+        values: The same for ``--json``; the picture's ``path`` is added.
+        picture: ``(height, width, 3)``.
+        out: Where the picture goes instead.
+        as_json: Whether to print the values instead of the lines.
+    """
+    from halikit.errors import InputError
+    from halikit.plotting import save_png
+    from halikit.report import Finding, keep
+
+    path = out
+    if out is not None and picture is not None:
+        save_png(out, picture)
+    else:
+        try:
+            path = keep(directory_of(run), Finding(name, title, command_line(), lines, values), picture)
+        except InputError as error:
+            # The figures are what was asked for; a run that cannot be written to has them all the same.
+            if picture is not None:
+                raise
+            console(stderr=True).print(f"not kept in the report: {error}", markup=False)
+    if as_json:
+        print_json(values | ({"path": str(path)} if picture is not None else {}))
+        return
+    for line in lines:
+        console().print(line, markup=False)
+    if path is not None and picture is not None:
+        report_path(path)
+
+
+def check_level(run: Path, level: int | None, trained: int, lowest: int = 1) -> None:
+    """Refuse a level that a run does not have.
+
+    Raises:
+        InputError: Naming those that it has.
+    """
+    from halikit.errors import InputError
+
+    if level is not None and not lowest <= level <= trained:
+        levels = f"level {lowest}" if lowest == trained else f"levels {lowest} to {trained}"
+        raise InputError(f"there is no level {level} here: {run} has {levels}")
+
+
+def held_out_images(config: Config, spec: str | None, n: int, device: torch.device) -> Tensor:
+    """The first ``n`` held-out images, or all if there are fewer, ``(n, C, H, W)``.
+
+    Raises:
+        InputError: If the data are no images, or cannot be read.
+    """
+    import torch
+
+    from halikit.errors import InputError
+
+    part = open_data(config, spec).held_out
+    x = part.batch(torch.arange(min(n, len(part)))).to(device)
+    if x.dim() != 4:
+        raise InputError(f"pictures are made of images, and this model is for data of shape {tuple(x.shape[1:])}")
+    return x
+
+
+def command_line() -> str:
+    """The command as it was typed, but for what only shapes its output."""
+    return shlex.join(["halikit", *(argument for argument in sys.argv[1:] if argument not in ("--json", "--debug"))])
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """Numbers between commas.
+
+    Raises:
+        InputError: If these are none.
+    """
+    from halikit.errors import InputError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} takes numbers between commas, such as -1,0,1; got {text!r}") from None
+
+
+def chosen_entries(text: str | None, influence: Tensor, number: int) -> list[int]:
+    """The entries of a latent that were asked for, or those that change most.
+
+    Args:
+        text: Indices between commas, if any were given.
+        influence: ``(entries,)``, by which to choose otherwise.
+        number: How many to choose.
+
+    Raises:
+        InputError: If there is no such entry.
+    """
+    from halikit.errors import InputError
+
+    if text is None:
+        return influence.topk(min(number, len(influence))).indices.tolist()
+    chosen = numbers("--entries", text)
+    if not all(entry.is_integer() and 0 <= entry < len(influence) for entry in chosen):
+        raise InputError(f"--entries takes indices from 0 to {len(influence) - 1} between commas, got {text!r}")
+    return [int(entry) for entry in chosen]

@@ -1,12 +1,37 @@
-"""``halikit evaluate``: figures on a trained model."""
+"""``halikit evaluate``: figures on trained models."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from halikit.cli import common
+from halikit.cli.tables import Format, Options, attributes_table, show, svm_table
+
+
+class Metric(StrEnum):
+    """What to measure."""
+
+    labels = "labels"
+    errors = "errors"
+    reconstruction = "reconstruction"
+    health = "health"
+    samples = "samples"
+    svm = "svm"
+    attributes = "attributes"
+
+
+class _Measure(NamedTuple):
+    """What to measure one run on, and how."""
+
+    test: bool
+    number: int
+    classifier: str
+    scale: str | None
+    features: Path | None
 
 
 def register(app: typer.Typer) -> None:
@@ -15,51 +40,148 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    run: common.RunArgument,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Run directories; several are compared.", show_default=False)
+    ],
+    metric: Annotated[
+        Metric,
+        typer.Option(
+            help="labels: how many labels survive each level, and whether samples cover the classes, by a "
+            "classifier of training data. errors: errors of the model's own classes on the test part. reconstruction: "
+            "errors of every level, Euclidean, as the discriminator sees them, and in nats. health: what each latent "
+            "is used for, where the two joints differ, alarms. samples: precision, recall and the like. svm: linear "
+            "SVMs on encoder features, one per attribute or class, beside pixels and an encoder of random weights. "
+            "attributes: attributes or classes that a VGG-16 finds again in reconstructions."
+        ),
+    ] = Metric.labels,
     data: common.Data = None,
-    test: Annotated[bool, typer.Option("--test", help="Measure on the test part instead of validation.")] = False,
-    n: Annotated[int, typer.Option("-n", "--number", min=10, help="Samples to draw.")] = 2000,
-    classifier: Annotated[str, typer.Option(help="neighbours or network: what judges labels.")] = "neighbours",
+    test: Annotated[bool, typer.Option("--test", help="Measure on the test part, not on validation.")] = False,
+    n: Annotated[int, typer.Option("-n", "--number", min=10, help="Samples to draw, data to measure on.")] = 2000,
+    classifier: Annotated[str, typer.Option(help="labels: neighbours or network, which judges.")] = "neighbours",
+    scale: Annotated[
+        str | None,
+        typer.Option(help="reconstruction: of a Gaussian on a deterministic p(x|z1), a number or fit."),
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="samples: a feature network in ONNX, for distances, FID and KID.")
+    ] = None,
+    level: Annotated[
+        list[str] | None,
+        typer.Option(metavar="L", help="svm, attributes: levels, such as 1 (svm: or 1+2); as often as needed."),
+    ] = None,
+    fewest: Annotated[
+        int | None,
+        typer.Option(min=1, help="svm, attributes: with fewer of either answer in a part, an attribute stands apart."),
+    ] = None,
+    vgg: Annotated[
+        Path | None,
+        typer.Option(help="attributes: the VGG-16's file, trained if missing; RUN/classifier.safetensors."),
+    ] = None,
+    width: Annotated[int, typer.Option(min=1, help="attributes: maps of the VGG-16's first group.")] = 64,
+    epochs: Annotated[int, typer.Option(min=1, help="attributes: passes to train it.")] = 20,
+    form: Annotated[Format, typer.Option("--format", help="svm, attributes: of the table.")] = Format.text,
+    out: Annotated[Path | None, typer.Option(help="Write the table, or the picture, here.", show_default=False)] = None,
     weights: common.Weights = "averaged",
     device: common.Device = "auto",
     seed: common.Seed = 0,
     as_json: common.Json = False,
 ) -> None:
-    """How many labels survive each level and whether samples cover the classes, by a classifier of training data.
+    """Measure trained models: labels that survive, reconstructions, health, few labels, features, attributes.
 
     Example: halikit evaluate runs/digits-l3
-    """
-    from dataclasses import asdict
-    from typing import cast, get_args
 
-    from halikit.analysis.labels import LabelClassifier, label_scores
+    Example: halikit evaluate runs/ali runs/hali --metric svm --format latex
+    """
+    if metric is Metric.errors:
+        _errors(runs, data, weights=weights, device=device, as_json=as_json)
+        return
+    options = Options(data, level, fewest, weights, device, seed)
+    if metric not in (Metric.svm, Metric.attributes):
+        _measured(metric, runs, options, _Measure(test, n, classifier, scale, features), out, as_json)
+        return
+    if metric is Metric.svm:
+        table, about = svm_table(runs, options)
+    else:
+        table, about = attributes_table(runs, options, classifier=vgg, width=width, epochs=epochs)
+    show(table, {"weights": weights, "seed": seed} | about, form=form, out=out, as_json=as_json)
+
+
+def _measured(
+    metric: Metric, runs: list[Path], options: Options, measure: _Measure, out: Path | None, as_json: bool
+) -> None:
+    """One run, measured on its held-out data."""
+    import torch
+
+    from halikit.cli import measures
     from halikit.errors import InputError
 
-    if classifier not in get_args(LabelClassifier):
-        raise InputError(f"--classifier is {' or '.join(get_args(LabelClassifier))}, got {classifier!r}")
-    model, config, trained = common.open_run(run, weights, device)
-    loaded = common.open_data(config, data)
-    part = loaded.test if test else loaded.held_out
-    scores = label_scores(
-        model.hierarchy[:trained],
-        loaded,
-        part=part,
-        num_samples=n,
-        classifier=cast(LabelClassifier, classifier),
-        seed=seed,
+    if len(runs) > 1:
+        raise InputError(f"--metric {metric.value} measures one run at a time")
+    common.check_writable(out)
+    model, config, trained = common.open_run(runs[0], options.weights, options.device)
+    loaded = common.open_data(config, options.data)
+    found = getattr(measures, metric.value)(
+        measures.Asked(
+            common.grown_part(model, trained),
+            loaded,
+            loaded.test if measure.test else loaded.held_out,
+            measure.number,
+            measure.classifier,
+            measure.scale,
+            measure.features,
+            torch.Generator(model.hierarchy.prior.device).manual_seed(options.seed),
+            options.seed,
+        )
     )
+    common.present(
+        runs[0],
+        f"evaluate-{metric.value}",
+        found.title,
+        lines=found.lines,
+        values={"run": str(runs[0]), "weights": options.weights, "seed": options.seed} | found.values,
+        picture=found.picture,
+        out=out,
+        as_json=as_json,
+    )
+
+
+def _errors(runs: list[Path], data: str | None, *, weights: str, device: str, as_json: bool) -> None:
+    from statistics import fmean, stdev
+
+    from halikit.analysis.classification import class_errors
+
+    lines: list[dict[str, Any]] = []
+    groups: dict[tuple[str, int | None], list[int]] = {}
+    for run in runs:
+        model, config, _ = common.open_run(run, weights, device)
+        counted = class_errors(model.hierarchy, common.open_data(config, data).test)
+        training = config.training
+        about = {"run": str(run), "method": training.method, "labels": training.labels, "seed": training.seed}
+        lines.append(
+            about | {"errors": counted.errors, "number": counted.number, "errors_by_class": list(counted.by_class)}
+        )
+        groups.setdefault((training.method, training.labels), []).append(counted.errors)
+    summary = [
+        {
+            "method": method,
+            "labels": labels,
+            "runs": len(errors),
+            "mean": fmean(errors),
+            "std": stdev(errors) if len(errors) > 1 else None,
+        }
+        for (method, labels), errors in groups.items()
+    ]
     if as_json:
-        common.print_json({"run": str(run), "weights": weights, "seed": seed} | asdict(scores))
+        common.print_json({"weights": weights, "runs": lines, "summary": summary})
         return
     out = common.console()
-    out.print(
-        f"labels kept, of {scores.num_held_out:,} held-out images (the images themselves: {scores.reference:.1%})"
-    )
-    for level, kept in enumerate(scores.kept, 1):
-        out.print(f"  level {level}  {kept:.1%}")
-    shares = "  ".join(f"{name} {share:.1%}" for name, share in zip(loaded.classes, scores.class_shares, strict=True))
-    out.print(f"classes of {scores.num_samples:,} samples\n  {shares}", markup=False)
-    out.print(
-        f"distance to the nearest training image\n  samples {scores.sample_distance:.2f}, "
-        f"held-out images {scores.held_out_distance:.2f}"
-    )
+    for line in lines:
+        out.print(
+            f"{line['errors']:>6,} errors of {line['number']:,} test images  {line['run']}  ({line['method']}, "
+            f"{line['labels'] or 'no'} labels, seed {line['seed']})",
+            markup=False,
+        )
+    for each in summary:
+        spread = "" if each["std"] is None else f" ± {each['std']:.1f}"
+        number = f"{each['runs']} run{'s' * (each['runs'] != 1)}"
+        out.print(f"{each['mean']:.1f}{spread} over {number}: {each['method']}, {each['labels'] or 'no'} labels")

@@ -22,6 +22,9 @@ def reconstruct(
     ] = None,
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many to show.")] = 16,
     draw: Annotated[bool, typer.Option("--draw", help="Draw every state instead of following the means.")] = False,
+    draws: Annotated[
+        int, typer.Option(min=1, help="So many decodings of each image, drawn: what a level leaves free.")
+    ] = 1,
     weights: common.Weights = "averaged",
     device: common.Device = "auto",
     seed: common.Seed = 0,
@@ -31,42 +34,46 @@ def reconstruct(
     """Reconstruct held-out data from every level and write inputs above reconstructions.
 
     Example: halikit reconstruct runs/digits --level 2
+
+    Example: halikit reconstruct runs/digits --draws 4
     """
     import torch
 
     from halikit import plotting
-    from halikit.errors import InputError
+    from halikit.analysis.reconstruction import draws as drawn
 
+    common.check_writable(out)
     model, config, trained = common.open_run(run, weights, device)
-    if level is not None and level > trained:
-        raise InputError(f"{run} has {trained} trained levels; there is no level {level}")
-    path = common.written_to(out, run, "reconstructions.png")
-    held_out = common.open_data(config, data).held_out
-    index = torch.arange(min(len(held_out), 1000))
+    common.check_level(run, level, trained)
     hierarchy = model.hierarchy[:trained]
-    x = held_out.batch(index).to(hierarchy.prior.device)
+    x = common.held_out_images(config, data, 1000, hierarchy.prior.device)
     torch.manual_seed(seed)
+    levels = range(1, trained + 1)
     with torch.no_grad():
-        rebuilt = {k: hierarchy.reconstruct(x, k, sample=draw) for k in range(1, trained + 1)}
+        rebuilt = {k: hierarchy.reconstruct(x, k, sample=draw) for k in levels}
     errors = [float((x - image).square().mean().sqrt()) for image in rebuilt.values()]
-    if level:
+    lines = [
+        f"level {k}: root mean square error {error:.4f} per pixel, over {len(x)} held-out images (estimate)"
+        for k, error in enumerate(errors, 1)
+    ]
+    values = {"levels": trained, "shown": level, "rms_error": errors, "images": len(x), "drawn": draw, "draws": draws}
+    if draws > 1:
+        several = {k: drawn(hierarchy, x, k, draws) for k in levels}
+        free = [float(images.std(0).square().mean().sqrt()) for images in several.values()]
+        lines += [
+            f"level {k}: standard deviation {deviation:.4f} per pixel among {draws} draws from one z{k} (estimate)"
+            for k, deviation in enumerate(free, 1)
+        ]
+        values["standard_deviation_of_draws"] = free
+        shown = {level: several[level]} if level else several
+        rows = [("x", x[:n])] + [(hierarchy.spaces[k].name, images[:n]) for k, each in shown.items() for images in each]
+        picture = plotting.labelled_rows(rows)
+    elif level:
         picture = plotting.alternating_columns(x[:n], rebuilt[level][:n])
     else:
-        picture = plotting.labelled_rows({"x": x[:n]} | {f"z{k}": image[:n] for k, image in rebuilt.items()})
-    plotting.save_png(path, picture)
-    if as_json:
-        said = {
-            "path": str(path),
-            "levels": trained,
-            "shown": level,
-            "rms_error": errors,
-            "images": len(x),
-            "drawn": draw,
-        }
-        common.print_json(said)
-        return
-    for k, error in enumerate(errors, 1):
-        common.console().print(
-            f"level {k}: root mean square error {error:.4f} per pixel, over {len(x)} held-out images"
+        picture = plotting.labelled_rows(
+            {"x": x[:n]} | {hierarchy.spaces[k].name: image[:n] for k, image in rebuilt.items()}
         )
-    common.report_path(path)
+    title = "Reconstructions" + (f" from level {level}" if level else "") + (", several draws" if draws > 1 else "")
+    name = "reconstructions" + (f"-z{level}" if level else "") + ("-draws" if draws > 1 else "")
+    common.present(run, name, title, lines=lines, values=values, picture=picture, out=out, as_json=as_json)

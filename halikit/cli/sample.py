@@ -17,6 +17,9 @@ def register(app: typer.Typer) -> None:
 def sample(
     run: common.RunArgument,
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many.")] = 100,
+    truncation: Annotated[
+        float | None, typer.Option(help="Cut the prior off at so many standard deviations.", show_default=False)
+    ] = None,
     weights: common.Weights = "averaged",
     device: common.Device = "auto",
     seed: common.Seed = 0,
@@ -25,19 +28,19 @@ def sample(
 ) -> None:
     """Draw samples and write them as a grid.
 
-    Example: halikit sample runs/digits -n 64
+    Example: halikit sample runs/digits -n 64 --truncation 1.5
     """
     import torch
 
     from halikit import plotting
+    from halikit.analysis import sampling
+    from halikit.errors import InputError
 
+    common.check_writable(out)
+    if truncation is not None and not truncation > 0:
+        raise InputError(f"--truncation is a positive number of standard deviations, got {truncation}")
     model, _, level = common.open_run(run, weights, device)
-    path = common.written_to(out, run, "samples.png")
     torch.manual_seed(seed)
-    with torch.no_grad():
-        images = model.hierarchy[:level].sample(n)
-    plotting.save_png(path, plotting.grid(images))
-    if as_json:
-        common.print_json({"path": str(path), "samples": n, "levels": level, "weights": weights, "seed": seed})
-    else:
-        common.report_path(path)
+    images = sampling.sample(model.hierarchy[:level], n, truncation=truncation)
+    values = {"samples": n, "levels": level, "truncation": truncation, "weights": weights, "seed": seed}
+    common.present(run, "samples", "Samples", values=values, picture=plotting.grid(images), out=out, as_json=as_json)

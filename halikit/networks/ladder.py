@@ -142,9 +142,7 @@ def _dense_widths(size: int, levels: int) -> list[int]:
     """Geometric from a part of the data's size that grows with L down to a little more than its square root."""
     top = min(max(2, round(1.25 * math.sqrt(size))), 256)
     bottom = max(top, min(1024, round(size * (1 - 1 / (levels + 1)))))
-    if levels == 1:
-        return [top]
-    return [round(bottom * (top / bottom) ** (level / (levels - 1))) for level in range(levels)]
+    return [round(bottom * (top / bottom) ** (level / max(1, levels - 1))) for level in range(levels)]
 
 
 def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, int]]:

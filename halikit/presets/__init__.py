@@ -19,7 +19,7 @@ from halikit.presets.ali import (
     ali_svhn,
 )
 from halikit.presets.digits import digits
-from halikit.presets.mnist import mnist
+from halikit.presets.mnist import mnist, mnist_semi, mnist_supervised
 from halikit.presets.paper import celeba64, celeba128, cifar10, imagenet128, svhn
 from halikit.presets.vae import (
     hvae_celeba64,
@@ -61,6 +61,8 @@ __all__ = [
     "hvae_svhn",
     "imagenet128",
     "mnist",
+    "mnist_semi",
+    "mnist_supervised",
     "preset",
     "svhn",
     "vae_celeba64",
@@ -77,6 +79,8 @@ PRESETS: dict[str, Callable[[], Config]] = {
     for function in (
         digits,
         mnist,
+        mnist_semi,
+        mnist_supervised,
         svhn,
         cifar10,
         celeba64,

@@ -7,7 +7,7 @@ the discriminator and the noise on both inputs. So are gauge and cap, which the 
 
 from __future__ import annotations
 
-from halikit.config import Config, ModelConfig, TrainingConfig
+from halikit.config import Config, override
 from halikit.presets import ali, paper
 from halikit.presets.digits import digits
 from halikit.presets.mnist import mnist
@@ -102,11 +102,12 @@ def hvae_digits() -> Config:
 
 def _autoencoder(config: Config) -> Config:
     """The same kernels under the evidence lower bound."""
-    model = config.model.model_dump() | {"gauge": None, "max_scale": None, "observation_scale": "fitted"}
-    kept = config.training.model_dump(include=set(TrainingConfig(method="elbo").applicable))
-    return Config(
-        preset=f"{'vae' if config.model.levels == 1 else 'hvae'}_{(config.preset or '').removeprefix('ali_')}",
-        model=ModelConfig(**model),
-        training=TrainingConfig(**kept | {"method": "elbo", "grow_every": None}),
-        data=config.data,
-    )
+    changes = {
+        "preset": f"{'vae' if config.model.levels == 1 else 'hvae'}_{(config.preset or '').removeprefix('ali_')}",
+        "model.gauge": None,
+        "model.max_scale": None,
+        "model.observation_scale": "fitted",
+        "training.method": "elbo",
+        "training.grow_every": None,
+    }
+    return override(config, changes)

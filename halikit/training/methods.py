@@ -1,24 +1,41 @@
-"""What a step of training is: the game of Algorithm 1, or descent on the evidence lower bound."""
+"""What a step of training is: the game of Algorithm 1, with labels or without, or descent on a loss in its place."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from halikit.algorithm import Joints, Judges, Step, play, supports_single_pass
 from halikit.config import TrainingConfig
+from halikit.data import Augmentation, DataSet, Split, order
 from halikit.elbo import Bound, NegativeElbo, check_trains_by_elbo, descend_elbo, negative_elbo
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
+from halikit.supervision import Supervised, agree, choose_labelled, class_kernel, classify, supervise
 from halikit.training.processes import Processes
 from halikit.training.schedule import Schedule
 
-__all__ = ["Elbo", "Game", "Method", "make_method"]
+__all__ = ["Elbo", "Game", "LabelsAlone", "Method", "Outcome", "SupervisedGame", "SupervisedStep", "make_method"]
+
+
+class SupervisedStep(NamedTuple):
+    """What one step of the game with labels saw: :class:`~halikit.algorithm.Step`, and Eq. 10."""
+
+    discriminator_loss: Tensor
+    generator_loss: Tensor
+    rho_q: Tensor
+    rho_p: Tensor
+    supervised_loss: Tensor
+
+
+Outcome = Step | SupervisedStep | Supervised | Bound
 
 
 class Method(ABC):
@@ -29,22 +46,24 @@ class Method(ABC):
         single_pass: Whether one backward pass serves two players.
         reason: What a step is, in words.
         grows: Whether the stack can be trained from the data up.
+        decodes: Whether the decoder is trained, and worth looking at.
     """
 
-    columns: tuple[str, ...]
+    columns: ClassVar[tuple[str, ...]]
     single_pass = False
     reason: str
     grows = True
+    decodes = True
 
     @abstractmethod
     def stand(self, level: int) -> None:
         """Let the first ``level`` levels train from now on."""
 
     @abstractmethod
-    def step(self, x: Tensor, step: int, schedule: Schedule) -> Step | Bound:
+    def step(self, x: Tensor, step: int, schedule: Schedule) -> Outcome:
         """Add the gradients of step ``step``, counted from 0, on a batch ``(n, *shape of x)`` to ``.grad``."""
 
-    def measure(self, averaged: Hierarchy, x: Tensor) -> dict[str, float]:
+    def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """What to record of held-out data, by name, beside the errors; the hierarchy is in evaluation mode."""
         return {}
 
@@ -64,7 +83,7 @@ class Game(Method):
         InputError: If there is no discriminator, or it cannot grow as the settings have it.
     """
 
-    columns = ("d_loss", "g_loss", "rho_q", "rho_p")
+    columns: ClassVar[tuple[str, ...]] = ("d_loss", "g_loss", "rho_q", "rho_p")
 
     def __init__(self, model: Model, settings: TrainingConfig, processes: Processes) -> None:
         if model.discriminator is None:
@@ -159,15 +178,153 @@ class Elbo(Method):
         """One step of descent."""
         return descend_elbo(self._hierarchy, x, bound=self._bound)
 
-    def measure(self, averaged: Hierarchy, x: Tensor) -> dict[str, float]:
+    def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The bound on held-out data, with running statistics."""
-        return {"held_out_negative_elbo": float(negative_elbo(averaged, x))}
+        return {"held_out_negative_elbo": float(negative_elbo(averaged, part.batch(torch.arange(len(part)))))}
 
 
-def make_method(model: Model, settings: TrainingConfig, processes: Processes) -> Method:
+class LabelsAlone(Method):
+    """Descent on Eq. 10, on the encoder and the class kernel alone: what the labels can do without the game.
+
+    Args:
+        model: With classes on top.
+        settings: Of the labels.
+        labelled: The labelled data.
+        averaged: The hierarchy with averaged weights.
+    """
+
+    columns = ("supervised_loss",)
+    reason = "descent on the cross entropy of the labelled data; the decoder is not trained"
+    grows = False
+    decodes = False
+
+    def __init__(self, model: Model, settings: TrainingConfig, labelled: Labelled, averaged: Hierarchy) -> None:
+        class_kernel(model.hierarchy)
+        self._hierarchy, self._averaged = model.hierarchy, averaged
+        self._settings, self._labelled = settings, labelled
+
+    def stand(self, level: int) -> None:
+        """There are the whole hierarchy's classes, or none."""
+
+    def step(self, x: Tensor, step: int, schedule: Schedule) -> Supervised:
+        """One step of descent; ``x`` has no labels, and is looked at only for consistency."""
+        settings = self._settings
+        noise, weight = settings.encoder_noise, settings.supervised_weight
+        if settings.consistency:
+            moved, strength = self._labelled.moved(x, step), weight * settings.consistency
+            agree(self._hierarchy, self._averaged, x, moved, noise=noise, weight=strength)
+        x, y = self._labelled.batch(step)
+        return supervise(self._hierarchy, x, y, noise=noise, weight=weight)
+
+    def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
+        """The share of held-out data that are put into a wrong class."""
+        if part.labels is None:
+            return {}
+        predicted = classify(averaged, part.batch(torch.arange(len(part)))).argmax(1)
+        return {"held_out_label_error": float((predicted != part.labels).double().mean())}
+
+
+class SupervisedGame(Game):
+    """Algorithm 1 with the supervised cost beside the generators' (section 7.2).
+
+    Args:
+        model: With classes on top, and a discriminator that reads them.
+        settings: Of the game and of the labels.
+        labelled: The labelled data.
+        averaged: The hierarchy with averaged weights.
+        processes: Those that play it together.
+    """
+
+    columns = (*Game.columns, "supervised_loss")
+
+    def __init__(
+        self,
+        model: Model,
+        settings: TrainingConfig,
+        labelled: Labelled,
+        averaged: Hierarchy,
+        processes: Processes,
+    ) -> None:
+        super().__init__(model, settings, processes)
+        self._supervision = LabelsAlone(model, settings, labelled, averaged)
+        self.reason += "; labelled data beside it"
+
+    def step(self, x: Tensor, step: int, schedule: Schedule) -> SupervisedStep:  # type: ignore[override]
+        """One step of Algorithm 1 and one batch of labelled data, whose gradients add up."""
+        return SupervisedStep(*super().step(x, step, schedule), *self._supervision.step(x, step, schedule))
+
+    def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
+        """The share of held-out data that are put into a wrong class."""
+        return self._supervision.measure(averaged, part) if len(averaged) == len(self._whole[0]) else {}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The data whose labels are seen.
+
+    Attributes:
+        part: Where they are from, on the device where the model trains.
+        index: Which of it, ``(N,)`` int64.
+        size: Of a batch, at most N.
+        augmentation: What is done to images each time.
+        seed: Of the order and the augmentation.
+    """
+
+    part: Split
+    index: Tensor
+    size: int
+    augmentation: Augmentation
+    seed: int
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images and labels of a step: another part of the data at each, all of them before one comes again."""
+        assert self.part.labels is not None
+        per_epoch = len(self.index) // self.size
+        epoch, i = divmod(step, per_epoch)
+        chosen = self.index[order(len(self.index), self.seed, epoch)[i * self.size : (i + 1) * self.size]]
+        x = self.augmentation(self.part.batch(chosen), chosen, seed=self.seed, epoch=epoch)
+        return x, self.part.labels[chosen.to(self.part.labels.device)]
+
+    def moved(self, x: Tensor, step: int) -> Tensor:
+        """A batch augmented once more, differently at each step."""
+        return self.augmentation(x, torch.arange(len(x)), seed=self.seed, epoch=step)
+
+
+def make_method(
+    model: Model,
+    settings: TrainingConfig,
+    data: DataSet | None,
+    augmentation: Augmentation,
+    averaged: Hierarchy,
+    processes: Processes,
+) -> Method:
     """The method that the settings name.
 
+    Args:
+        model: On the device where it trains.
+        settings: Which, and how.
+        data: With labels, on that device, where some are to be seen.
+        augmentation: Of the labelled images.
+        averaged: The hierarchy with averaged weights.
+        processes: Those that train together.
+
     Raises:
-        InputError: If the model cannot be trained by it.
+        InputError: If the model or the data cannot be trained by it.
     """
-    return Elbo(model, processes) if settings.method == "elbo" else Game(model, settings, processes)
+    if settings.method == "elbo":
+        return Elbo(model, processes)
+    if settings.labels is None:
+        return Game(model, settings, processes)
+    if data is None or data.train.labels is None:
+        raise InputError(f"training.labels = {settings.labels}, but there are no labels in the data")
+    if processes.world > 1:
+        raise InputError(f"labels are seen by one process alone so far; this training has {processes.world}")
+    classes = class_kernel(model.hierarchy).target.size
+    if classes != len(data.classes):
+        raise InputError(f"model.classes is {classes}, but {data.spec} has {len(data.classes)}")
+    index = choose_labelled(data.train.labels, settings.labels, classes, settings.seed)
+    size = min(len(index), settings.batch_size)
+    labelled = Labelled(data.train, index, size, augmentation, settings.seed)
+    if settings.method == "supervised":
+        return LabelsAlone(model, settings, labelled, averaged)
+    return SupervisedGame(model, settings, labelled, averaged, processes)

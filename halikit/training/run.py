@@ -1,6 +1,6 @@
 """A run directory.
 
-``config.toml``, ``model.safetensors``, ``metrics.csv``, ``samples/*.png``, ``checkpoints/step-*/``.
+``config.toml``, ``model.safetensors``, ``metrics.csv``, ``samples/*.png``, ``checkpoints/step-*/``, ``tensorboard/``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from halikit import plotting
@@ -26,15 +25,19 @@ from halikit.files import TEMPORARY, read_bounded, write_atomically, writing
 from halikit.hierarchy import Hierarchy
 from halikit.model import FILE_NAME, Model, save_model
 from halikit.training.checkpoint import Checkpoints, State
+from halikit.training.events import Events
 from halikit.training.lock import locked
 
-__all__ = ["Record", "Run", "read_dump"]
+__all__ = ["Record", "Run", "read_dump", "read_metrics"]
 
 
 # Of the grid of samples.
 _COLUMNS = 16
 # Of a record: what the methods of training give, and what they measure of held-out data.
-_LOSSES = ("d_loss", "g_loss", "rho_q", "rho_p", "negative_elbo", "held_out_negative_elbo")
+_LOSSES = (
+    *("d_loss", "g_loss", "rho_q", "rho_p", "negative_elbo", "held_out_negative_elbo"),
+    *("supervised_loss", "held_out_label_error"),
+)
 
 _METRICS, _SAMPLES, DUMP = "metrics.csv", "samples", "diverged.json"
 _MOST_JSON = 2**20
@@ -56,10 +59,14 @@ class Record:
         negative_elbo: Nats per sample, an estimate of a bound, under batch statistics; see :mod:`halikit.elbo`.
         held_out_negative_elbo: The same on held-out data with averaged weights and running statistics: an estimate,
             with one draw a sample, of an upper bound on ``−log p(x)``; ``None`` where it was not evaluated as well.
+        supervised_loss: Eq. 10, nats.
+        held_out_label_error: Share of held-out data put into a wrong class, averaged weights, along the means.
         steps_per_second: Over the last steps.
         images_per_second: Likewise.
         errors: Root mean square of ``x − x̂_l`` per element on held-out data, averaged weights, along the means, from
-            level 1 up; empty where it was not evaluated.
+            level 1 up; empty where it was not evaluated, and where no decoder is trained.
+        embedded: Mean discriminator-embedded distance ``d_c(x, x̂_l)`` (Eq. 8) on the same data, likewise; empty where
+            there is no discriminator as well.
     """
 
     step: int
@@ -72,9 +79,17 @@ class Record:
     rho_p: float | None = None
     negative_elbo: float | None = None
     held_out_negative_elbo: float | None = None
+    supervised_loss: float | None = None
+    held_out_label_error: float | None = None
     steps_per_second: float
     images_per_second: float
     errors: tuple[float, ...] = field(default=())
+    embedded: tuple[float, ...] = field(default=())
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether held-out data were looked at."""
+        return bool(self.errors) or any(name.startswith("held_out_") for name in self.losses)
 
     @property
     def losses(self) -> dict[str, float]:
@@ -97,14 +112,17 @@ class Run:
 
     Attributes:
         checkpoints: Those of the run.
+        events: For TensorBoard.
     """
 
     def __init__(self, path: str | Path, model: Model, *, keep: int, resumes: bool = False) -> None:
         self.path = Path(path)
         self.model = model
         self.checkpoints = Checkpoints(self.path, keep)
-        names = [name for name in Record.__dataclass_fields__ if name != "errors"]
-        self._columns = names + [f"error_{space.name}" for space in model.hierarchy.spaces[1:]]
+        self.events = Events(self.path / "tensorboard")
+        names = [name for name in Record.__dataclass_fields__ if name not in ("errors", "embedded")]
+        latents = model.hierarchy.spaces[1:]
+        self._columns = names + [f"{kind}_{space.name}" for kind in ("error", "embedded") for space in latents]
         self._is_ours = resumes
         self._refuse_another()
         try:
@@ -134,11 +152,15 @@ class Run:
             self.rewind(step)
             (self.path / DUMP).unlink(missing_ok=True)
             self._is_ours = True
-            yield
+            try:
+                yield
+            finally:
+                self.events.close()
 
     def rewind(self, step: int) -> None:
         """Remove what is there of steps after ``step``."""
         self.checkpoints.go_on_from(step)
+        self.events.rewind(step)
         rows = [row for row in self._rows() if row["step"].isdecimal() and int(row["step"]) <= step]
         text = io.StringIO()
         table = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -176,8 +198,10 @@ class Run:
     def record(self, record: Record) -> None:
         """Add a line to ``metrics.csv``; empty cells where nothing was measured."""
         values = asdict(record)
-        errors = values.pop("errors")
-        cells = [_cell(value) for value in [*values.values(), *errors]]
+        per_level = [values.pop("errors"), values.pop("embedded")]
+        cells = [_cell(value) for value in values.values()]
+        for measured in per_level:
+            cells += [_cell(value) for value in measured] + [""] * (len(self.model.hierarchy) - len(measured))
         path = self.path / _METRICS
         with writing(path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -185,7 +209,9 @@ class Run:
             with path.open("a", newline="", encoding="utf-8") as file:
                 table = csv.writer(file, lineterminator="\n")
                 table.writerows([self._columns] * is_new)
-                table.writerow(cells + [""] * (len(self._columns) - len(cells)))
+                table.writerow(cells)
+        curves = zip(self._columns, cells, strict=True)
+        self.events.scalars({name: float(cell) for name, cell in curves if cell and name != "step"}, record.step)
 
     def save(self, averaged: Hierarchy, config: Config | None, step: int, level: int) -> None:
         """Write the model as it is now, with the config that it can be built from, if any."""
@@ -211,9 +237,13 @@ class Run:
         if samples.dim() != 4:
             return
         (self.path / _SAMPLES).mkdir(parents=True, exist_ok=True)
-        plotting.save_png(self.path / _SAMPLES / f"samples-{step:07d}.png", plotting.grid(samples, _COLUMNS))
-        rows = plotting.labelled_rows(reconstructions)
-        plotting.save_png(self.path / _SAMPLES / f"reconstructions-{step:07d}.png", rows)
+        pictures = {
+            "samples": plotting.grid(samples, _COLUMNS),
+            "reconstructions": plotting.labelled_rows(reconstructions),
+        }
+        for name, picture in pictures.items():
+            plotting.save_png(self.path / _SAMPLES / f"{name}-{step:07d}.png", picture)
+            self.events.picture(name, picture, step)
 
     def _refuse_another(self) -> None:
         if not self._is_ours and ((self.path / FILE_NAME).exists() or self.checkpoints.steps()):
@@ -261,15 +291,16 @@ def _cell(value: float | None) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def reconstruction_errors(hierarchy: Hierarchy, x: Tensor) -> tuple[float, ...]:
-    """Root mean square of ``x − x̂_l`` per element along the means, from level 1 up.
+def read_metrics(run: Path) -> dict[str, list[float]]:
+    """The columns of a run's ``metrics.csv`` by name, NaN where nothing was measured.
 
-    Args:
-        hierarchy: In evaluation mode.
-        x: ``(n, *shape of x)``.
+    Raises:
+        InputError: If the file is missing or damaged.
     """
-    with torch.no_grad():
-        return tuple(
-            float((x - hierarchy.reconstruct(x, level)).square().mean().sqrt())
-            for level in range(1, len(hierarchy) + 1)
-        )
+    path = Path(run) / _METRICS
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            head, *rows = csv.reader(file)
+        return {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(head)}
+    except (OSError, ValueError, IndexError, csv.Error) as error:
+        raise InputError(f"cannot read {path}: {error}") from None

@@ -7,15 +7,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from halikit import data as datasets
-from halikit.algorithm import Step
+from halikit.analysis.reconstruction import distances
 from halikit.config import Config, DataConfig, TrainingConfig
-from halikit.elbo import Bound
 from halikit.errors import DivergedError, InputError, StoppedError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model, fill, named_tensors
@@ -27,11 +27,11 @@ from halikit.training.health import Health
 from halikit.training.lock import locked
 from halikit.training.memory import explained_shortage
 from halikit.training.meter import Meter
-from halikit.training.methods import make_method
+from halikit.training.methods import Outcome, make_method
 from halikit.training.optimisers import fill_optimiser, make_optimisers, optimiser_tensors
 from halikit.training.processes import Processes
 from halikit.training.resume import check_same_model, notices, surroundings
-from halikit.training.run import Record, Run, reconstruction_errors
+from halikit.training.run import Record, Run
 from halikit.training.schedule import Schedule
 from halikit.training.signals import Signals
 
@@ -92,7 +92,7 @@ class Trainer:
         if self.settings.sync_batch_norm:
             self._synchronise_batch_norm()
         self.averager = Averager(model.hierarchy, self.settings.averaging)
-        self._method = make_method(model, self.settings, self.processes)
+        self._method = make_method(model, self.settings, self.data, self.augmentation, self.averaged, self.processes)
         self.steps = 0
         self.schedule = self._scheduled(self.settings.steps)
         self._stand(self.schedule.level(0))
@@ -220,7 +220,7 @@ class Trainer:
             self._average_statistics()
         if not self.processes.is_first:
             return
-        errors, measured = self._evaluate() if evaluates else ((), {})
+        errors, embedded, measured = self._evaluate() if evaluates else ((), (), {})
         record = Record(
             step=self.steps,
             level=self.level,
@@ -229,6 +229,7 @@ class Trainer:
             steps_per_second=rate,
             images_per_second=rate * self.settings.batch_size,
             errors=errors,
+            embedded=embedded,
             **dict(zip(self._method.columns, means, strict=True)),
             **measured,
         )
@@ -257,7 +258,7 @@ class Trainer:
         self._rate_share = 0.5
         self._notify(f"{trouble}; going back to step {self.steps}, with half the learning rates from there on")
 
-    def step(self, batch: Tensor) -> Step | Bound:
+    def step(self, batch: Tensor) -> Outcome:
         """Take one step: of Algorithm 1, moving both players, unless the method is another.
 
         Args:
@@ -297,26 +298,34 @@ class Trainer:
         self.averager.update(self.steps)
         return outcome
 
-    def _evaluate(self) -> tuple[tuple[float, ...], dict[str, float]]:
-        """Errors and what the method measures, on held-out data; pictures and the model into the run directory."""
+    def _evaluate(self) -> tuple[tuple[float, ...], tuple[float, ...], dict[str, float]]:
+        """Errors (Fig. 3) and what the method measures, on held-out data; pictures and the model into the run."""
         assert self.data is not None
         averaged = self.averaged[: self.level]
         held_out = self.data.held_out
         x = held_out.batch(torch.arange(min(_HELD_OUT, len(held_out)), device=self.device))
         with torch.no_grad():
-            errors = reconstruction_errors(averaged, x)
             with seeded(self.settings.seed, self.device):
-                samples = averaged.sample(_SHOWN**2 // 2)
-            with seeded(self.settings.seed, self.device):
-                measured = self._method.measure(averaged, x)
-            self._health.look_at_samples(samples, x, self.steps)
+                measured = self._method.measure(averaged, held_out[:_HELD_OUT])
+            errors, embedded = self._look_at_decoder(averaged, x) if self._method.decodes else ((), ())
             if self.run:
-                rows = {"x": x[:_SHOWN]}
-                rows |= {f"z{level}": averaged.reconstruct(x[:_SHOWN], level) for level in range(1, self.level + 1)}
-                self.run.pictures(samples, rows, self.steps)
                 self._save_model()
-        self._score = sum(errors) / len(errors)
-        return errors, measured
+        self._score = fmean(errors or measured.values())
+        return errors, embedded, measured
+
+    def _look_at_decoder(self, averaged: Hierarchy, x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Distances of reconstructions from every level; samples and reconstructions are drawn into the run."""
+        discriminator = self.model.discriminator and self.model.discriminator[: self.level]
+        found = distances(averaged, discriminator, x)
+        with seeded(self.settings.seed, self.device):
+            samples = averaged.sample(_SHOWN**2 // 2)
+        self._health.look_at_samples(samples, x, self.steps)
+        if self.run:
+            names = [space.name for space in averaged.spaces[1:]]
+            rebuilt = {name: averaged.reconstruct(x[:_SHOWN], level) for level, name in enumerate(names, 1)}
+            self.run.pictures(samples, {"x": x[:_SHOWN]} | rebuilt, self.steps)
+        errors = tuple(found.euclidean.square().mean(1).sqrt().tolist())
+        return errors, () if found.embedded is None else tuple(found.embedded.mean(1).tolist())
 
     def _average_statistics(self) -> None:
         """Let running statistics be what all processes have seen, before they are used or saved."""

@@ -1,0 +1,270 @@
+"""Features of data: what the encoder makes of them at each level, for sets of any size (section 7.1)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halikit.data import Split
+from halikit.errors import InputError
+from halikit.files import write_atomically, writing
+from halikit.hierarchy import Hierarchy
+from halikit.random import seeded
+
+__all__ = ["Written", "encoded", "pooled", "write_features"]
+
+# Data that are encoded at a time.
+BATCH_SIZE = 500
+
+# Seconds between the moments that an interrupted writing can go on from.
+_SAVED_EVERY = 5.0
+_DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
+
+
+@torch.no_grad()
+def encoded(
+    hierarchy: Hierarchy,
+    part: Split,
+    *,
+    batch_size: int = BATCH_SIZE,
+    start: int = 0,
+    draw: bool = False,
+    seed: int = 0,
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Encode a part of a data set batch by batch, in order.
+
+    Args:
+        hierarchy: In evaluation mode.
+        part: The data; read as they are needed.
+        batch_size: Data at a time.
+        start: The first to encode, a multiple of the batch size.
+        draw: Draw every state instead of following the means.
+        seed: Of the draws, which depend on it, the first row of a batch and the batch size alone.
+
+    Yields:
+        The rows encoded, and every state of theirs, ``x`` first, on the hierarchy's device.
+    """
+    device = hierarchy.prior.device
+    for first in range(start, len(part), batch_size):
+        rows = slice(first, min(first + batch_size, len(part)))
+        x = part.batch(torch.arange(rows.start, rows.stop)).to(device)
+        drawing = seeded(_seed_of(seed, first), device) if draw else nullcontext()
+        with drawing:
+            states = hierarchy.encode(x, sample=draw)
+        yield rows, states
+
+
+def pooled(z: Tensor) -> Tensor:
+    """Feature maps ``(n, C, H, W)`` averaged over positions, ``(n, C)``; vectors ``(n, D)`` as they are."""
+    return z.mean(tuple(range(2, z.dim()))) if z.dim() > 2 else z
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a writing.
+
+    Attributes:
+        rows: Data in the file.
+        resumed_from: The row that this writing began with; 0 unless it went on with another.
+        seconds: It took.
+        size: Bytes of the file.
+    """
+
+    rows: int
+    resumed_from: int
+    seconds: float
+    size: int
+
+    @property
+    def images_per_second(self) -> float:
+        """Data encoded and written a second."""
+        return (self.rows - self.resumed_from) / max(self.seconds, 1e-9)
+
+
+def write_features(
+    hierarchy: Hierarchy,
+    part: Split,
+    out: Path | str,
+    *,
+    levels: Sequence[int] | None = None,
+    draw: bool = False,
+    pool: bool = False,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    about: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Written:
+    """Encode a part of a data set into a safetensors file, batch by batch; neither has to fit into memory.
+
+    The file holds ``z1`` … by name, ``(n, …)`` float32, ``labels`` ``(n,)`` int64 and ``attributes`` ``(n, A)`` bool
+    where there are some, and under ``halikit.features`` in its metadata a JSON object. It appears when it is complete;
+    until then ``.NAME.part`` and ``.NAME.part.json`` beside it hold what is done.
+
+    Args:
+        hierarchy: In evaluation mode.
+        part: The data.
+        out: The file; an older one is replaced.
+        levels: Which latents, from 1 to L; all by default.
+        draw: Draw every state instead of following the means.
+        pool: Average feature maps over positions.
+        batch_size: Data at a time.
+        seed: Of draws.
+        about: What else the metadata say, as JSON takes it: the model, the data.
+        resume: Go on with what an interrupted writing has left.
+        on_progress: Called with (data done, data in all).
+
+    Returns:
+        Counts, for the record.
+
+    Raises:
+        InputError: If a level does not exist, the file cannot be written, or there is nothing to go on with.
+        ResourceError: If the disk is full.
+    """
+    out = Path(out)
+    names = [hierarchy.spaces[level].name for level in _checked(levels, len(hierarchy))]
+    meta = {"draw": draw, "pool": pool, "batch_size": batch_size, "seed": seed if draw else None, **(about or {})}
+    layout = _Layout.of(hierarchy, part, names, pool, meta)
+    started = time.perf_counter()
+    with writing(out, layout.size):
+        first = _begin(out, layout, resume)
+        with _partial(out).open("r+b") as file:
+            _fill(file, out, layout, hierarchy, part, names, meta, first, on_progress)
+        os.replace(_partial(out), out)
+        _progress_file(out).unlink(missing_ok=True)
+    return Written(len(part), first, time.perf_counter() - started, layout.size)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where everything lies in the file.
+
+    Attributes:
+        header: The file's first bytes.
+        begins: Where each tensor begins.
+        strides: Bytes of one row of each.
+        size: Of the file.
+    """
+
+    header: bytes
+    begins: dict[str, int]
+    strides: dict[str, int]
+    size: int
+
+    @classmethod
+    def of(
+        cls, hierarchy: Hierarchy, part: Split, names: Sequence[str], pool: bool, meta: Mapping[str, Any]
+    ) -> _Layout:
+        shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        # What needs the widest alignment comes first.
+        if part.labels is not None:
+            shapes["labels"] = (), torch.int64
+        for space in hierarchy.spaces:
+            if space.name in names:
+                shapes[space.name] = (space.shape[:1] if pool else space.shape), torch.float32
+        if part.attributes is not None:
+            shapes["attributes"] = tuple(part.attributes.shape[1:]), torch.bool
+        described: dict[str, Any] = {"__metadata__": {"halikit.features": json.dumps(meta, sort_keys=True)}}
+        offsets, strides, at = {}, {}, 0
+        for name, (shape, dtype) in shapes.items():
+            strides[name] = math.prod(shape) * dtype.itemsize
+            offsets[name] = at
+            end = at + len(part) * strides[name]
+            described[name] = {"dtype": _DTYPES[dtype], "shape": [len(part), *shape], "data_offsets": [at, end]}
+            at = end
+        text = json.dumps(described).encode()
+        text = text.ljust(-(-len(text) // 8) * 8)
+        header = struct.pack("<Q", len(text)) + text
+        return cls(header, {name: len(header) + begin for name, begin in offsets.items()}, strides, len(header) + at)
+
+
+def _begin(out: Path, layout: _Layout, resume: bool) -> int:
+    """The file with its header and all its length; returns the first row to encode."""
+    part = _partial(out)
+    if not resume:
+        _progress_file(out).unlink(missing_ok=True)
+        with part.open("wb") as file:
+            file.write(layout.header)
+            file.truncate(layout.size)
+        return 0
+    try:
+        rows = int(json.loads(_progress_file(out).read_text("utf-8"))["rows"])
+        with part.open("rb") as file:
+            header = file.read(len(layout.header))
+    except (OSError, ValueError, KeyError):
+        raise InputError(f"there is no interrupted writing of {out} to resume; leave --resume out to start") from None
+    if header != layout.header:
+        raise InputError(
+            f"what is left of {out} was made with another model, other data or other settings; "
+            "give the same ones, or leave --resume out to start again"
+        )
+    return rows
+
+
+def _fill(
+    file: BinaryIO,
+    out: Path,
+    layout: _Layout,
+    hierarchy: Hierarchy,
+    part: Split,
+    names: Sequence[str],
+    meta: Mapping[str, Any],
+    first: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    size = meta["batch_size"]
+    batches = encoded(hierarchy, part, batch_size=size, start=first, draw=meta["draw"], seed=meta["seed"] or 0)
+    saved = time.perf_counter()
+    for rows, states in batches:
+        chunk = {name: pooled(states[name]) if meta["pool"] else states[name] for name in names}
+        if part.labels is not None:
+            chunk["labels"] = part.labels[rows]
+        if part.attributes is not None:
+            chunk["attributes"] = part.attributes[rows]
+        for name, values in chunk.items():
+            file.seek(layout.begins[name] + rows.start * layout.strides[name])
+            file.write(values.contiguous().cpu().numpy().tobytes())
+        if time.perf_counter() - saved > _SAVED_EVERY:
+            _sync(file)
+            write_atomically(_progress_file(out), json.dumps({"rows": rows.stop}))
+            saved = time.perf_counter()
+        if on_progress:
+            on_progress(rows.stop, len(part))
+    _sync(file)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(f".{out.name}.part")
+
+
+def _progress_file(out: Path) -> Path:
+    return out.with_name(f".{out.name}.part.json")
+
+
+def _checked(levels: Sequence[int] | None, top: int) -> Sequence[int]:
+    levels = range(1, top + 1) if levels is None else levels
+    wrong = [level for level in levels if not 1 <= level <= top]
+    if wrong or not levels:
+        raise InputError(f"levels go from 1 to {top}, got {', '.join(map(str, wrong)) or 'none'}")
+    return levels
+
+
+def _seed_of(seed: int, row: int) -> int:
+    return int(np.random.SeedSequence((seed, row)).generate_state(1)[0])

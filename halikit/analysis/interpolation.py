@@ -1,0 +1,69 @@
+"""Between two data, at any level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from halikit.hierarchy import Hierarchy
+
+__all__ = ["interpolate"]
+
+
+@torch.no_grad()
+def interpolate(
+    hierarchy: Hierarchy,
+    start: Tensor,
+    end: Tensor,
+    level: int,
+    positions: Sequence[float],
+    *,
+    path: Literal["linear", "spherical"] = "linear",
+) -> Tensor:
+    """Encode two data along the means, go from one ``z_l`` to the other, and decode on the way.
+
+    Args:
+        hierarchy: In evaluation mode.
+        start: ``(n, *shape of x)``.
+        end: The same shape.
+        level: l, between 1 and L.
+        positions: 0 for ``start``, 1 for ``end``, and what lies between or beyond.
+        path: ``"linear"``, or ``"spherical"``, along the great circle of the directions with the length
+            interpolated: what high-dimensional Gaussian latents ask for, whose lengths hardly vary.
+
+    Returns:
+        ``(n, len(positions), *shape of x)``.
+
+    Raises:
+        ValueError: If the shapes differ, or there is no such level or path.
+    """
+    if start.shape != end.shape:
+        raise ValueError(f"both ends need one shape, got {tuple(start.shape)} and {tuple(end.shape)}")
+    if path not in ("linear", "spherical"):
+        raise ValueError(f"a path is 'linear' or 'spherical', got {path!r}")
+    stack = hierarchy[:level]
+    top, bottom = stack.spaces[-1].name, stack.spaces[0].name
+    a, b = (stack.encode(x)[top] for x in (start, end))
+    between = _linear if path == "linear" else _spherical
+    return torch.stack([stack.decode(between(a, b, position))[bottom] for position in positions], 1)
+
+
+def _linear(a: Tensor, b: Tensor, position: float) -> Tensor:
+    return a + position * (b - a)
+
+
+def _spherical(a: Tensor, b: Tensor, position: float) -> Tensor:
+    u, v = a.flatten(1), b.flatten(1)
+    lengths = u.norm(dim=1, keepdim=True), v.norm(dim=1, keepdim=True)
+    u, v = (vector / length.clamp_min(1e-12) for vector, length in zip((u, v), lengths, strict=True))
+    angle = (u * v).sum(1, keepdim=True).clamp(-1, 1).acos()
+    # Between parallel vectors the circle is a point, and the line as good.
+    sine = angle.sin()
+    parallel = sine < 1e-4
+    sine = sine.where(~parallel, torch.ones_like(sine))
+    on_circle = (((1 - position) * angle).sin() * u + (position * angle).sin() * v) / sine
+    direction = torch.where(parallel, _linear(u, v, position), on_circle)
+    return (direction * _linear(*lengths, position)).reshape(a.shape)

@@ -1,0 +1,561 @@
+"""Propositions 1 and 2, the identity behind them, and both lemmas (sections 3.2 and A.2), side by side in numbers.
+
+With q the encoder's joint (Eq. 3) and p the decoder's (Eq. 4), for every level l
+
+    E_q[L^l] = H(x|z_l) + KL(q(x, z_l) ‖ p(x, z_l)) − KL(q(z_l) ‖ p(z_l))        the identity
+    E_q[L^l] ≥ H(x|z_l)                                                           Proposition 2, Eq. 7
+    E_q[L^l] − H(x|z_l) ≤ K · D_JS(p(x, z_1 … z_L), q(x, z_1 … z_L))              Proposition 1, Eq. 6
+
+where H is the conditional entropy under q, and K is finite only if q/p is bounded. The paper's proof writes the
+divergences the other way round, which the identity does not allow. It rests on two lemmas: divergences of joints are at
+least those of their marginals (Eq. 11), and KL ≤ χ² ≤ K · D_JS where q/p is bounded (Eqs. 12 and 13). D_JS lies in
+[0, log 2]; everything is in nats.
+
+Linear-Gaussian hierarchies have all of it in closed form but D_JS, an integral that is estimated; hierarchies over
+finite spaces have all of it exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from halikit.analysis.quantity import Quantity
+from halikit.hierarchy import Hierarchy, Link
+from halikit.kernels import CategoricalKernel, Gaussian, Kernel, LinearGaussianKernel
+from halikit.spaces import Space
+
+__all__ = [
+    "Case",
+    "FiniteJoints",
+    "LevelTerms",
+    "Verdict",
+    "examine",
+    "finite_joints",
+    "finite_terms",
+    "gaussian_terms",
+    "random_finite_joints",
+    "random_linear_gaussian",
+    "tight_constant",
+    "verdicts",
+]
+
+# Quasi-random points for D_JS, and independent scramblings of them, whose spread is the standard error.
+_POINTS, _SCRAMBLES = 1024, 8
+# How far rounding may carry one side of a statement over the other, relative to their size.
+_TOLERANCE = 1e-9
+# How many standard errors an estimate of D_JS may.
+_DEVIATIONS = 5.0
+
+
+@dataclass(frozen=True)
+class LevelTerms:
+    """Both sides of every statement for one level, in nats.
+
+    Attributes:
+        level: l.
+        error: ``E_q[L^l]``, from the conditional density ``p(x|z_l)``.
+        entropy: ``H(x|z_l)`` under q.
+        kl_pair: ``KL(q(x, z_l) ‖ p(x, z_l))``.
+        kl_latent: ``KL(q(z_l) ‖ p(z_l))``.
+        kl_joint: ``KL(q ‖ p)`` of all states.
+        chi2_pair: ``χ²(q(x, z_l) ‖ p(x, z_l))``; infinite where it diverges.
+        js_pair: ``D_JS`` of ``(x, z_l)``.
+        js_joint: ``D_JS`` of all states.
+        constant: The smallest K for which ``KL ≤ K · D_JS`` follows from the bound on q/p; infinite without one.
+        paper_constant: The K of Lemma 2, which goes through χ².
+    """
+
+    level: int
+    error: Quantity
+    entropy: Quantity
+    kl_pair: Quantity
+    kl_latent: Quantity
+    kl_joint: Quantity
+    chi2_pair: Quantity
+    js_pair: Quantity
+    js_joint: Quantity
+    constant: float
+    paper_constant: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """A hierarchy that was examined.
+
+    Attributes:
+        kind: What it is: any linear-Gaussian one, one whose q/p is bounded, or one over finite spaces.
+        terms: Of its levels, from 1 up.
+    """
+
+    kind: Literal["gaussian", "bounded gaussian", "finite"]
+    terms: tuple[LevelTerms, ...]
+
+
+class Verdict(NamedTuple):
+    """A statement over many cases.
+
+    Attributes:
+        name: What it is called.
+        statement: In symbols.
+        checked: How often it was checked.
+        violations: How often one side was beyond the other by more than rounding and, where D_JS is an estimate, five
+            of its standard errors.
+        tightest: The smallest slack, right less left; of an equality the largest difference. In nats.
+    """
+
+    name: str
+    statement: str
+    checked: int
+    violations: int
+    tightest: float
+
+
+def tight_constant(bound: float) -> float:
+    """The smallest K with ``KL(q ‖ p) ≤ K · D_JS(p, q)`` for all q and p with ``q/p ≤ bound``.
+
+    Both are f-divergences of q from p, and the quotient of their generators
+    ``(r log r − r + 1) / (½ r log(2r/(1+r)) + ½ log(2/(1+r)))`` grows with r; it is 4 at r = 1.
+
+    Args:
+        bound: At least 1.
+    """
+    return _quotient(bound, lambda r: r * math.log(r) - r + 1, at_one=4.0)
+
+
+def _paper_constant(bound: float) -> float:
+    """The same for ``χ²(q ‖ p)``, whose generator is ``(r − 1)²`` (Lemma 2)."""
+    return _quotient(bound, lambda r: (r - 1) ** 2, at_one=8.0)
+
+
+def _quotient(r: float, generator: Callable[[float], float], at_one: float) -> float:
+    if math.isinf(r):
+        return r
+    if r - 1 < 1e-4:
+        return at_one
+    return generator(r) / (0.5 * (r * math.log(2 * r / (1 + r)) + math.log(2 / (1 + r))))
+
+
+# Linear-Gaussian hierarchies
+
+
+@torch.no_grad()
+def gaussian_terms(hierarchy: Hierarchy, data: Gaussian) -> tuple[LevelTerms, ...]:
+    """All terms of a linear-Gaussian hierarchy: exact, but for D_JS.
+
+    Args:
+        hierarchy: All kernels linear-Gaussian, the prior standard normal.
+        data: ``q(x)``.
+
+    Raises:
+        TypeError: If a kernel or the prior is another.
+    """
+    q, p, blocks = _gaussian_joints(hierarchy, data)
+    js_joint = _gaussian_js(q, p)
+    terms = []
+    for level in range(1, len(hierarchy) + 1):
+        pair = torch.cat([blocks[0], blocks[level]])
+        q_pair, p_pair = _marginal(q, pair), _marginal(p, pair)
+        q_latent, p_latent = _marginal(q, blocks[level]), _marginal(p, blocks[level])
+        decoder = hierarchy[:level].decoder
+        assert isinstance(decoder, LinearGaussianKernel)
+        bound = _largest_ratio(q_pair, p_pair)
+        terms.append(
+            LevelTerms(
+                level,
+                error=_exact(_expected_error(q_pair, decoder)),
+                entropy=_exact(q_pair.entropy - q_latent.entropy),
+                kl_pair=_exact(q_pair.kl(p_pair)),
+                kl_latent=_exact(q_latent.kl(p_latent)),
+                kl_joint=_exact(q.kl(p)),
+                chi2_pair=_exact(_gaussian_chi2(q_pair, p_pair)),
+                js_pair=_gaussian_js(q_pair, p_pair),
+                js_joint=js_joint,
+                constant=tight_constant(bound),
+                paper_constant=_paper_constant(bound),
+            )
+        )
+    return tuple(terms)
+
+
+def _gaussian_joints(hierarchy: Hierarchy, data: Gaussian) -> tuple[Gaussian, Gaussian, list[Tensor]]:
+    """Both joints over ``x, z_1, …, z_L``, and which elements are whose."""
+    ups, downs = ([getattr(link, way) for link in hierarchy] for way in ("up", "down"))
+    if hierarchy.prior.distribution is not None or not all(isinstance(k, LinearGaussianKernel) for k in ups + downs):
+        raise TypeError("closed forms need linear-Gaussian kernels throughout and a standard normal prior")
+    sizes = [space.size for space in hierarchy.spaces]
+    top = torch.eye(sizes[-1]).to(data.mean)
+    q = _chained(data, ups)
+    p = _chained(Gaussian(torch.zeros_like(top[0]), top), downs[::-1])
+    # The decoder's chain begins at the top.
+    return q, _marginal(p, torch.cat(_blocks(sizes[::-1])[::-1])), _blocks(sizes)
+
+
+def _exact(value: Tensor | float) -> Quantity:
+    return Quantity(float(value), "exact", "nats")
+
+
+def _chained(start: Gaussian, kernels: Sequence[LinearGaussianKernel]) -> Gaussian:
+    """The measure on all states of a Markov chain, in order."""
+    mean, covariance = start
+    size = len(mean)
+    for kernel in kernels:
+        weight = kernel.weight
+        last = covariance[-size:, -size:]
+        cross = covariance[:, -size:] @ weight.T
+        corner = weight @ last @ weight.T + kernel.covariance
+        covariance = torch.cat([torch.cat([covariance, cross], 1), torch.cat([cross.T, corner], 1)])
+        mean = torch.cat([mean, weight @ mean[-size:] + kernel.bias])
+        size = len(corner)
+    return Gaussian(mean, covariance)
+
+
+def _blocks(sizes: Sequence[int]) -> list[Tensor]:
+    """The indices of each state among the elements of all of them."""
+    return list(torch.arange(sum(sizes)).split(list(sizes)))
+
+
+def _marginal(measure: Gaussian, index: Tensor) -> Gaussian:
+    return Gaussian(measure.mean[index], measure.covariance[index][:, index])
+
+
+def _expected_error(q: Gaussian, decoder: LinearGaussianKernel) -> Tensor:
+    """``E_q[−log N(x; Vz + c, R)]`` from the moments of ``x − Vz − c``."""
+    d = decoder.target.size
+    residual = torch.cat([torch.eye(d).to(decoder.weight), -decoder.weight], 1)
+    mean = residual @ q.mean - decoder.bias
+    moment = residual @ q.covariance @ residual.T + torch.outer(mean, mean)
+    r = decoder.covariance
+    return 0.5 * (d * math.log(2 * math.pi) + r.logdet() + torch.linalg.solve(r, moment).trace())
+
+
+def _largest_ratio(q: Gaussian, p: Gaussian) -> float:
+    """The maximum of q/p; infinite unless p's covariance dominates q's."""
+    excess = p.covariance - q.covariance
+    if torch.linalg.eigvalsh(excess).min() <= 1e-12:
+        return math.inf
+    delta = q.mean - p.mean
+    log_ratio = 0.5 * (p.covariance.logdet() - q.covariance.logdet() + delta @ torch.linalg.solve(excess, delta))
+    return math.exp(min(float(log_ratio), 700.0))
+
+
+def _gaussian_chi2(q: Gaussian, p: Gaussian) -> float:
+    """``∫ q²/p − 1``; infinite where the integral diverges."""
+    a, b = torch.linalg.inv(q.covariance), torch.linalg.inv(p.covariance)
+    m = 2 * a - b
+    if torch.linalg.eigvalsh(m).min() <= 0:
+        return math.inf
+    b_delta = b @ (q.mean - p.mean)
+    exponent = b_delta @ torch.linalg.solve(m, b_delta) + (q.mean - p.mean) @ b_delta
+    return math.expm1(min(float(a.logdet() + 0.5 * (exponent - b.logdet() - m.logdet())), 700.0))
+
+
+def _gaussian_js(q: Gaussian, p: Gaussian) -> Quantity:
+    """``D_JS`` by quasi-Monte Carlo: an estimate whose standard error comes from independent scramblings."""
+    measures = [torch.distributions.MultivariateNormal(m.mean, m.covariance) for m in (q, p)]
+    normal = _normal_points(len(q.mean)).to(q.mean)
+    estimates = torch.zeros(_SCRAMBLES, dtype=torch.float64)
+    for this, other in (measures, measures[::-1]):
+        points = this.loc + normal @ this.scale_tril.T
+        # log(2 this / (this + other)), without a quotient of small numbers.
+        log_ratio = other.log_prob(points) - this.log_prob(points)
+        estimates += 0.5 * (math.log(2) - softplus(log_ratio)).double().mean(1)
+    return Quantity.mean(estimates, "estimate", "nats")
+
+
+@cache
+def _normal_points(dimension: int) -> Tensor:
+    """Quasi-random points of a standard normal, ``(scramblings, points, dimension)``."""
+    engines = [torch.quasirandom.SobolEngine(dimension, scramble=True, seed=seed) for seed in range(_SCRAMBLES)]
+    uniform = torch.stack([engine.draw(_POINTS, dtype=torch.float64) for engine in engines])
+    return math.sqrt(2) * torch.erfinv(2 * uniform.clamp(1e-12, 1 - 1e-12) - 1)
+
+
+# Finite spaces
+
+
+class FiniteJoints(NamedTuple):
+    """Both joints of a hierarchy over finite spaces.
+
+    Attributes:
+        q: ``(S_0, S_1, …, S_L)``, probabilities of the encoder's joint (Eq. 3).
+        p: The same shape, those of the decoder's (Eq. 4).
+    """
+
+    q: Tensor
+    p: Tensor
+
+    @classmethod
+    def of(cls, data: Tensor, ups: Sequence[Tensor], downs: Sequence[Tensor], prior: Tensor) -> FiniteJoints:
+        """Multiply the tables of a hierarchy.
+
+        Args:
+            data: ``q(x)``, ``(S_0,)``.
+            ups: ``q(z_l|z_{l−1})``, ``(S_{l−1}, S_l)``, rows adding up to 1, from level 1 up.
+            downs: ``p(z_{l−1}|z_l)``, ``(S_l, S_{l−1})``, likewise.
+            prior: ``p(z_L)``, ``(S_L,)``.
+        """
+        q = data
+        for up in ups:
+            q = q.unsqueeze(-1) * up
+        p = prior
+        for down in reversed(downs):
+            p = p.unsqueeze(-1) * down
+        return cls(q, p.permute(*reversed(range(p.dim()))))
+
+
+@torch.no_grad()
+def finite_joints(hierarchy: Hierarchy, data: Tensor) -> FiniteJoints:
+    """Both joints of a hierarchy of categorical kernels, over indices or one-hot vectors.
+
+    Args:
+        hierarchy: All kernels categorical and not relaxed; its prior over the top classes.
+        data: ``q(x)``, ``(S_0,)``.
+
+    Raises:
+        TypeError: If a kernel is another.
+    """
+
+    def states(space: Space, count: int) -> Tensor:
+        return torch.eye(count) if space.rank else torch.arange(count)
+
+    def table(kernel: Kernel, count: int) -> Tensor:
+        if not isinstance(kernel, CategoricalKernel) or kernel.temperature is not None:
+            raise TypeError(f"finite spaces need categorical kernels that are not relaxed; {kernel} is none")
+        return kernel.logits(states(kernel.source, count)).double().softmax(-1)
+
+    counts = [len(data)]
+    ups, downs = [], []
+    for link in hierarchy:
+        ups.append(table(link.up, counts[-1]))
+        counts.append(ups[-1].shape[-1])
+        downs.append(table(link.down, counts[-1]))
+    prior = hierarchy.prior().log_prob(states(hierarchy.spaces[-1], counts[-1])).double().exp()
+    return FiniteJoints.of(data.double(), ups, downs, prior)
+
+
+def finite_terms(joints: FiniteJoints) -> tuple[LevelTerms, ...]:
+    """All terms of a hierarchy over finite spaces, exactly.
+
+    Args:
+        joints: Both joints, p positive.
+    """
+    q, p = joints
+    terms = []
+    for level in range(1, q.dim()):
+        others = [axis for axis in range(q.dim()) if axis not in (0, level)]
+        q_pair, p_pair = (joint.sum(others) if others else joint for joint in (q, p))
+        q_latent, p_latent = q_pair.sum(0), p_pair.sum(0)
+        bound = float((q_pair / p_pair).max())
+        error = -(q_pair * (p_pair / p_latent).log()).sum()
+        terms.append(
+            LevelTerms(
+                level,
+                error=_exact(error),
+                entropy=_exact(-_kl(q_pair, q_latent.expand_as(q_pair))),
+                kl_pair=_exact(_kl(q_pair, p_pair)),
+                kl_latent=_exact(_kl(q_latent, p_latent)),
+                kl_joint=_exact(_kl(q, p)),
+                chi2_pair=_exact(((q_pair - p_pair).square() / p_pair).sum()),
+                js_pair=_exact(_js(q_pair, p_pair)),
+                js_joint=_exact(_js(q, p)),
+                constant=tight_constant(bound),
+                paper_constant=_paper_constant(bound),
+            )
+        )
+    return tuple(terms)
+
+
+def _kl(q: Tensor, p: Tensor) -> Tensor:
+    return (torch.xlogy(q, q) - torch.xlogy(q, p)).sum()
+
+
+def _js(q: Tensor, p: Tensor) -> Tensor:
+    middle = (q + p) / 2
+    return 0.5 * (_kl(q, middle) + _kl(p, middle))
+
+
+# Random hierarchies
+
+
+@torch.no_grad()
+def random_linear_gaussian(
+    sizes: Sequence[int], generator: torch.Generator, *, bounded: bool = False
+) -> tuple[Hierarchy, Gaussian]:
+    """A random linear-Gaussian hierarchy in float64 with a random ``q(x)``.
+
+    Args:
+        sizes: Elements of ``x, z_1, …, z_L``.
+        generator: Source of randomness.
+        bounded: Whether q/p is to be bounded, so that K is finite: the encoder is then the decoder's posterior with
+            narrower noise, somewhat disturbed.
+    """
+    spaces = [Space("x" if i == 0 else f"z{i}", (size,)) for i, size in enumerate(sizes)]
+    downs = [_random_kernel(upper, lower, generator) for lower, upper in pairwise(spaces)]
+    if not bounded:
+        ups = [_random_kernel(lower, upper, generator) for lower, upper in pairwise(spaces)]
+        return _stacked(ups, downs), _random_measure(sizes[0], generator)
+    marginal = Gaussian(torch.zeros(sizes[-1], dtype=torch.float64), torch.eye(sizes[-1], dtype=torch.float64))
+    posteriors = []
+    for down in reversed(downs):
+        posteriors.append(down.posterior(marginal))
+        marginal = down.marginal(marginal)
+    shrink = 0.3 + 0.6 * float(torch.rand((), generator=generator))
+    disturbance = 0.1
+    while True:
+        ups = [_narrowed(kernel, shrink, disturbance, generator) for kernel in reversed(posteriors)]
+        mean = marginal.mean + disturbance * _normal(sizes[0], generator=generator)
+        found = _stacked(ups, downs), Gaussian(mean.detach(), (shrink * marginal.covariance).detach())
+        if _is_bounded(*found):
+            return found
+        # A kernel belongs to one link: the next attempt needs its own.
+        downs = [LinearGaussianKernel(d.source, d.target, d.weight, d.bias, d.covariance) for d in downs]
+        disturbance /= 2
+
+
+def _is_bounded(hierarchy: Hierarchy, data: Gaussian) -> bool:
+    """Whether q/p is, for x with every latent."""
+    q, p, (x, *latents) = _gaussian_joints(hierarchy, data)
+    pairs = [torch.cat([x, z]) for z in latents]
+    return all(math.isfinite(_largest_ratio(_marginal(q, pair), _marginal(p, pair))) for pair in pairs)
+
+
+def _normal(*shape: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _random_covariance(size: int, generator: torch.Generator) -> Tensor:
+    factor = _normal(size, size, generator=generator) / math.sqrt(size)
+    return factor @ factor.T + 0.3 * torch.eye(size, dtype=torch.float64)
+
+
+def _random_measure(size: int, generator: torch.Generator) -> Gaussian:
+    return Gaussian(_normal(size, generator=generator), _random_covariance(size, generator))
+
+
+def _random_kernel(source: Space, target: Space, generator: torch.Generator) -> LinearGaussianKernel:
+    weight = _normal(target.size, source.size, generator=generator) / math.sqrt(source.size)
+    measure = _random_measure(target.size, generator)
+    return LinearGaussianKernel(source, target, weight, measure.mean, measure.covariance)
+
+
+def _narrowed(
+    kernel: LinearGaussianKernel, shrink: float, disturbance: float, generator: torch.Generator
+) -> LinearGaussianKernel:
+    weight = kernel.weight + disturbance * _normal(*kernel.weight.shape, generator=generator)
+    bias = kernel.bias + disturbance * _normal(*kernel.bias.shape, generator=generator)
+    return LinearGaussianKernel(kernel.source, kernel.target, weight, bias, shrink * kernel.covariance)
+
+
+def _stacked(ups: Sequence[LinearGaussianKernel], downs: Sequence[LinearGaussianKernel]) -> Hierarchy:
+    return Hierarchy([Link(up, down) for up, down in zip(ups, downs, strict=True)]).double()
+
+
+def random_finite_joints(counts: Sequence[int], generator: torch.Generator) -> FiniteJoints:
+    """Both joints of a random hierarchy over finite spaces, all probabilities positive.
+
+    Args:
+        counts: States of ``x, z_1, …, z_L``.
+        generator: Source of randomness.
+    """
+
+    def table(*shape: int) -> Tensor:
+        return _normal(*shape, generator=generator).softmax(-1)
+
+    ups = [table(a, b) for a, b in pairwise(counts)]
+    downs = [table(b, a) for a, b in pairwise(counts)]
+    return FiniteJoints.of(table(counts[0]), ups, downs, table(counts[-1]))
+
+
+# Verdicts
+
+
+def examine(count: int, levels: int = 3, *, seed: int = 0) -> tuple[Case, ...]:
+    """Compute all terms of random hierarchies, ``count`` of each kind, of 1 to ``levels`` levels.
+
+    Args:
+        count: At least 1.
+        levels: The most levels, at least 1.
+        seed: Of everything.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    cases = []
+    for i in range(count):
+        depth = 1 + i % levels
+        sizes = torch.randint(1, 4, (depth + 1,), generator=generator).tolist()
+        for kind, bounded in (("gaussian", False), ("bounded gaussian", True)):
+            found = random_linear_gaussian(sizes, generator, bounded=bounded)
+            cases.append(Case(kind, gaussian_terms(*found)))  # type: ignore[arg-type]
+        counts = torch.randint(2, 6, (depth + 1,), generator=generator).tolist()
+        cases.append(Case("finite", finite_terms(random_finite_joints(counts, generator))))
+    return tuple(cases)
+
+
+def verdicts(cases: Sequence[Case]) -> tuple[Verdict, ...]:
+    """Check every statement on every level of every case where it says something."""
+    terms = [term for case in cases for term in case.terms]
+    bounded = [term for term in terms if math.isfinite(term.constant)]
+    steps = [(below, above) for case in cases for below, above in pairwise(case.terms)]
+    return (
+        _equality(
+            "identity",
+            "E[L] = H(x|z) + KL(q(x,z)‖p(x,z)) − KL(q(z)‖p(z))",
+            [(t.error.value, t.entropy.value + t.kl_pair.value - t.kl_latent.value) for t in terms],
+        ),
+        _inequality("Proposition 2, Eq. 7", "H(x|z) ≤ E[L]", [(t.entropy, t.error, 1.0) for t in terms]),
+        _inequality(
+            "Proposition 1, Eq. 6",
+            "E[L] − H(x|z) ≤ K D_JS(p, q)",
+            [(_exact(t.error.value - t.entropy.value), t.js_joint, t.constant) for t in bounded],
+        ),
+        _inequality(
+            "Lemma 1, Eq. 11, KL", "KL(q(x,z)‖p(x,z)) ≤ KL(q‖p)", [(t.kl_pair, t.kl_joint, 1.0) for t in terms]
+        ),
+        _inequality(
+            "Lemma 1, Eq. 11, D_JS", "D_JS(p(x,z), q(x,z)) ≤ D_JS(p, q)", [(t.js_pair, t.js_joint, 1.0) for t in terms]
+        ),
+        _inequality(
+            "Lemma 2, Eq. 12",
+            "KL(q(x,z)‖p(x,z)) ≤ K D_JS(p(x,z), q(x,z))",
+            [(t.kl_pair, t.js_pair, t.constant) for t in bounded],
+        ),
+        _inequality(
+            "Lemma 2, Eq. 13, left",
+            "KL(q(x,z)‖p(x,z)) ≤ χ²(q(x,z)‖p(x,z))",
+            [(t.kl_pair, t.chi2_pair, 1.0) for t in terms],
+        ),
+        _inequality(
+            "Lemma 2, Eq. 13, right",
+            "χ²(q(x,z)‖p(x,z)) ≤ K' D_JS(p(x,z), q(x,z))",
+            [(t.chi2_pair, t.js_pair, t.paper_constant) for t in bounded],
+        ),
+        _inequality(
+            "entropies", "H(x|z_l) ≤ H(x|z_{l+1})", [(below.entropy, above.entropy, 1.0) for below, above in steps]
+        ),
+    )
+
+
+def _equality(name: str, statement: str, sides: Sequence[tuple[float, float]]) -> Verdict:
+    gaps = [abs(left - right) for left, right in sides]
+    wrong = sum(gap > _TOLERANCE * (1 + abs(left)) for gap, (left, _) in zip(gaps, sides, strict=True))
+    return Verdict(name, statement, len(sides), wrong, max(gaps, default=0.0))
+
+
+def _inequality(name: str, statement: str, sides: Sequence[tuple[Quantity, Quantity, float]]) -> Verdict:
+    """``left ≤ factor · right``."""
+    violations = 0
+    slacks = []
+    for left, right, factor in sides:
+        slack = factor * right.value - left.value
+        deviation = (left.standard_error or 0.0) + factor * (right.standard_error or 0.0)
+        violations += not slack >= -_TOLERANCE * (1 + abs(left.value)) - _DEVIATIONS * deviation
+        slacks.append(slack)
+    return Verdict(name, statement, len(sides), violations, min(slacks, default=math.inf))

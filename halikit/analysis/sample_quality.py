@@ -1,0 +1,152 @@
+"""How far samples are from data: precision, recall, density and coverage; FID and KID in features of one's choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from halikit.analysis.quantity import Quantity
+from halikit.errors import InputError
+
+__all__ = ["Manifolds", "frechet_distance", "kernel_distance", "manifolds", "onnx_features"]
+
+_CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class Manifolds:
+    """Shares counted on finite sets, by balls that reach to the k-th neighbour: estimates, with n behind them.
+
+    Attributes:
+        precision: Samples that lie in the ball of some datum (Kynkäänniemi et al. 2019); in [0, 1].
+        recall: Data that lie in the ball of some sample; in [0, 1].
+        density: How many balls of data a sample lies in, over k (Naeem et al. 2020); 1 for samples like the data.
+        coverage: Data whose ball holds a sample; in [0, 1].
+    """
+
+    precision: Quantity
+    recall: Quantity
+    density: Quantity
+    coverage: Quantity
+
+
+@torch.no_grad()
+def manifolds(data: Tensor, samples: Tensor, *, k: int = 5) -> Manifolds:
+    """Compare two sets by the neighbourhoods of their points.
+
+    Args:
+        data: Features, ``(n, …)``, more than k.
+        samples: Features, ``(m, …)``, more than k; best as many as data.
+        k: Neighbours that a ball reaches to.
+
+    Raises:
+        ValueError: If there are too few.
+    """
+    data, samples = data.flatten(1).float(), samples.flatten(1).float()
+    if min(len(data), len(samples)) <= k:
+        raise ValueError(f"balls to the {k}-th neighbour need more than {k} points, got {len(data)} and {len(samples)}")
+    data_radii, sample_radii = _radii(data, k), _radii(samples, k)
+    recalled, covered, balls = [], [], []
+    for chunk, radii in zip(data.split(_CHUNK), data_radii.split(_CHUNK), strict=True):
+        distance = torch.cdist(chunk, samples)
+        recalled.append((distance < sample_radii).any(1))
+        inside = distance < radii.unsqueeze(1)
+        covered.append(inside.any(1))
+        balls.append(inside.sum(0))
+    counts = torch.stack(balls).sum(0)
+
+    def estimate(values: Tensor) -> Quantity:
+        return Quantity.mean(values, "estimate")
+
+    return Manifolds(
+        estimate(counts > 0), estimate(torch.cat(recalled)), estimate(counts / k), estimate(torch.cat(covered))
+    )
+
+
+def _radii(x: Tensor, k: int) -> Tensor:
+    """Distances to the k-th neighbour, itself not counted, ``(n,)``."""
+    return torch.cat([torch.cdist(chunk, x).kthvalue(k + 1, 1).values for chunk in x.split(_CHUNK)])
+
+
+@torch.no_grad()
+def frechet_distance(data: Tensor, samples: Tensor) -> Quantity:
+    """``‖μ − ν‖² + tr(S + T − 2 (ST)^½)`` of Gaussians fitted to features: FID, in the features given.
+
+    An estimate that is too high on small sets; compare only values from equal counts.
+
+    Args:
+        data: Features, ``(n, d)``.
+        samples: Features, ``(m, d)``.
+    """
+    (mu, s), (nu, t) = ((x.mean(0), torch.cov(x.T)) for x in (data.flatten(1).double(), samples.flatten(1).double()))
+    values, vectors = torch.linalg.eigh(s)
+    root = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ t @ root).clamp_min(0).sqrt().sum()
+    distance = (mu - nu).square().sum() + s.trace() + t.trace() - 2 * cross
+    return Quantity(max(float(distance), 0.0), "estimate", count=min(len(data), len(samples)))
+
+
+@torch.no_grad()
+def kernel_distance(data: Tensor, samples: Tensor, *, subsets: int = 50, size: int = 500, seed: int = 0) -> Quantity:
+    """The squared maximum mean discrepancy under ``(uᵀv/d + 1)³``: KID, in the features given; an unbiased estimate.
+
+    Args:
+        data: Features, ``(n, d)``.
+        samples: Features, ``(m, d)``.
+        subsets: Over how many random subsets it is averaged; they overlap, so the standard error is a rough one.
+        size: Of a subset, at most.
+        seed: Of the subsets.
+    """
+    data, samples = data.flatten(1).double(), samples.flatten(1).double()
+    size = min(size, len(data), len(samples))
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(subsets):
+        x, y = (z[torch.randperm(len(z), generator=generator)[:size]] for z in (data, samples))
+
+        def kernel(u: Tensor, v: Tensor) -> Tensor:
+            return (u @ v.T / u.shape[1] + 1) ** 3
+
+        within = sum((k.sum() - k.trace()) / (size * (size - 1)) for k in (kernel(x, x), kernel(y, y)))
+        found.append(within - 2 * kernel(x, y).mean())
+    return Quantity.mean(torch.stack(found), "estimate")
+
+
+def onnx_features(path: Path | str) -> Callable[[Tensor], Tensor]:
+    """A feature network from an ONNX file, as a function of images.
+
+    Args:
+        path: A network from ``(n, C, H, W)`` float32 in [−1, 1] to features ``(n, …)``, its first output; it resizes
+            and normalises by itself.
+
+    Returns:
+        From images on any device to features ``(n, d)`` on the CPU.
+
+    Raises:
+        InputError: If the file cannot be read, or onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError("feature networks in ONNX need onnxruntime: pip install 'halikit[onnx]'") from None
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class of its own for every cause
+        raise InputError(f"cannot read the feature network {path}: {str(error).splitlines()[0]}") from None
+    name = session.get_inputs()[0].name
+
+    def features(images: Tensor) -> Tensor:
+        try:
+            (found, *_) = session.run(None, {name: images.detach().float().cpu().numpy()})
+        except Exception as error:
+            raise InputError(
+                f"the feature network {path} does not take images of {tuple(images.shape[1:])}: "
+                f"{str(error).splitlines()[0]}"
+            ) from None
+        return torch.from_numpy(found).flatten(1)
+
+    return features

@@ -1,0 +1,45 @@
+"""Samples (Fig. 2), with the prior cut off if asked."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from halikit.hierarchy import Hierarchy
+
+__all__ = ["sample"]
+
+
+@torch.no_grad()
+def sample(
+    hierarchy: Hierarchy, n: int, *, truncation: float | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw data from the decoder's joint.
+
+    Args:
+        hierarchy: In evaluation mode.
+        n: How many.
+        truncation: Draw ``z_L`` from the prior given that no element is beyond so many standard deviations: samples
+            vary less and look better. Kernels below draw as ever.
+        generator: Source of randomness.
+
+    Returns:
+        ``(n, *shape of x)``.
+
+    Raises:
+        ValueError: If the truncation is not positive, or the prior is not the standard normal.
+    """
+    if truncation is None:
+        return hierarchy.sample(n, generator=generator)
+    if not truncation > 0:
+        raise ValueError(f"a truncation is a positive number of standard deviations, got {truncation}")
+    if hierarchy.prior.distribution is not None:
+        raise ValueError("only a standard normal prior can be truncated; this one is of your own")
+    space, device = hierarchy.spaces[-1], hierarchy.prior.device
+    uniform = torch.rand(n, *space.shape, generator=generator, device=device, dtype=torch.float64)
+    bound = math.erf(truncation / math.sqrt(2))
+    z = math.sqrt(2) * torch.erfinv((2 * uniform - 1) * bound)
+    dtype = next((p.dtype for p in hierarchy.parameters()), torch.float32)
+    return hierarchy.decode(z.to(dtype), sample=True, generator=generator)[hierarchy.spaces[0].name]

@@ -1,0 +1,108 @@
+"""``halikit encode``: features of a data set, in a file (section 7.1)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from halikit.cli import common
+
+
+class Part(StrEnum):
+    """A part of a data set."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel="Use a model")(encode)
+
+
+def encode(
+    run: common.RunArgument,
+    data: common.Data = None,
+    part: Annotated[Part, typer.Option(help="Which part of the data.")] = Part.TRAIN,
+    level: Annotated[
+        list[int] | None, typer.Option(min=1, help="One level; as often as needed; all by default.")
+    ] = None,
+    draw: Annotated[bool, typer.Option("--draw", help="Draw every state instead of following the means.")] = False,
+    pool: Annotated[bool, typer.Option("--pool", help="Average feature maps over positions.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 500,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted command has left.")] = False,
+    weights: common.Weights = "averaged",
+    device: common.Device = "auto",
+    seed: common.Seed = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; by default features-PART.safetensors in the run.", show_default=False),
+    ] = None,
+    as_json: common.Json = False,
+) -> None:
+    """Write every level's features and the labels to a safetensors file, batch by batch, for sets of any size.
+
+    Example: halikit encode runs/digits --part test --pool --out features.safetensors
+    """
+    from dataclasses import asdict
+
+    from halikit.analysis.features import write_features
+    from halikit.errors import InputError
+
+    common.check_writable(out)
+    model, config, trained = common.open_run(run, weights, device)
+    for one in level or []:
+        common.check_level(run, one, trained)
+    loaded = common.open_data(config, data)
+    if part.value not in loaded.parts:
+        raise InputError(f"{loaded.spec} has no {part.value} part; there are {', '.join(loaded.parts)}")
+    path = out or common.directory_of(run) / f"features-{part.value}.safetensors"
+    about = {
+        "model": _digest(run),
+        "weights": weights,
+        "data": loaded.spec,
+        "part": part.value,
+        "classes": loaded.classes,
+        "attributes": loaded.attributes,
+    }
+    with common.progress("encoding") as advance:
+        written = write_features(
+            model.hierarchy[:trained],
+            loaded.parts[part.value],
+            path,
+            levels=level,
+            draw=draw,
+            pool=pool,
+            batch_size=batch_size,
+            seed=seed,
+            about=about,
+            resume=resume,
+            on_progress=advance,
+        )
+    line = (
+        f"{written.rows:,} images, {written.size / 2**20:,.1f} MiB, {written.images_per_second:,.0f} images a second"
+        + (f", resumed from image {written.resumed_from:,}" if written.resumed_from else "")
+    )
+    values = asdict(written) | {"images_per_second": written.images_per_second, "path": str(path)}
+    common.present(
+        run, f"encode-{part.value}", f"Features of the {part.value} part", lines=[line], values=values, as_json=as_json
+    )
+    if not as_json:
+        common.report_path(path)
+
+
+def _digest(run: Path) -> str:
+    """The SHA-256 of the model file."""
+    from halikit.model import FILE_NAME
+
+    path = run / FILE_NAME if run.is_dir() else run
+    with path.open("rb") as file:
+        digest = sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""``halikit innovate``: edit held-out images between two levels (section 6.3, Fig. 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from halikit.cli import common
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from halikit.data import DataSet, Split
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel="Use a model")(innovate)
+
+
+def innovate(
+    run: common.RunArgument,
+    data: common.Data = None,
+    level: Annotated[
+        int | None, typer.Option(min=1, help="Change this latent, edit the one below; the top by default.")
+    ] = None,
+    entries: Annotated[
+        str | None, typer.Option(help="Elements or feature maps, such as 0,5; by default those that change most.")
+    ] = None,
+    number: Annotated[int, typer.Option(min=1, help="How many to choose where none are given.")] = 3,
+    towards: Annotated[
+        str | None,
+        typer.Option(help="A class or an attribute: go along its direction instead.", show_default=False),
+    ] = None,
+    away: Annotated[
+        str | None, typer.Option(help="The class to come from; by default all others.", show_default=False)
+    ] = None,
+    alphas: Annotated[
+        str | None,
+        typer.Option(help="What to multiply by, or how far to go; −3 … 3, or 0 … 2.", show_default=False),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--number-of-images", min=1, help="Images to edit, a row each.")] = 4,
+    weights: common.Weights = "averaged",
+    device: common.Device = "auto",
+    out: common.Out = None,
+    as_json: common.Json = False,
+) -> None:
+    """Edit held-out images: change a latent, and add to the level below what that changes, carried down to x.
+
+    Example: halikit innovate runs/digits --level 3
+
+    Example: halikit innovate runs/digits --towards 3 --away 8
+    """
+    import torch
+
+    from halikit import plotting
+    from halikit.analysis.directions import along, mean_direction
+    from halikit.analysis.innovation import influence_on_data, innovate, scaling
+
+    common.check_writable(out)
+    model, config, trained = common.open_run(run, weights, device)
+    level = level or trained
+    common.check_level(run, level, trained)
+    hierarchy = model.hierarchy[:trained]
+    name, below = hierarchy.spaces[level].name, hierarchy.spaces[level - 1].name
+    loaded = common.open_data(config, data)
+    x = common.held_out_images(config, data, max(n, 64), hierarchy.prior.device)
+    values: dict[str, Any] = {"level": level, "images": n}
+    if towards:
+        rows, lines = _direction_rows(loaded, towards, away)
+        direction = mean_direction(hierarchy, loaded.train, level, *rows)
+        x = _coming_from(loaded, loaded.held_out, towards, away, n).to(x.device)
+        amounts = common.numbers("--alphas", alphas or "0,0.5,1,1.5,2")
+        changes = {f"to {towards}": [along(direction, amount) for amount in amounts]}
+        values |= {"towards": towards, "away": away, "alphas": amounts}
+        lines += [f"the direction has length {float(direction.norm()):.3f} in {name}"]
+    else:
+        amounts = common.numbers("--alphas", alphas or "-3,-2,-1,0,1,2,3")
+        influence = influence_on_data(hierarchy, x, level, tuple(amounts))
+        chosen = common.chosen_entries(entries, influence, number)
+        changes = {f"{name}[{entry}]": [scaling(entry, amount) for amount in amounts] for entry in chosen}
+        values |= {"entries": chosen, "alphas": amounts, "influence": influence.tolist()}
+        lines = [
+            f"{name}[{entry}]: root mean square change {float(influence[entry]):.4f} per pixel, "
+            f"over {len(x)} held-out images (estimate)"
+            for entry in chosen
+        ]
+        x = x[:n]
+    images = torch.cat(
+        [torch.stack([innovate(hierarchy, x, level, change).x for change in each], 1) for each in changes.values()]
+    )
+    picture = plotting.strips(
+        [label for label in changes for _ in range(len(x))],
+        images,
+        amounts,
+        x.repeat(len(changes), 1, 1, 1),
+    )
+    title = f"Innovation from {name} to {below}" + (f", towards {towards}" if towards else "")
+    common.present(
+        run,
+        f"innovation-{name}" + (f"-{_as_file_name(towards)}" if towards else ""),
+        title,
+        lines=lines,
+        values=values,
+        picture=picture,
+        out=out,
+        as_json=as_json,
+    )
+
+
+def _direction_rows(data: DataSet, towards: str, away: str | None) -> tuple[tuple[Tensor, Tensor], list[str]]:
+    """The training data to go towards and away from, and what to say of them."""
+    wanted = _members(data, data.train, towards)
+    others = ~wanted if away is None else _members(data, data.train, away)
+    said = f"mean of {int(wanted.sum()):,} training images of {towards} less that of {int(others.sum()):,} "
+    return (wanted, others), [said + (f"of {away}" if away else "others")]
+
+
+def _coming_from(data: DataSet, part: Split, towards: str, away: str | None, n: int) -> Tensor:
+    """Held-out images of what is gone away from."""
+    import torch
+
+    chosen = ~_members(data, part, towards) if away is None else _members(data, part, away)
+    return part.batch(torch.arange(len(part))[chosen.cpu()][:n])
+
+
+def _members(data: DataSet, part: Split, name: str) -> Tensor:
+    """Which data of a part are of a class, or have an attribute, ``(n,)`` bool.
+
+    Raises:
+        InputError: If there is no such class or attribute.
+    """
+    from halikit.errors import InputError
+
+    if name in data.attributes and part.attributes is not None:
+        return part.attributes[:, data.attributes.index(name)]
+    if name in data.classes and part.labels is not None:
+        return part.labels == data.classes.index(name)
+    known = [*data.classes, *data.attributes]
+    raise InputError(
+        f"{data.spec} has no class or attribute {name!r}"
+        + (f"; there are {', '.join(known[:12])}{', …' if len(known) > 12 else ''}" if known else ": it has no labels")
+    )
+
+
+def _as_file_name(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in text)

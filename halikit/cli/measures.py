@@ -1,0 +1,207 @@
+"""What ``halikit evaluate`` measures: one function a metric."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from halikit.data import DataSet, Split
+    from halikit.model import Model
+
+
+class Asked(NamedTuple):
+    """What is to be measured on, and how."""
+
+    model: Model
+    data: DataSet
+    part: Split
+    number: int
+    classifier: str
+    scale: str | None
+    features: Path | None
+    generator: torch.Generator
+    seed: int
+
+
+class Found(NamedTuple):
+    """What came out, for people and for programs."""
+
+    title: str
+    lines: list[str]
+    values: dict[str, Any]
+    picture: NDArray[np.uint8] | None = None
+
+
+def labels(asked: Asked) -> Found:
+    """Labels kept, classes covered."""
+    from dataclasses import asdict
+    from typing import cast, get_args
+
+    from halikit.analysis.labels import LabelClassifier, label_scores
+    from halikit.errors import InputError
+
+    if asked.classifier not in get_args(LabelClassifier):
+        raise InputError(f"--classifier is {' or '.join(get_args(LabelClassifier))}, got {asked.classifier!r}")
+    scores = label_scores(
+        asked.model.hierarchy,
+        asked.data,
+        part=asked.part,
+        num_samples=asked.number,
+        classifier=cast(LabelClassifier, asked.classifier),
+        seed=asked.seed,
+    )
+    shares = "  ".join(
+        f"{name} {share:.1%}" for name, share in zip(asked.data.classes, scores.class_shares, strict=True)
+    )
+    lines = [
+        f"labels kept, of {scores.num_held_out:,} held-out images (the images themselves: {scores.reference:.1%})",
+        *(f"  level {level}  {kept:.1%}" for level, kept in enumerate(scores.kept, 1)),
+        f"classes of {scores.num_samples:,} samples\n  {shares}",
+        f"distance to the nearest training image\n  samples {scores.sample_distance:.2f}, "
+        f"held-out images {scores.held_out_distance:.2f}",
+    ]
+    return Found("Labels kept, classes covered", lines, asdict(scores))
+
+
+def reconstruction(asked: Asked) -> Found:
+    """Errors of every level, and the discriminator's bound on how far the joints are apart."""
+    from halikit.analysis.quantity import Quantity
+    from halikit.analysis.reconstruction import distances, js_bound, reconstruction_error
+    from halikit.errors import InputError
+    from halikit.kernels import NoDensityError
+
+    hierarchy, discriminator = asked.model.hierarchy, asked.model.discriminator
+    scale, x, fitted = _observation_scale(asked, _measured_on(asked))
+    levels = range(1, len(hierarchy) + 1)
+    found = distances(hierarchy, discriminator, x)
+    judged = [] if found.embedded is None else list(found.embedded)
+    euclidean = [Quantity.mean(values, "estimate", "per element") for values in found.euclidean]
+    embedded = [Quantity.mean(values, "estimate") for values in judged]
+    nats: list[Quantity] | None = None
+    refusal = None
+    try:
+        nats = [
+            reconstruction_error(hierarchy, x, level, scale=scale, generator=asked.generator).mean for level in levels
+        ]
+    except NoDensityError as error:
+        refusal = str(error)
+    except ValueError as error:
+        raise InputError(f"--scale: {error}") from None
+    bounds = js_bound(hierarchy, discriminator, x, generator=asked.generator) if discriminator else ()
+    lines = [f"on {len(x):,} held-out data", "root mean square of x − x̂"]
+    lines += [f"  level {level}  {quantity}" for level, quantity in zip(levels, euclidean, strict=True)]
+    lines += ["discriminator-embedded distance (Eq. 8)" + ("" if embedded else ": none, there is no discriminator")]
+    lines += [f"  level {level}  {quantity}" for level, quantity in enumerate(embedded, 1)]
+    lines += ["E[−log p(x|z_l)] (Eq. 5)" + (f", observation scale {scale:.4g}{fitted}" if scale else "")]
+    if nats is None:
+        lines += [f"  none: {refusal}", "  (here: --scale fit, or --scale NUMBER)"]
+    else:
+        lines += [f"  level {level}  {quantity}" for level, quantity in zip(levels, nats, strict=True)]
+    names = ["joints"] if len(bounds) == 1 else [f"level {level}" for level in levels]
+    if bounds:
+        lines += ["D_JS of the two joints, from log 2 − L_d/2; at most 0.6931"]
+    lines += [f"  {name}  {quantity}" for name, quantity in zip(names, bounds, strict=False)]
+    values = {
+        "number": len(x),
+        "euclidean": [quantity.as_dict() for quantity in euclidean],
+        "embedded": [quantity.as_dict() for quantity in embedded],
+        "nats": None if nats is None else [quantity.as_dict() for quantity in nats],
+        "nats_refused": refusal,
+        "observation_scale": scale,
+        "js_lower_bounds": [quantity.as_dict() for quantity in bounds],
+    }
+    return Found("Reconstruction errors", lines, values)
+
+
+def _observation_scale(asked: Asked, x: torch.Tensor) -> tuple[float | None, torch.Tensor, str]:
+    """The scale asked for, the data left to measure on, and where the scale is from."""
+    from halikit.analysis.reconstruction import fit_observation_scale
+    from halikit.errors import InputError
+
+    if asked.scale is None:
+        return None, x, ""
+    if asked.scale == "fit":
+        half = len(x) // 2
+        scale = fit_observation_scale(asked.model.hierarchy, x[:half], generator=asked.generator)
+        return scale, x[half:], f", fitted on {half:,} others"
+    try:
+        scale = float(asked.scale)
+    except ValueError:
+        scale = 0.0
+    if not 0 < scale < float("inf"):
+        raise InputError(f"--scale takes a positive number or fit, got {asked.scale!r}")
+    return scale, x, ""
+
+
+def health(asked: Asked) -> Found:
+    """Use of the latents, mismatch of the joints, alarms."""
+    from dataclasses import asdict
+
+    from halikit import plotting
+    from halikit.analysis.health import examine
+
+    hierarchy = asked.model.hierarchy
+    x = _measured_on(asked)
+    found = examine(hierarchy, x, seed=asked.seed)
+    lines = [f"on {len(x):,} held-out data"]
+    for level in found.levels:
+        name = level.name
+        lines += [
+            f"{name}  information on x         {level.information or 'none: it takes 256 data'}",
+            f"    error from {name}            {level.error}",
+            f"    from another datum's       {level.error_shuffled}",
+            f"    entries that hardly vary   {level.dead:.1%} (estimate)",
+            f"    D_JS of q({name}), p({name})     {level.aggregate.js_bound}, p-value {level.aggregate.p_value:.2g}",
+            f"    D_JS of the pair below     {level.pair.js_bound}, p-value {level.pair.p_value:.2g}",
+        ]
+    lines += [
+        f"x   D_JS of data and samples   {found.data.js_bound}, p-value {found.data.p_value:.2g}",
+        f"    spread of samples          {found.spread:.3f} of that of the data (estimate)",
+    ]
+    lines += [f"ALARM  {alarm}" for alarm in found.alarms] or ["no alarm"]
+    picture = plotting.as_picture(plotting.health(found))
+    return Found("Health", lines, {"number": len(x)} | asdict(found), picture)
+
+
+def samples(asked: Asked) -> Found:
+    """Distances between samples and data."""
+    import torch
+
+    from halikit.analysis import sample_quality
+    from halikit.analysis.sampling import sample
+
+    hierarchy = asked.model.hierarchy
+    x = _measured_on(asked)
+    drawn = torch.cat(
+        [sample(hierarchy, min(500, len(x) - i), generator=asked.generator) for i in range(0, len(x), 500)]
+    )
+    network = sample_quality.onnx_features(asked.features) if asked.features else None
+    kinds = [x.flatten(1), drawn.flatten(1)]
+    if network is not None:
+        kinds = [torch.cat([network(chunk) for chunk in images.split(100)]) for images in (x, drawn)]
+    found = sample_quality.manifolds(*kinds)
+    described = {name: getattr(found, name) for name in ("precision", "recall", "density", "coverage")}
+    if network is not None:
+        described["fid"] = sample_quality.frechet_distance(*kinds)
+        described["kid"] = sample_quality.kernel_distance(*kinds, seed=asked.seed)
+    where = f"features of {asked.features}" if asked.features else "pixels"
+    lines = [f"{len(x):,} samples against as many held-out data, in {where}"]
+    lines += [f"  {name:10} {quantity}" for name, quantity in described.items()]
+    if network is None:
+        lines.append("  no FID or KID: they need a feature network, --features FILE.onnx")
+    values = {name: quantity.as_dict() for name, quantity in described.items()}
+    return Found("Samples and data", lines, {"number": len(x), "features": str(asked.features or "pixels")} | values)
+
+
+def _measured_on(asked: Asked) -> torch.Tensor:
+    """The first held-out data, as many as were asked for."""
+    import torch
+
+    index = torch.arange(min(asked.number, len(asked.part)))
+    return asked.part.batch(index).to(asked.model.hierarchy.prior.device)

@@ -1,0 +1,147 @@
+"""Classes from latents, ``x → z → y`` (Eq. 9), and what the labelled data add to the generators' loss (Eq. 10)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from halikit.errors import InputError
+from halikit.hierarchy import Hierarchy, Link
+from halikit.kernels import CategoricalKernel, Gauge, GaussianKernel
+from halikit.spaces import Space
+
+__all__ = ["Supervised", "agree", "choose_labelled", "class_kernel", "classify", "supervise", "with_classes"]
+
+# Of the relaxed one-hot draws: nearly hard, and still with a gradient.
+_TEMPERATURE = 0.5
+# Probability of a class from which on a teacher counts as sure.
+_SURE = 0.9
+
+
+class Supervised(NamedTuple):
+    """What one step saw; a scalar on the device, detached.
+
+    Attributes:
+        supervised_loss: Eq. 10, the mean cross entropy of the labelled batch, nats.
+    """
+
+    supervised_loss: Tensor
+
+
+def with_classes(
+    hierarchy: Hierarchy, classes: int, *, gauge: Gauge | None = None, max_scale: float | None = None
+) -> Hierarchy:
+    """Put the classes on top, as one level more: ``q(y|z_L)`` a softmax (section 7.2), ``p(z_L|y)`` a Gaussian.
+
+    The prior is then that over the classes, uniform: under the decoder ``z_L`` is a mixture. Draws of ``q(y|z_L)`` are
+    relaxed, so that the game reaches the encoder through them.
+
+    Args:
+        hierarchy: Whose links are taken over.
+        classes: Their number K; the new space is ``y (K)``, one-hot.
+        gauge: Of ``p(z_L|y)``; see :class:`~halikit.GaussianKernel`.
+        max_scale: Its cap.
+    """
+    top, y = hierarchy.spaces[-1], Space("y", (classes,))
+    shape = (2 * top.shape[0], *top.shape[1:])
+    up = nn.Sequential(nn.Flatten(), nn.Linear(top.size, classes))
+    down = nn.Sequential(nn.Linear(classes, 2 * top.size), nn.Unflatten(1, shape))
+    link = Link(
+        CategoricalKernel(top, y, up, temperature=_TEMPERATURE),
+        GaussianKernel(y, top, down, gauge=gauge, max_scale=max_scale),
+    )
+    return Hierarchy([*hierarchy, link], dist.OneHotCategorical(torch.full((classes,), 1 / classes)))
+
+
+def class_kernel(hierarchy: Hierarchy) -> CategoricalKernel:
+    """``q(y|z_L)``, the topmost kernel of the encoder.
+
+    Raises:
+        InputError: If the hierarchy does not end in classes.
+    """
+    kernel = hierarchy.links[-1].up
+    if not isinstance(kernel, CategoricalKernel):
+        raise InputError(f"the top of this hierarchy is {hierarchy.spaces[-1]}, not classes: set model.classes")
+    return kernel
+
+
+def classify(hierarchy: Hierarchy, x: Tensor, *, sample: bool = False) -> Tensor:
+    """Unnormalised log-probabilities of the classes, ``(n, K)`` (Eq. 9).
+
+    Args:
+        hierarchy: With classes on top.
+        x: ``(n, *shape of x)``.
+        sample: Draw the latents below instead of following the means.
+    """
+    kernel = class_kernel(hierarchy)
+    z = hierarchy[:-1].encode(x, sample=sample)[kernel.source.name]
+    return kernel.logits(z)
+
+
+def supervise(hierarchy: Hierarchy, x: Tensor, y: Tensor, *, noise: float = 0.0, weight: float = 1.0) -> Supervised:
+    """Eq. 10 up to the gradients, which are added to ``.grad``: the minus sign that it lacks is there.
+
+    Args:
+        hierarchy: With classes on top.
+        x: Labelled data, ``(n, *shape of x)``.
+        y: Their labels, ``(n,)`` int64.
+        noise: σ of Eq. 9, the standard deviation of the noise on the encoder's input, at least 0.
+        weight: Of this loss beside the game's.
+    """
+    noisy = x.add(torch.randn_like(x), alpha=noise) if noise else x
+    loss = cross_entropy(classify(hierarchy, noisy, sample=True).float(), y)
+    (weight * loss).backward()
+    return Supervised(loss.detach())
+
+
+def agree(hierarchy: Hierarchy, teacher: Hierarchy, x: Tensor, moved: Tensor, *, noise: float, weight: float) -> None:
+    """Ask of changed data the classes that a teacher is sure of; the gradients are added to ``.grad``.
+
+    The paper has nothing of the kind: it is the consistency of FixMatch (Sohn et al. 2020), the teacher the averaged
+    weights.
+
+    Args:
+        hierarchy: With classes on top.
+        teacher: The same with averaged weights, in evaluation mode.
+        x: Data without labels, ``(n, *shape of x)``, for the teacher.
+        moved: The same, augmented, ``(n, *shape of x)``.
+        noise: Standard deviation of the noise on the encoder's input, at least 0.
+        weight: Of this loss beside the game's.
+    """
+    with torch.no_grad():
+        sure, y = classify(teacher, x).softmax(1).max(1)
+    noisy = moved.add(torch.randn_like(moved), alpha=noise) if noise else moved
+    losses = cross_entropy(classify(hierarchy, noisy, sample=True).float(), y, reduction="none")
+    (weight * (losses * (sure > _SURE)).mean()).backward()
+
+
+def choose_labelled(labels: Tensor, number: int, classes: int, seed: int) -> Tensor:
+    """Draw the data whose labels may be seen, evenly over the classes.
+
+    Args:
+        labels: ``(n,)`` int64.
+        number: How many, a multiple of the classes' number.
+        classes: Their number.
+        seed: What the draw depends on, and nothing else.
+
+    Returns:
+        Indices into ``labels``, ``(number,)`` int64, ascending.
+
+    Raises:
+        InputError: If the number is no such multiple, or a class has too few.
+    """
+    each, rest = divmod(number, classes)
+    if rest or not each:
+        raise InputError(f"{number} labels cannot be even over {classes} classes: take a multiple of {classes}")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    shuffled = labels.cpu()[order]
+    chosen = [order[shuffled == label][:each] for label in range(classes)]
+    for label, index in enumerate(chosen):
+        if len(index) < each:
+            raise InputError(f"{number} labels want {each} of each class, and class {label} has {len(index)}")
+    return torch.cat(chosen).sort().values

@@ -1,0 +1,75 @@
+"""Curves and pictures of a run for TensorBoard, where that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+__all__ = ["Events", "are_written"]
+
+
+def are_written() -> bool:
+    """Whether TensorBoard is installed."""
+    return find_spec("tensorboard") is not None
+
+
+class Events:
+    """Writes event files. They are a convenience: where the disk refuses them, nothing but they ends.
+
+    Args:
+        path: Their directory, made with the first of them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: SummaryWriter | None = None
+        self._purge: int | None = None
+        self._writes = are_written()
+
+    def rewind(self, step: int) -> None:
+        """Let TensorBoard forget what came after a step."""
+        self.close()
+        self._purge = step + 1
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add a point to each curve."""
+        with self._forgiving():
+            if writer := self._opened():
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+
+    def picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """Add a picture, ``(H, W, 3)``."""
+        with self._forgiving():
+            if writer := self._opened():
+                writer.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is waiting; the next point opens a new file."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with self._forgiving():
+                writer.close()
+
+    def _opened(self) -> SummaryWriter | None:
+        if self._writer is None and self._writes:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.path), purge_step=self._purge, flush_secs=10)
+        return self._writer
+
+    @contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._writes = False

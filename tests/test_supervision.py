@@ -1,0 +1,218 @@
+"""Few labels: the class kernel on top, Eqs. 9 and 10, and the labels that are drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import gradients
+from hypothesis import given
+from hypothesis import strategies as st
+
+import halikit as hk
+from halikit.analysis.classification import class_errors
+from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
+from halikit.data import DataSet, Split, load
+from halikit.errors import InputError
+from halikit.supervision import agree, choose_labelled, classify, supervise, with_classes
+from halikit.training.run import Record
+
+DIGITS = (1, 8, 8)
+
+
+def small(levels: int = 2, classes: int | None = 10, **training: object) -> hk.Model:
+    torch.manual_seed(0)
+    settings = {"steps": 20, "batch_size": 16, "log_every": 5, "evaluate_every": 10, "labels": 30} | training
+    return hk.build(
+        Config(
+            model=ModelConfig(levels=levels, data_shape=DIGITS, widths=(8, 6)[:levels], hidden=32, classes=classes),
+            discriminator=DiscriminatorConfig(width=16),
+            training=TrainingConfig(**settings),
+        )
+    )
+
+
+def alone(**training: object) -> hk.Model:
+    torch.manual_seed(0)
+    settings = {"steps": 60, "batch_size": 32, "labels": 100, "learning_rate": 3e-3, "averaging": 0.9} | training
+    model = ModelConfig(levels=1, data_shape=DIGITS, widths=(10,), hidden=64, classes=10)
+    return hk.build(Config(model=model, training=TrainingConfig(method="supervised", **settings)))
+
+
+def test_the_class_kernel_is_one_more_level() -> None:
+    h = small().hierarchy
+    assert [space.name for space in h.spaces] == ["x", "z1", "z2", "y"]
+    assert str(h.encoder) == "T_{y|z2} ∘ T_{z2|z1} ∘ T_{z1|x}"
+    assert isinstance(h.links[-1].up, hk.CategoricalKernel)
+    assert small().discriminator.spaces == h.spaces
+    states = h.sample_states(50)
+    assert set(states["y"].unique().tolist()) == {0.0, 1.0}
+    assert (states["y"].sum(1) == 1).all()
+    drawn = h.encode(torch.randn(50, *DIGITS), sample=True)["y"]
+    torch.testing.assert_close(drawn.sum(1), torch.ones(50))
+    assert drawn.requires_grad
+
+
+def test_classes_go_on_maps_too() -> None:
+    h = with_classes(hk.ladder(1, (1, 16, 16), family="conv", maps=0, widths=[5], hidden=4), 3)
+    assert h.spaces[-1].shape == (3,)
+    maps = hk.Space("z1", (2, 4, 4))
+    up = hk.GaussianKernel(hk.Space("x", (1, 8, 8)), maps, torch.nn.Conv2d(1, 4, 3, stride=2, padding=1))
+    down = hk.DeterministicKernel(maps, up.source, torch.nn.Upsample(scale_factor=2))
+    down = hk.DeterministicKernel(maps, up.source, torch.nn.Sequential(torch.nn.Conv2d(2, 1, 1), down.network))
+    h = with_classes(hk.Hierarchy([hk.Link(up, down)]), 3)
+    assert h.sample(2).shape == (2, 1, 8, 8)
+    assert classify(h, torch.randn(2, 1, 8, 8)).shape == (2, 3)
+
+
+@given(st.integers(1, 9), st.integers(0, 2**31 - 1))
+def test_labels_are_drawn_evenly_by_seed(each: int, seed: int) -> None:
+    labels = load("digits").train.labels
+    chosen = choose_labelled(labels, 10 * each, 10, seed)
+    assert torch.equal(chosen, choose_labelled(labels, 10 * each, 10, seed))
+    assert torch.equal(labels[chosen].bincount(minlength=10), torch.full((10,), each))
+    assert len(chosen.unique()) == len(chosen)
+
+
+def test_other_seeds_draw_other_labels() -> None:
+    labels = load("digits").train.labels
+    assert not torch.equal(choose_labelled(labels, 100, 10, 0), choose_labelled(labels, 100, 10, 1))
+
+
+@pytest.mark.parametrize(("number", "message"), [(15, "multiple of 10"), (5, "multiple of 10"), (2000, "want 200 of")])
+def test_labels_that_cannot_be_even(number: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        choose_labelled(load("digits").train.labels, number, 10, 0)
+
+
+def test_the_supervised_cost_is_the_cross_entropy_and_reaches_the_encoder_alone() -> None:
+    h = small().hierarchy.eval()
+    # Without noise in the latents, so that the loss has one value.
+    for link in h.links[:-1]:
+        link.up.max_scale = 0.0011
+    x, y = torch.randn(40, *DIGITS), torch.arange(40) % 10
+    loss = supervise(h, x, y).supervised_loss
+    with torch.no_grad():
+        probabilities = classify(h, x).softmax(1)
+    torch.testing.assert_close(loss, -probabilities[torch.arange(40), y].log().mean(), rtol=1e-2, atol=1e-3)
+    for link in h:
+        assert all(g is not None and g.any() for g in gradients(link.up))
+        assert all(g is None for g in gradients(link.down))
+
+
+def test_its_weight_scales_its_gradient() -> None:
+    found = []
+    for weight in (1.0, 3.0):
+        h = small().hierarchy
+        torch.manual_seed(1)
+        supervise(h, torch.randn(20, *DIGITS), torch.arange(20) % 10, noise=0.1, weight=weight)
+        found.append(h.links[-1].up.network[-1].weight.grad)
+    torch.testing.assert_close(3 * found[0], found[1])
+
+
+def test_the_game_with_labels_trains_and_records(tmp_path: Path) -> None:
+    records: list[Record] = []
+    trainer = hk.Trainer(small(), "digits", out=tmp_path / "run", on_record=records.append)
+    assert trainer.single_pass
+    assert "labelled" in trainer.reason
+    trainer.fit()
+    last = records[-1].losses
+    assert set(last) == {"d_loss", "g_loss", "rho_q", "rho_p", "supervised_loss", "held_out_label_error"}
+    model = hk.load(tmp_path / "run")
+    assert [space.name for space in model.hierarchy.spaces] == ["x", "z1", "z2", "y"]
+    counted = class_errors(model.hierarchy, load("digits").test)
+    assert counted.errors == sum(counted.by_class)
+    assert counted.errors / counted.number == pytest.approx(last["held_out_label_error"])
+
+
+def test_training_with_labels_is_a_function_of_the_seed() -> None:
+    first, second, other = (
+        hk.Trainer(small(seed=seed), "digits").fit(6).hierarchy.state_dict()["links.2.up.network.1.weight"]
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_the_test_labels_choose_nothing() -> None:
+    data = load("digits")
+    swapped = hk.data.DataSet(
+        spec=data.spec,
+        shape=data.shape,
+        classes=data.classes,
+        train=data.train,
+        validation=None,
+        test=Split(data.test.images, data.test.labels.flip(0)),
+    )
+    weights = [hk.Trainer(small(), d).fit().hierarchy.state_dict() for d in (data, swapped)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_labels_alone_train_the_classifier_and_leave_the_decoder() -> None:
+    model = alone()
+    assert model.discriminator is None
+    before = [p.detach().clone() for p in model.hierarchy.links[0].down.parameters()]
+    records: list[Record] = []
+    trainer = hk.Trainer(model, "digits", on_record=records.append)
+    trainer.fit()
+    assert records[-1].evaluated
+    assert not records[-1].errors
+    assert all(torch.equal(p, old) for p, old in zip(model.hierarchy.links[0].down.parameters(), before, strict=True))
+    counted = class_errors(trainer.averaged, load("digits").test)
+    assert counted.errors < 0.35 * counted.number
+
+
+def test_what_labels_need_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="needs labels"):
+        override(Config(), {"method": "supervised"})
+    with pytest.raises(ConfigError, match="labels = 30 has no effect here"):
+        override(Config(), {"method": "elbo", "labels": 30})
+    with pytest.raises(InputError, match="there are no labels in the data"):
+        hk.Trainer(small(), torch.zeros(40, *DIGITS))
+    with pytest.raises(InputError, match=r"the top of this hierarchy is z2 \(6\), not classes"):
+        hk.Trainer(small(classes=None), "digits")
+    with pytest.raises(InputError, match=r"model\.classes is 7, but digits has 10"):
+        hk.Trainer(small(classes=7), "digits")
+
+
+def test_agreement_asks_for_what_the_teacher_is_sure_of() -> None:
+    h, teacher = small().hierarchy, small().hierarchy.eval()
+    x = torch.randn(40, *DIGITS)
+    agree(h, teacher, x, x, noise=0.0, weight=1.0)
+    # Fresh weights are sure of nothing.
+    assert not torch.cat([g.flatten() for g in gradients(h.links[-1].up)]).any()
+    with torch.no_grad():
+        teacher.links[-1].up.network[-1].bias[3] = 50.0
+    for _ in range(40):
+        h.zero_grad()
+        agree(h, teacher, x, x, noise=0.1, weight=1.0)
+        with torch.no_grad():
+            for p in h.links[-1].up.parameters():
+                p -= 0.5 * p.grad
+    assert (classify(h.eval(), x).argmax(1) == 3).all()
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_consistency_changes_training_and_is_refused_without_labels() -> None:
+    trained = [hk.Trainer(small(consistency=weight), "digits").fit().hierarchy.state_dict() for weight in (0.0, 1.0)]
+    assert any(not torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+    with pytest.raises(ConfigError, match="there are no labels"):
+        override(Config(), {"consistency": 1.0})
+
+
+def test_the_presets_with_few_labels() -> None:
+    semi, alone = hk.presets.mnist_semi(), hk.presets.mnist_supervised()
+    assert semi.training.labels == alone.training.labels == 100
+    assert alone.training.method == "supervised"
+    assert semi.model == alone.model
+    assert semi.training.encoder_noise == alone.training.encoder_noise > 0
+    models = [hk.build(config) for config in (semi, alone)]
+    assert [space.name for space in models[0].discriminator.spaces] == ["x", "z1", "y"]
+    assert models[1].discriminator is None
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (300, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    part = Split(images, torch.arange(300) % 10)
+    data = DataSet("made", (1, 28, 28), tuple("0123456789"), part, None, part)
+    for model in models:
+        hk.Trainer(model, data).step(data.train.batch(torch.arange(20)))
