@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -37,10 +38,16 @@ Weights = Annotated[str, typer.Option(help="averaged or raw.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader: what a command writes to files matters more than what it says."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def console(stderr: bool = False) -> Console:
     """A console whose lines are not broken where nobody reads them."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
+    return _Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
 
 
 def print_json(values: dict[str, Any]) -> None:
@@ -82,7 +89,7 @@ def open_run(run: Path, weights: str, device: str) -> tuple[Model, Config, int]:
     """
     from halikit.errors import InputError
     from halikit.model import load, trained_level
-    from halikit.training.trainer import resolve_device
+    from halikit.training.processes import resolve_device
 
     model = load(run, weights=weights, device=resolve_device(device))  # type: ignore[arg-type]
     if model.config is None:
