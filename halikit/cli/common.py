@@ -164,7 +164,8 @@ def present(
     path = out
     if out is not None and picture is not None:
         save_png(out, picture)
-    else:
+    # No directory is made for numbers alone.
+    elif picture is not None or directory_of(run).is_dir():
         try:
             path = keep(directory_of(run), Finding(name, title, command_line(), lines, values), picture)
         except InputError as error:
