@@ -65,7 +65,7 @@ def innovate(
     hierarchy = model.hierarchy[:trained]
     name, below = hierarchy.spaces[level].name, hierarchy.spaces[level - 1].name
     loaded = common.open_data(config, data)
-    x = common.held_out_images(config, data, max(n, 64), hierarchy.prior.device)
+    x = common.held_out_images(config, data, max(n, common.EXAMINED), hierarchy.prior.device)
     values: dict[str, Any] = {"level": level, "images": n}
     if towards:
         rows, lines = _direction_rows(loaded, towards, away)
@@ -77,13 +77,13 @@ def innovate(
         lines += [f"the direction has length {float(direction.norm()):.3f} in {name}"]
     else:
         amounts = common.numbers("--alphas", alphas or "-3,-2,-1,0,1,2,3")
-        influence = influence_on_data(hierarchy, x, level, tuple(amounts))
+        influence = influence_on_data(hierarchy, x, level, (min(amounts), max(amounts)))
         chosen = common.chosen_entries(entries, influence, number)
         changes = {f"{name}[{entry}]": [scaling(entry, amount) for amount in amounts] for entry in chosen}
         values |= {"entries": chosen, "alphas": amounts, "influence": influence.tolist()}
         lines = [
             f"{name}[{entry}]: root mean square change {float(influence[entry]):.4f} per pixel, "
-            f"over {len(x)} held-out images (estimate)"
+            f"at both ends, over {len(x)} held-out images (estimate)"
             for entry in chosen
         ]
         x = x[:n]
