@@ -2,6 +2,7 @@
 
 import pyro.distributions as dist
 import torch
+import typer
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
@@ -55,4 +56,4 @@ def main(steps: int = 2000, out: str | None = None) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

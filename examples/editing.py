@@ -1,0 +1,57 @@
+"""Editing with a trained hierarchy: vary a latent, add what it means to a real digit, fill in what is missing."""
+
+from pathlib import Path
+
+import torch
+import typer
+
+import halikit as hk
+from halikit import plotting
+from halikit.analysis.directions import along, mean_direction
+from halikit.analysis.innovation import innovate
+from halikit.analysis.inpainting import centre_mask, inpaint
+from halikit.analysis.traversal import VALUES, base_latents, influence, traverse
+from halikit.config import override
+
+
+def trained(steps: int) -> hk.Hierarchy:
+    """Three levels on digits."""
+    torch.manual_seed(0)
+    trainer = hk.Trainer(hk.build(override(hk.presets.digits(), {"training.steps": steps})), "digits")
+    trainer.fit()
+    return trainer.averaged
+
+
+def main(run: Path | None = None, steps: int = 9500, out: Path = Path("editing")) -> list[Path]:
+    """Edit with the model of ``run``, or train one; returns the pictures written."""
+    hierarchy = hk.load(run).hierarchy if run else trained(steps)
+    digits = hk.data.load("digits")
+    x = digits.held_out.batch(torch.arange(8))
+    out.mkdir(parents=True, exist_ok=True)
+
+    # Section 6.2: one entry of the top latent at a time, from −3 to 3 times what it was.
+    z = base_latents(hierarchy, 1, 3, generator=torch.Generator().manual_seed(2))
+    entries = influence(hierarchy, z, 3).topk(4).indices.tolist()
+    strips = traverse(hierarchy, z, 3, entries)[0]
+    plotting.save_png(out / "traversal.png", plotting.strips([f"z3[{e}]" for e in entries], strips, VALUES))
+
+    # Section 6.3: add to real digits what z2 changes in z1, on the way from all digits to eights.
+    train = digits.train
+    is_eight = train.labels == 8
+    eights = mean_direction(hierarchy, train, 2, is_eight, ~is_eight)
+    amounts = (0.0, 0.5, 1.0, 1.5, 2.0)
+    edits = torch.stack([innovate(hierarchy, x[:4], 2, along(eights, amount)).x for amount in amounts], 1)
+    plotting.save_png(out / "innovation.png", plotting.strips(["to 8"] * 4, edits, amounts, x[:4]))
+
+    # Section 6.1: the middle is missing; from the top level down.
+    mask = centre_mask(digits.shape, 0.5)
+    filled = inpaint(hierarchy, x, mask, fill=train.batch(torch.arange(len(train))).mean(0))
+    plotting.save_png(out / "inpainting.png", plotting.inpainting_rows(x, filled.masked, filled.steps))
+
+    pictures = sorted(out.glob("*.png"))
+    print(*pictures, sep="\n")
+    return pictures
+
+
+if __name__ == "__main__":
+    typer.run(main)
