@@ -38,6 +38,10 @@ Weights = Annotated[str, typer.Option(help="averaged or raw.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+# How many samples or images entries are chosen by that change most: each takes two decodings an entry.
+EXAMINED = 16
+
+
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Go on without a reader: what a command writes to files matters more than what it says."""
@@ -171,7 +175,8 @@ def present(
     path = out
     if out is not None and picture is not None:
         save_png(out, picture)
-    else:
+    # No directory is made for numbers alone.
+    elif picture is not None or directory_of(run).is_dir():
         try:
             path = keep(directory_of(run), Finding(name, title, command_line(), lines, values), picture)
         except InputError as error:
