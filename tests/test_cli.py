@@ -202,3 +202,10 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "halikit" in done.stdout
+
+
+def test_the_model_that_ships(tmp_path: Path) -> None:
+    (picture,) = halikit("sample", "digits", "-n", "4", cwd=tmp_path).stdout.splitlines()
+    assert (tmp_path / picture).is_file()
+    # What was written beside does not stand in its way.
+    assert json.loads(halikit("evaluate", "digits", "-n", "100", "--json", cwd=tmp_path).stdout)["kept"][0] > 0.85
