@@ -14,7 +14,7 @@ import re
 import runpy
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,14 +82,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reader(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def reader(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the blocks of a page run; trainings in Python end after a few steps as well."""
     here = tmp_path / "reader"
     shutil.copytree(prepared, here)
     monkeypatch.chdir(here)
     fit = hk.Trainer.fit
     monkeypatch.setattr(hk.Trainer, "fit", functools.wraps(fit)(lambda self, steps=None: fit(self, STEPS)))
-    yield here
+    return here
 
 
 @pytest.mark.filterwarnings("ignore:samples have collapsed")
