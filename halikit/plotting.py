@@ -214,7 +214,8 @@ def training_curves(metrics: Mapping[str, Sequence[float]], *, has_bound: bool =
         has_bound: Whether ``log 2 − L_d/2`` is a lower bound on D_JS: that of the Jensen–Shannon objective, one game.
 
     Returns:
-        Figures by name: ``losses``, ``predictions``, ``bound``, ``error``, ``embedded``; those that there are data for.
+        Figures by name: ``losses``, ``elbo``, ``predictions``, ``bound``, ``error``, ``embedded``; those that there are
+        data for.
     """
     steps = metrics["step"]
 
@@ -230,7 +231,12 @@ def training_curves(metrics: Mapping[str, Sequence[float]], *, has_bound: bool =
         return {name: name.removeprefix(f"{kind}_") for name in metrics if name.startswith(f"{kind}_")}
 
     figures = {
-        "losses": drawn({"d_loss": "discriminator", "g_loss": "generators"}, "Losses", "loss"),
+        "losses": drawn(
+            {"d_loss": "discriminator", "g_loss": "generators", "supervised_loss": "labels (Eq. 10)"}, "Losses", "loss"
+        ),
+        "elbo": drawn(
+            {"negative_elbo": "training", "held_out_negative_elbo": "held out"}, "Upper bound on $-\\log p(x)$", "nats"
+        ),
         "predictions": drawn({"rho_q": "encoder’s joint", "rho_p": "decoder’s joint"}, "Mean prediction ρ", "ρ"),
         "error": drawn(per_level("error"), "Reconstruction error", "root mean square per element"),
         "embedded": drawn(per_level("embedded"), "Embedded reconstruction error", "$d_c$ (Eq. 8)"),

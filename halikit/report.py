@@ -110,12 +110,14 @@ def write_report(run: Path) -> Path:
 def _summary(run: Path, config: Config) -> str:
     metrics = read_metrics(run)
     facts = {
+        "method": config.training.method,
         "data": config.data.spec,
         "preset": config.preset or "none",
         "levels": str(config.model.levels),
         "steps": f"{config.training.steps:,}, batches of {config.training.batch_size}",
-        "objective": config.training.objective.replace("_", " "),
     }
+    if config.training.method == "adversarial":
+        facts["objective"] = config.training.objective.replace("_", " ")
     if metrics["step"]:
         facts["trained"] = f"{metrics['step'][-1]:,.0f} steps in {metrics['seconds'][-1] / 60:.1f} minutes"
     columns = {"error": "root mean square error per element", "embedded": "embedded distance (Eq. 8)"}
@@ -145,7 +147,9 @@ def _draw_curves(run: Path, config: Config) -> list[Path]:
     metrics = read_metrics(run)
     if len(metrics["step"]) < 2:
         return []
-    has_bound = (config.training.objective, config.discriminator.form) == ("jensen_shannon", "joint")
+    settings = config.training
+    game = settings.method, settings.objective, config.discriminator.form
+    has_bound = game == ("adversarial", "jensen_shannon", "joint")
     paths = []
     for name, figure in sorted(plotting.training_curves(metrics, has_bound=has_bound).items()):
         paths.append(_folder(run) / f"training-{name}.svg")

@@ -202,3 +202,9 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "halikit" in done.stdout
+
+
+def test_quiet_training_prints_results_alone(tmp_path: Path) -> None:
+    done = halikit("train", "--levels", "1", *QUICK, "--out", "run", "--quiet", cwd=tmp_path)
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["level 1", "run"]
+    assert done.stderr == ""

@@ -153,8 +153,11 @@ def test_labels_alone_train_the_classifier_and_leave_the_decoder() -> None:
     model = alone()
     assert model.discriminator is None
     before = [p.detach().clone() for p in model.hierarchy.links[0].down.parameters()]
-    trainer = hk.Trainer(model, "digits")
+    records: list[Record] = []
+    trainer = hk.Trainer(model, "digits", on_record=records.append)
     trainer.fit()
+    assert records[-1].evaluated
+    assert not records[-1].errors
     assert all(torch.equal(p, old) for p, old in zip(model.hierarchy.links[0].down.parameters(), before, strict=True))
     counted = class_errors(trainer.averaged, load("digits").test)
     assert counted.errors < 0.35 * counted.number

@@ -45,12 +45,14 @@ class Method(ABC):
         single_pass: Whether one backward pass serves two players.
         reason: What a step is, in words.
         grows: Whether the stack can be trained from the data up.
+        decodes: Whether the decoder is trained, and worth looking at.
     """
 
     columns: ClassVar[tuple[str, ...]]
     single_pass = False
     reason: str
     grows = True
+    decodes = True
 
     @abstractmethod
     def stand(self, level: int) -> None:
@@ -183,6 +185,7 @@ class LabelsAlone(Method):
     columns = ("supervised_loss",)
     reason = "descent on the cross entropy of the labelled data; the decoder is not trained"
     grows = False
+    decodes = False
 
     def __init__(self, model: Model, settings: TrainingConfig, labelled: Labelled, averaged: Hierarchy) -> None:
         class_kernel(model.hierarchy)

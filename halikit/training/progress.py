@@ -66,7 +66,7 @@ class Progress:
         self._bar.stop()
 
     def __call__(self, record: Record) -> None:
-        """Show a record: in the bar, and as a line where errors were measured."""
+        """Show a record: in the bar, and as a line where held-out data were looked at."""
         self.last = record
         rates = f"{record.steps_per_second:.0f} steps/s, {record.images_per_second:.0f} images/s"
         losses = " ".join(f"{_LABELS[name]} {value:.3f}" for name, value in record.losses.items())
@@ -75,7 +75,7 @@ class Progress:
         self._bar.update(
             self._task, completed=record.step, level=record.level, rates=rates, losses=losses, errors=self._errors
         )
-        if record.errors:
+        if record.evaluated:
             left = (self.total - record.step) / record.steps_per_second
             self.console.print(
                 f"step {record.step:>7,} of {self.total:,}  level {record.level}  {losses}  {self._errors}  "

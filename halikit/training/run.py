@@ -64,7 +64,7 @@ class Record:
         steps_per_second: Over the last steps.
         images_per_second: Likewise.
         errors: Root mean square of ``x − x̂_l`` per element on held-out data, averaged weights, along the means, from
-            level 1 up; empty where it was not evaluated.
+            level 1 up; empty where it was not evaluated, and where no decoder is trained.
         embedded: Mean discriminator-embedded distance ``d_c(x, x̂_l)`` (Eq. 8) on the same data, likewise; empty where
             there is no discriminator as well.
     """
@@ -85,6 +85,11 @@ class Record:
     images_per_second: float
     errors: tuple[float, ...] = field(default=())
     embedded: tuple[float, ...] = field(default=())
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether held-out data were looked at."""
+        return bool(self.errors) or any(name.startswith("held_out_") for name in self.losses)
 
     @property
     def losses(self) -> dict[str, float]:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -285,22 +286,27 @@ class Trainer:
         held_out = self.data.held_out
         x = held_out.batch(torch.arange(min(_HELD_OUT, len(held_out)), device=self.device))
         with torch.no_grad():
-            discriminator = self.model.discriminator and self.model.discriminator[: self.level]
-            found = distances(averaged, discriminator, x)
-            errors = tuple(found.euclidean.square().mean(1).sqrt().tolist())
-            embedded = () if found.embedded is None else tuple(found.embedded.mean(1).tolist())
-            with seeded(self.settings.seed, self.device):
-                samples = averaged.sample(_SHOWN**2 // 2)
             with seeded(self.settings.seed, self.device):
                 measured = self._method.measure(averaged, held_out[:_HELD_OUT])
-            self._health.look_at_samples(samples, x, self.steps)
+            errors, embedded = self._look_at_decoder(averaged, x) if self._method.decodes else ((), ())
             if self.run:
-                names = [space.name for space in averaged.spaces[1:]]
-                rebuilt = {name: averaged.reconstruct(x[:_SHOWN], level) for level, name in enumerate(names, 1)}
-                self.run.pictures(samples, {"x": x[:_SHOWN]} | rebuilt, self.steps)
                 self._save_model()
-        self._score = sum(errors) / len(errors)
+        self._score = fmean(errors or measured.values())
         return errors, embedded, measured
+
+    def _look_at_decoder(self, averaged: Hierarchy, x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Distances of reconstructions from every level; samples and reconstructions are drawn into the run."""
+        discriminator = self.model.discriminator and self.model.discriminator[: self.level]
+        found = distances(averaged, discriminator, x)
+        with seeded(self.settings.seed, self.device):
+            samples = averaged.sample(_SHOWN**2 // 2)
+        self._health.look_at_samples(samples, x, self.steps)
+        if self.run:
+            names = [space.name for space in averaged.spaces[1:]]
+            rebuilt = {name: averaged.reconstruct(x[:_SHOWN], level) for level, name in enumerate(names, 1)}
+            self.run.pictures(samples, {"x": x[:_SHOWN]} | rebuilt, self.steps)
+        errors = tuple(found.euclidean.square().mean(1).sqrt().tolist())
+        return errors, () if found.embedded is None else tuple(found.embedded.mean(1).tolist())
 
     def _save_model(self) -> None:
         assert self.run
