@@ -20,11 +20,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import typer
-from makers import plant, write_celeba, write_mnist
+from makers import picture, plant, write_celeba, write_mnist
 from typer.main import get_command
 
 import halikit as hk
 from halikit.cli import app
+from halikit.config import override
+from halikit.presets.families import conv
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -69,15 +71,17 @@ def short(command: list[str]) -> list[str]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with what a reader would have: a run, photographs, official data."""
     here = tmp_path_factory.mktemp("reader")
-    config = hk.presets.digits()
-    training = config.training.model_copy(update={"steps": STEPS, "batch_size": 8})
-    trainer = hk.Trainer(
-        hk.build(config.model_copy(update={"training": training})), "digits", out=here / "runs/digits-l3"
-    )
-    trainer.fit()
+    config = override(hk.presets.digits(), {"steps": STEPS, "batch_size": 8})
+    hk.Trainer(hk.build(config), "digits", out=here / "runs/digits-l3").fit()
     plant(here / "photos", [f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(40)], size=(64, 64))
     write_mnist(here / "DIR", train=60, test=20, shape=(28, 28))
     write_celeba(here / "downloads/celeba", 40)
+    hk.data.pack(f"celeba:{here / 'downloads/celeba'}", here / "faces.pack", size=64)
+    picture(size=(8, 8), mode="L").point(lambda value: 255 * (value > 127)).save(here / "mask.png")
+    faces = hk.data.load(str(here / "faces.pack"))
+    changes = {"data_shape": faces.shape, "spec": str(here / "faces.pack"), "hidden": 4, "discriminator.width": 16}
+    model = hk.build(override(conv(2), changes | {"steps": 2, "batch_size": 8}))
+    hk.Trainer(model, faces, out=here / "runs/celeba64-l2").fit()
     return here
 
 
