@@ -2,7 +2,7 @@
 
 Blocks of a page run in order in a directory of their own, Python in one namespace. What stands in for a reader's
 files and patience: ``prepared`` has trained a run and lays out tiny data sets under the names that the pages use, and
-all trainings end after six steps. A block behind ``<!-- not run: why -->`` does not run. Examples, included from
+all trainings end after six steps (:func:`short`). A block behind ``<!-- not run: why -->`` does not run. Examples, included from
 ``examples/``, run in their own tests.
 """
 
@@ -61,7 +61,8 @@ def with_blocks() -> list[Path]:
 
 
 def short(command: list[str]) -> list[str]:
-    """The same command on tiny data and for few steps."""
+    """The same command for few steps, and without ``--all``: every figure has a command of its own elsewhere."""
+    command = [argument for argument in command if argument != "--all"]
     if command[:1] != ["train"] or "--dry-run" in command:
         return command
     return [*command, "--steps", str(STEPS), "--batch-size", "8", "--set", "evaluate_every=100"]
