@@ -2,8 +2,8 @@
 
 Blocks of a page run in order in a directory of their own, Python in one namespace. What stands in for a reader's
 files and patience: ``prepared`` has trained a run and lays out tiny data sets under the names that the pages use, and
-all trainings end after six steps (:func:`short`). A block behind ``<!-- not run: why -->`` does not run. Examples, included from
-``examples/``, run in their own tests.
+all trainings end after six steps (:func:`short`). A block behind ``<!-- not run: why -->`` does not run. Examples,
+included from ``examples/``, run in their own tests.
 """
 
 from __future__ import annotations
