@@ -99,6 +99,7 @@ def reader(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return here
 
 
+@pytest.mark.timeout(900)  # of a machine that is busy; the commands take seconds
 @pytest.mark.filterwarnings("ignore:samples have collapsed")
 @pytest.mark.filterwarnings("ignore:the discriminator has known")
 @pytest.mark.parametrize("page", with_blocks(), ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -211,6 +212,9 @@ def test_commands_in_help_are_shown_with_examples() -> None:
     assert without == []
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore:samples have collapsed")
+@pytest.mark.filterwarnings("ignore:the discriminator has known")
 def test_figures_script(tmp_path: Path) -> None:
     main = runpy.run_path(str(ROOT / "examples" / "figures.py"))["main"]
     assert {path.name for path in main(steps=STEPS, out=tmp_path)} == {
