@@ -22,9 +22,9 @@ def trained(steps: int) -> hk.Hierarchy:
     return trainer.averaged
 
 
-def main(run: Path | None = None, steps: int = 9500, out: Path = Path("editing")) -> list[Path]:
-    """Edit with the model of ``run``, or train one; returns the pictures written."""
-    hierarchy = hk.load(run).hierarchy if run else trained(steps)
+@torch.no_grad()
+def edit(hierarchy: hk.Hierarchy, out: Path) -> list[Path]:
+    """Three kinds of edits; returns the pictures written."""
     digits = hk.data.load("digits")
     x = digits.held_out.batch(torch.arange(8))
     out.mkdir(parents=True, exist_ok=True)
@@ -48,9 +48,14 @@ def main(run: Path | None = None, steps: int = 9500, out: Path = Path("editing")
     filled = inpaint(hierarchy, x, mask, fill=train.batch(torch.arange(len(train))).mean(0))
     plotting.save_png(out / "inpainting.png", plotting.inpainting_rows(x, filled.masked, filled.steps))
 
-    pictures = sorted(out.glob("*.png"))
+    pictures = [out / f"{name}.png" for name in ("traversal", "innovation", "inpainting")]
     print(*pictures, sep="\n")
     return pictures
+
+
+def main(run: Path | None = None, steps: int = 9500, out: Path = Path("editing")) -> list[Path]:
+    """Edit with the model of ``run``, or train one; returns the pictures."""
+    return edit(hk.load(run).hierarchy if run else trained(steps), out)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def supports_single_pass(
     Args:
         discriminator: θ_d.
         objective: The pair of losses.
-        states: Any joint sample, ``n ≥ 2``, on which coupling is looked for.
+        states: Any joint sample, ``(n, *shape)`` by name with ``n ≥ 2``, on which coupling is looked for.
 
     Returns:
         The answer and its reason in words.

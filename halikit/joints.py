@@ -56,7 +56,18 @@ def decoder_joint(hierarchy: Hierarchy, n: int) -> dict[str, Tensor]:
 
 
 def model(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
-    """Eq. 4 with ``x`` observed: the model of SVI and importance sampling. Arguments as :func:`guide`."""
+    """Eq. 4 with ``x`` observed: the model of SVI and importance sampling.
+
+    Args:
+        hierarchy: All kernels with densities.
+        x: ``(n, *shape of x)``.
+
+    Returns:
+        Every state, ``x`` first.
+
+    Raises:
+        NoDensityError: At a kernel without a density.
+    """
     with pyro.plate("batch", len(x), dim=-1):
         return _descend(hierarchy, x)
 

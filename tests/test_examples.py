@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import pytest
 import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -19,6 +20,28 @@ def test_custom_kernel(tmp_path: Path) -> None:
 
     model = hk.load(tmp_path / "run", build=example["build"])
     assert model.hierarchy.sample(5).shape == (5, 2)
+
+
+@pytest.mark.filterwarnings("ignore:samples have collapsed")
+@pytest.mark.filterwarnings("ignore:the discriminator has known")
+@pytest.mark.parametrize(
+    ("name", "options", "pictures"),
+    [
+        ("five_levels", {"steps": 7}, ["five_levels.png"]),
+        ("vectors", {"steps": 6}, []),
+        ("own_images", {"steps": 3, "number": 80}, ["own_images.png"]),
+        ("vae_ali_hali", {"steps": 6}, []),
+        ("semi_supervised", {"steps": 6}, []),
+        ("editing", {"steps": 6}, ["editing/innovation.png", "editing/inpainting.png", "editing/traversal.png"]),
+        ("pyro_inference", {"steps": 4}, []),
+    ],
+)
+def test_example(
+    name: str, options: dict[str, int], pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**options)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")) == pictures
 
 
 def test_the_readme_example_builds_what_it_says() -> None:

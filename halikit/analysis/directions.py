@@ -45,5 +45,10 @@ def mean_direction(hierarchy: Hierarchy, part: Split, level: int, towards: Tenso
 
 
 def along(direction: Tensor, amount: float) -> Callable[[Tensor], Tensor]:
-    """The change ``z ↦ z + amount · direction`` for :func:`~halikit.analysis.innovation.innovate`."""
+    """The change ``z ↦ z + amount · direction`` for :func:`~halikit.analysis.innovation.innovate`.
+
+    Args:
+        direction: ``(*shape of z_l)``.
+        amount: How far to go.
+    """
     return lambda z: z + amount * direction

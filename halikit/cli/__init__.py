@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import warnings
 
 import typer
 
@@ -43,7 +44,11 @@ app = typer.Typer(
 
 
 @app.callback()
-def options(debug: bool = typer.Option(False, "--debug", help="Show a traceback when something goes wrong.")) -> None:
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show a traceback when something goes wrong."),
+    quiet: bool = typer.Option(False, "--quiet", help="Print results and complaints only: no plan, no progress."),
+    verbose: bool = typer.Option(False, "--verbose", help="Print the warnings of libraries as well."),
+) -> None:
     """Train and use hierarchies of latent variables by adversarially learned inference."""
 
 
@@ -68,6 +73,9 @@ for _module in (
     _module.register(app)
 
 
+_ANYWHERE = ("--debug", "--quiet", "--verbose")
+
+
 def main() -> None:
     """Run the command line.
 
@@ -75,9 +83,13 @@ def main() -> None:
     130 and 143 interrupted.
     """
     _make_printable()
-    # Wherever it stands: the advice to add it comes after a failed command.
-    debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    # Wherever they stand: the advice to add --debug comes after a failed command.
+    debug, quiet, verbose = (option in sys.argv for option in _ANYWHERE)
+    sys.argv = [argument for argument in sys.argv if argument not in _ANYWHERE]
+    common.hush(quiet)
+    if not verbose and not sys.warnoptions:
+        # Behind the filters that are there, so that those of a test go first.
+        warnings.filterwarnings("ignore", append=True)
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:

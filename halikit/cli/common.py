@@ -48,10 +48,26 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
+_hushed = False
+
+
+def hush(quiet: bool) -> None:
+    """Print results and complaints only, from now on, or everything."""
+    global _hushed
+    _hushed = quiet
+
+
 def console(stderr: bool = False) -> Console:
     """A console whose lines are not broken where nobody reads them."""
     stream = sys.stderr if stderr else sys.stdout
     return _Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
+
+
+def narrator(stderr: bool = False) -> Console:
+    """The console for what is no result: plans, progress, hints; mute under ``--quiet``."""
+    narrating = console(stderr)
+    narrating.quiet = _hushed
+    return narrating
 
 
 def print_json(values: dict[str, Any]) -> None:
@@ -75,7 +91,7 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import Progress
 
     out = console(stderr=True)
-    with Progress(console=out, disable=not out.is_terminal, transient=True) as bar:
+    with Progress(console=out, disable=_hushed or not out.is_terminal, transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -225,7 +241,7 @@ def held_out_images(config: Config, spec: str | None, n: int, device: torch.devi
 
 def command_line() -> str:
     """The command as it was typed, but for what only shapes its output."""
-    return shlex.join(["halikit", *(argument for argument in sys.argv[1:] if argument not in ("--json", "--debug"))])
+    return shlex.join(["halikit", *(argument for argument in sys.argv[1:] if argument != "--json")])
 
 
 def numbers(option: str, text: str) -> list[float]:

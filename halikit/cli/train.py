@@ -229,12 +229,13 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
     from halikit.training.progress import Progress
 
     assert model.config is not None
-    console = common.console(stderr=as_json)
-    console.quiet = not is_first()
-    with Progress(console, model.config.training.steps) as progress:
+    console, narrator = common.console(stderr=as_json), common.narrator(stderr=as_json)
+    for each in (console, narrator):
+        each.quiet = each.quiet or not is_first()
+    with Progress(narrator, model.config.training.steps) as progress:
         resume = checkpoint.path if checkpoint else False
         trainer = Trainer(model, data, out=path, resume=resume, on_record=progress, on_notice=common.warn)
-        _introduce(console.print, model, data, trainer)
+        _introduce(narrator.print, model, data, trainer)
         trainer.fit()
         last = progress.last
     if not is_first():
@@ -257,8 +258,8 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
     for line in lines:
         console.print(line)
     if are_written():
-        console.print(f"curves   tensorboard --logdir {path}", style="dim", markup=False)
-    console.print(f"open {path / 'report.html'}; then: halikit reconstruct {path}", style="dim", markup=False)
+        narrator.print(f"curves   tensorboard --logdir {path}", style="dim", markup=False)
+    narrator.print(f"open {path / 'report.html'}; then: halikit reconstruct {path}", style="dim", markup=False)
     common.report_path(path)
 
 

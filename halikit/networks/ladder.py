@@ -91,7 +91,11 @@ def ladder_spaces(
     maps: int | None = None,
     widths: Sequence[int] | None = None,
 ) -> tuple[Space, ...]:
-    """The spaces ``x, z1, …, zL`` that :func:`ladder` goes through; its arguments and errors."""
+    """The spaces ``x, z1, …, zL`` that :func:`ladder` goes through; its arguments.
+
+    Raises:
+        ValueError: As there.
+    """
     x = Space("x", tuple(data_shape))
     if levels < 1:
         raise ValueError(f"a hierarchy has at least one level, got levels={levels}")

@@ -233,7 +233,7 @@ class Run:
         return self.path / DUMP
 
     def pictures(self, samples: Tensor, reconstructions: Mapping[str, Tensor], step: int) -> None:
-        """Write sample and reconstruction grids of this step; nothing where the data are no images."""
+        """Write grids of samples and reconstructions ``(n, C, H, W)``; nothing where the data are no images."""
         if samples.dim() != 4:
             return
         (self.path / _SAMPLES).mkdir(parents=True, exist_ok=True)
