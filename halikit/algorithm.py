@@ -8,7 +8,8 @@ discriminator, thus gives the exact gradients of both losses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -19,7 +20,18 @@ from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, cou
 from halikit.hierarchy import Hierarchy
 from halikit.objectives import Objective, jensen_shannon, relativistic
 
-__all__ = ["Penalised", "Players", "Step", "ascend", "descend", "gradient_penalty", "play", "supports_single_pass"]
+__all__ = [
+    "Joints",
+    "Judges",
+    "Penalised",
+    "Players",
+    "Step",
+    "ascend",
+    "descend",
+    "gradient_penalty",
+    "play",
+    "supports_single_pass",
+]
 
 Players = Literal["both", "discriminator", "generator"]
 Penalised = Literal["encoder", "decoder", "both"]
@@ -44,6 +56,38 @@ class Step(NamedTuple):
     rho_p: Tensor
 
 
+class Joints(nn.Module):
+    """Both chains as one module, so that one forward is all that several processes have to agree on.
+
+    Args:
+        hierarchy: θ_g.
+    """
+
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        super().__init__()
+        self.hierarchy = hierarchy
+
+    def forward(self, x: Tensor, noise: float = 0.0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """States drawn from the encoder's joint over ``x``, ``(n, *shape of x)``, and as many from the decoder's."""
+        return ascend(self.hierarchy, x, noise), descend(self.hierarchy, len(x))
+
+
+class Judges(nn.Module):
+    """All games of a discriminator as one module.
+
+    Args:
+        discriminator: θ_d.
+    """
+
+    def __init__(self, discriminator: JointDiscriminator | PairwiseDiscriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, joints: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+        """The logits ``(n,)`` of each game on its own states."""
+        return [game(joint) for game, joint in zip(self.discriminator.games, joints, strict=True)]
+
+
 def play(
     hierarchy: Hierarchy,
     discriminator: JointDiscriminator | PairwiseDiscriminator,
@@ -55,6 +99,8 @@ def play(
     encoder_noise: float = 0.0,
     penalty: float = 0.0,
     penalised: Penalised = "encoder",
+    draw: nn.Module | None = None,
+    judge: nn.Module | None = None,
 ) -> Step:
     """One step of Algorithm 1 up to the gradients, which are added to ``.grad``; the caller's optimisers do the rest.
 
@@ -69,15 +115,21 @@ def play(
         encoder_noise: Standard deviation of the noise on the encoder's input, at least 0.
         penalty: Weight γ of ``γ/2 · E ‖∇ s‖²``, which the discriminator's loss gains, at least 0.
         penalised: At whose joint.
+        draw: :class:`Joints` of the hierarchy, wrapped where several processes play.
+        judge: :class:`Judges` of the discriminator, likewise.
     """
+    draw, judge = draw or Joints(hierarchy), judge or Judges(discriminator)
     with torch.set_grad_enabled(players != "discriminator"):
-        q = ascend(hierarchy, x, encoder_noise)
-        p = descend(hierarchy, len(x))
+        q, p = draw(x, encoder_noise)
+    joints = [
+        {space.name: torch.cat([q[space.name], p[space.name]]) for space in game.spaces} for game in discriminator.games
+    ]
+    with _unsynchronised(judge) if players == "generator" else nullcontext():
+        logits = judge(joints)
 
     losses, rhos = [], []
-    for game in discriminator.games:
-        joint = {space.name: torch.cat([q[space.name], p[space.name]]) for space in game.spaces}
-        s = _at_least_single(game(joint))
+    for joint, logit in zip(joints, logits, strict=True):
+        s = _at_least_single(logit)
         losses.append(objective(*s.chunk(2)))
         rhos.append(s.detach().sigmoid().view(2, -1).mean(1))
         if players == "both" and single_pass:
@@ -87,17 +139,18 @@ def play(
                     state.register_hook(partial(_rescaled, r=r))
     loss_d = torch.stack([loss.discriminator for loss in losses]).sum()
     loss_g = torch.stack([loss.generator for loss in losses]).sum()
-
-    if players == "both" and single_pass:
-        loss_d.backward()
-    else:
-        if players in ("both", "discriminator"):
-            _accumulate(loss_d, discriminator)
-        if players in ("both", "generator"):
-            _accumulate(loss_g, hierarchy)
+    penalised_loss_d = loss_d
     if penalty and players != "generator":
         for states in {"encoder": [q], "decoder": [p], "both": [q, p]}[penalised]:
-            (penalty / 2 * gradient_penalty(discriminator, states)).backward()
+            penalised_loss_d = penalised_loss_d + penalty / 2 * gradient_penalty(discriminator, states)
+
+    if players == "both" and single_pass:
+        penalised_loss_d.backward()
+    else:
+        if players in ("both", "discriminator"):
+            _accumulate(penalised_loss_d, discriminator)
+        if players in ("both", "generator"):
+            _accumulate(loss_g, hierarchy)
     rho_q, rho_p = torch.stack(rhos).mean(0)
     return Step(loss_d.detach(), loss_g.detach(), rho_q, rho_p)
 
@@ -150,6 +203,11 @@ def supports_single_pass(
     if couples_samples(discriminator, states):
         return False, "two backward passes: the discriminator couples the samples of a batch"
     return True, "one backward pass for both players"
+
+
+def _unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
+    """A forward whose backward pass will not come to the module's parameters, which other processes need not hear."""
+    return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def _at_least_single(s: Tensor) -> Tensor:

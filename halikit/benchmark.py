@@ -16,7 +16,7 @@ from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
 from halikit.training.optimisers import make_optimisers
-from halikit.training.trainer import resolve_device
+from halikit.training.processes import resolve_device
 
 __all__ = ["Share", "Timing", "profile_step", "time_steps"]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from halikit.errors import InputError
+from halikit.files import read_bounded
 
 if TYPE_CHECKING:
     from halikit.data import Augmentation
@@ -37,6 +38,10 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 InitialScale = Annotated[
     float | None, Field(gt=0, description="standard deviation of the initial weights, biases zero; torch's own if none")
 ]
+
+
+# No honest config comes near.
+_MOST_TOML = 2**20
 
 
 class ConfigError(InputError):
@@ -189,6 +194,8 @@ class TrainingConfig(_Section):
     evaluate_every: Positive = Field(1000, description="steps between evaluations, pictures and saves of the model")
     checkpoint_every: Positive = Field(1000, description="steps between checkpoints, from which training can go on")
     keep: Positive = Field(3, description="newest checkpoints kept; the best one is kept as well")
+    sync_batch_norm: bool = Field(False, description="batch statistics over all processes; on GPUs alone")
+    timeout: Annotated[float, Field(gt=0)] = Field(300.0, description="seconds to wait for another process")
     max_skipped: Positive = Field(10, description="steps in a row not finite before going back to a checkpoint")
 
     @property
@@ -297,13 +304,14 @@ def read_toml(path: Path) -> Config:
         ConfigError: If the file is missing, is no TOML, or holds what is no setting.
     """
     try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded(Path(path), _MOST_TOML).decode()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}") from None
     try:
-        return Config.parse(tomllib.loads(text), str(path))
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of a million digits is no TOMLDecodeError
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return Config.parse(values, str(path))
 
 
 def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:

@@ -12,13 +12,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pyro.infer import Trace_ELBO
-from torch import Tensor
+from torch import Tensor, nn
 
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import DensityKernel
 
-__all__ = ["Bound", "check_trains_by_elbo", "descend_elbo", "negative_elbo"]
+__all__ = ["Bound", "NegativeElbo", "check_trains_by_elbo", "descend_elbo", "negative_elbo"]
 
 
 class Bound(NamedTuple):
@@ -48,14 +48,31 @@ def negative_elbo(hierarchy: Hierarchy, x: Tensor) -> Tensor:
     return Trace_ELBO().differentiable_loss(hierarchy.model, hierarchy.guide, x) / len(x)
 
 
-def descend_elbo(hierarchy: Hierarchy, x: Tensor) -> Bound:
+class NegativeElbo(nn.Module):
+    """:func:`negative_elbo` as a module, so that one forward is all that several processes have to agree on.
+
+    Args:
+        hierarchy: All kernels with densities, none with a gauge.
+    """
+
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        super().__init__()
+        self.hierarchy = hierarchy
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The bound on ``x``, ``(n, *shape of x)``."""
+        return negative_elbo(self.hierarchy, x)
+
+
+def descend_elbo(hierarchy: Hierarchy, x: Tensor, *, bound: nn.Module | None = None) -> Bound:
     """One step up to the gradients, which are added to ``.grad``; the caller's optimiser does the rest.
 
     Args:
         hierarchy: All kernels with densities, none with a gauge.
         x: Data, ``(n, *shape of x)``.
+        bound: :class:`NegativeElbo` of the hierarchy, wrapped where several processes train.
     """
-    loss = negative_elbo(hierarchy, x)
+    loss = (bound or NegativeElbo(hierarchy))(x)
     loss.backward()
     return Bound(loss.detach())
 

@@ -182,7 +182,7 @@ def load(
     if build is not None:
         model = build()
     elif about["config"] is not None:
-        model = _build(Config.parse(about["config"], str(path)))
+        model = _build_for(path, about, tensors)
     else:
         raise ModelError(f"{path} holds kernels of its author's own: pass build=, the function that makes the model")
     for name, part in model.parts.items():
@@ -210,13 +210,38 @@ def _about(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["halikit"])
-            schema = about["schema"]
-            _ = (about["config"], about["level"], about["step"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            schema, level = int(about["schema"]), int(about["level"])
+            _ = (about["config"], int(about["step"]))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path} is no halikit model, or damaged: {error}") from None
     if schema > SCHEMA:
         raise ModelError(f"{path} was written by a newer halikit (schema {schema}, this one reads up to {SCHEMA})")
+    if level < 1:
+        raise ModelError(f"{path} is damaged: it has {level} trained levels")
     return about
+
+
+def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:
+    """Build the model that a file describes, which may be a stranger's: no larger than what the file holds.
+
+    Raises:
+        ModelError: If it is not the model whose weights the file holds.
+    """
+    if not isinstance(about["config"], Mapping):
+        raise ModelError(f"{path} is damaged: its config is no table")
+    config = Config.parse(about["config"], str(path))
+    # Every level and every layer has tensors of its own.
+    if max(config.model.levels, config.model.depth, config.discriminator.depth, about["level"]) > len(tensors):
+        raise ModelError(f"{path} is damaged: its config is of a larger model than the {len(tensors)} tensors in it")
+    try:
+        # Shapes alone, which take no memory.
+        with torch.device("meta"):
+            planned = _build(config)
+    except (InputError, RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        raise ModelError(f"{path} holds a config that no model can be built from: {error}") from None
+    for name, part in planned.parts.items():
+        _check_fit(path, part.state_dict(), tensors, name)
+    return _build(config)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -231,8 +256,11 @@ def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], part: str
     Raises:
         ModelError: If they are not those that the module has; ``path`` is where they are from.
     """
+    module.load_state_dict(_check_fit(path, module.state_dict(), tensors, part))
+
+
+def _check_fit(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     found = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
-    wanted = module.state_dict()
     wrong = [f"{name} is missing" for name in wanted if name not in found]
     wrong += [f"{name} is unknown" for name in found if name not in wanted]
     wrong += [
@@ -243,4 +271,4 @@ def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], part: str
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ModelError(f"{path} does not fit the model built ({part}): {'; '.join(wrong[:3])}{more}")
-    module.load_state_dict(found)
+    return found

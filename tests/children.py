@@ -38,7 +38,7 @@ class Child:
     output: int
     said: str = ""
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = 250) -> int:
         """The return code; ``said`` is then all that went to stdout and stderr."""
         deadline = time.monotonic() + timeout
         while (found := os.waitpid(self.pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
@@ -84,7 +84,7 @@ def fork(run: Callable[[], object], cwd: Path | None = None) -> Child:
         os._exit(code)
 
 
-def until(condition: Callable[[], object], timeout: float = 60) -> None:
+def until(condition: Callable[[], object], timeout: float = 200) -> None:
     """Wait for something to become true."""
     deadline = time.monotonic() + timeout
     while not condition():

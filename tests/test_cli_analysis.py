@@ -9,6 +9,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,15 @@ def test_a_report_of_everything(halikit: Shell, run: Path) -> None:
     pictured = [command for command in said["made"] if not command.startswith("evaluate") or "health" in command]
     assert len(page.sources) == 7 + len(pictured)
     assert "there is no run at" in halikit("report", run / "samples", code=2)
+
+
+def test_the_snippet_of_the_documentation_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "analysis.md").read_text("utf-8")
+    names: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], names)
+    monkeypatch.chdir(run)
+    names["edit"](".")
+    assert size_of("edit.png")[1] == 8 * 52 + 22
 
 
 def test_reports_are_escaped(run: Path) -> None:

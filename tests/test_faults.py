@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import sklearn.datasets  # so that no child has to  # noqa: F401
+import torch.utils.tensorboard.writer  # noqa: F401
 from children import Child, fill_disk, fork, limit_memory, tmpfs, until
 from children import _no_child_survives as _no_child_survives
 from test_resume import config, fingerprint, steps_of, trainer
@@ -248,7 +249,7 @@ def test_files_removed_while_training_are_missed_by_nobody(tmp_path: Path, what:
 
 
 def test_memory_that_does_not_suffice(tmp_path: Path) -> None:
-    options = [*TINY, "--steps", "50", "--batch-size", "1500", "--set=hidden=10000", "--set=depth=1"]
+    options = [*TINY, "--steps", "50", "--batch-size", "1500", "--set=hidden=10000", "--set=model.depth=1"]
     child = halikit("train", *options, cwd=tmp_path, before=lambda: limit_memory(160))
     assert child.wait() == 4, child.said
     assert "out of memory on cpu with batches of 1500" in child.said
@@ -256,32 +257,17 @@ def test_memory_that_does_not_suffice(tmp_path: Path) -> None:
     assert max(steps_of(tmp_path / "run")) == 0
 
 
-def test_a_closed_stdout_does_not_stop_a_training(tmp_path: Path) -> None:
-    child = halikit("train", *TINY, "--steps", "60", cwd=tmp_path, before=lambda: break_pipe(1))
-    assert child.wait() == 0, child.said
-    assert 60 in steps_of(tmp_path / "run")
-
-
-def break_pipe(number: int) -> None:
-    """Let this descriptor be a pipe that nobody reads."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    os.dup2(writer, number)
-
-
 @pytest.mark.parametrize(
     ("shell", "environment"),
     [
-        ("{} >&-", {}),
         ("{} >&- 2>&- <&-", {}),
-        ("{} </dev/null | cat", {"PYTHONIOENCODING": "ascii"}),
         ("{} 2>&1 | cat", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
         ("{} | head -1", {}),
     ],
-    ids=["stdout closed", "all closed", "ascii", "C locale", "reader gone"],
+    ids=["closed", "C locale", "reader gone"],
 )
 def test_odd_streams_and_locales(tmp_path: Path, shell: str, environment: dict[str, str]) -> None:
-    command = " ".join([sys.executable, "-m", "halikit", "train", *TINY, "--steps", "30"])
+    command = " ".join([sys.executable, "-m", "halikit", "train", *TINY, "--steps", "60"])
     done = subprocess.run(
         ["bash", "-c", "set -o pipefail; " + shell.format(command)],
         cwd=tmp_path,
@@ -291,4 +277,4 @@ def test_odd_streams_and_locales(tmp_path: Path, shell: str, environment: dict[s
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert 30 in steps_of(tmp_path / "run")
+    assert 60 in steps_of(tmp_path / "run")

@@ -11,7 +11,10 @@ from safetensors import safe_open
 from torch import nn
 
 import halikit as hk
+from halikit import data
+from halikit.analysis.labels import label_scores
 from halikit.config import Config, ModelConfig, TrainingConfig, override, read_toml
+from halikit.errors import InputError
 from halikit.model import ModelError
 from halikit.presets import PRESETS
 
@@ -127,3 +130,32 @@ def test_a_run_describes_the_training_that_was_played(tmp_path: Path) -> None:
     for config in (read_toml(tmp_path / "run" / "config.toml"), hk.load(tmp_path / "run").config):
         assert config.training == settings.model_copy(update={"steps": 3})
         assert config.model == SMALL.model
+
+
+class TestTheModelThatShips:
+    """``digits``: small, good, and never in the way of a run of that name."""
+
+    def test_is_small_and_knows_the_digits(self) -> None:
+        path = Path(hk.__file__).parent / "pretrained" / "digits.safetensors"
+        assert path.stat().st_size < 2_000_000
+        model = hk.load("digits")
+        scores = label_scores(model.hierarchy, data.load("digits"), num_samples=500)
+        assert [kept > least for kept, least in zip(scores.kept, (0.85, 0.8, 0.7), strict=True)] == [True] * 3
+        assert min(scores.class_shares) > 0.03
+
+    def test_has_no_raw_weights_and_says_so(self) -> None:
+        with pytest.raises(InputError, match="averaged weights only"):
+            hk.load("digits", weights="raw")
+
+    def test_yields_to_what_is_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "digits").mkdir()
+        assert len(hk.load("digits").hierarchy) == 3
+        (tmp_path / "digits" / "model.safetensors").write_bytes(b"damaged")
+        with pytest.raises(InputError, match="no halikit model, or damaged"):
+            hk.load("digits")
+
+    def test_other_names_are_not_looked_for_among_files(self) -> None:
+        for name in ("letters", "../pretrained/digits", "/digits"):
+            with pytest.raises(InputError, match="there is no model"):
+                hk.load(name)

@@ -13,11 +13,10 @@ import torch
 from conftest import Network, Shell, linear_hierarchy, size_of, tiny_ladder
 
 import halikit as hk
+from halikit.analysis.finite import FiniteJoints, finite_joints
 from halikit.analysis.propositions import (
     Case,
-    FiniteJoints,
     examine,
-    finite_joints,
     finite_terms,
     gaussian_terms,
     random_linear_gaussian,

@@ -28,21 +28,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from halikit.analysis.finite import FiniteJoints, random_finite_joints
 from halikit.analysis.quantity import Quantity
 from halikit.hierarchy import Hierarchy, Link
-from halikit.kernels import CategoricalKernel, Gaussian, Kernel, LinearGaussianKernel
+from halikit.kernels import Gaussian, LinearGaussianKernel
 from halikit.spaces import Space
 
 __all__ = [
     "Case",
-    "FiniteJoints",
     "LevelTerms",
     "Verdict",
     "examine",
-    "finite_joints",
     "finite_terms",
     "gaussian_terms",
-    "random_finite_joints",
     "random_linear_gaussian",
     "tight_constant",
     "verdicts",
@@ -282,66 +280,6 @@ def _normal_points(dimension: int) -> Tensor:
 # Finite spaces
 
 
-class FiniteJoints(NamedTuple):
-    """Both joints of a hierarchy over finite spaces.
-
-    Attributes:
-        q: ``(S_0, S_1, …, S_L)``, probabilities of the encoder's joint (Eq. 3).
-        p: The same shape, those of the decoder's (Eq. 4).
-    """
-
-    q: Tensor
-    p: Tensor
-
-    @classmethod
-    def of(cls, data: Tensor, ups: Sequence[Tensor], downs: Sequence[Tensor], prior: Tensor) -> FiniteJoints:
-        """Multiply the tables of a hierarchy.
-
-        Args:
-            data: ``q(x)``, ``(S_0,)``.
-            ups: ``q(z_l|z_{l−1})``, ``(S_{l−1}, S_l)``, rows adding up to 1, from level 1 up.
-            downs: ``p(z_{l−1}|z_l)``, ``(S_l, S_{l−1})``, likewise.
-            prior: ``p(z_L)``, ``(S_L,)``.
-        """
-        q = data
-        for up in ups:
-            q = q.unsqueeze(-1) * up
-        p = prior
-        for down in reversed(downs):
-            p = p.unsqueeze(-1) * down
-        return cls(q, p.permute(*reversed(range(p.dim()))))
-
-
-@torch.no_grad()
-def finite_joints(hierarchy: Hierarchy, data: Tensor) -> FiniteJoints:
-    """Both joints of a hierarchy of categorical kernels, over indices or one-hot vectors.
-
-    Args:
-        hierarchy: All kernels categorical and not relaxed; its prior over the top classes.
-        data: ``q(x)``, ``(S_0,)``.
-
-    Raises:
-        TypeError: If a kernel is another.
-    """
-
-    def states(space: Space, count: int) -> Tensor:
-        return torch.eye(count) if space.rank else torch.arange(count)
-
-    def table(kernel: Kernel, count: int) -> Tensor:
-        if not isinstance(kernel, CategoricalKernel) or kernel.temperature is not None:
-            raise TypeError(f"finite spaces need categorical kernels that are not relaxed; {kernel} is none")
-        return kernel.logits(states(kernel.source, count)).double().softmax(-1)
-
-    counts = [len(data)]
-    ups, downs = [], []
-    for link in hierarchy:
-        ups.append(table(link.up, counts[-1]))
-        counts.append(ups[-1].shape[-1])
-        downs.append(table(link.down, counts[-1]))
-    prior = hierarchy.prior().log_prob(states(hierarchy.spaces[-1], counts[-1])).double().exp()
-    return FiniteJoints.of(data.double(), ups, downs, prior)
-
-
 def finite_terms(joints: FiniteJoints) -> tuple[LevelTerms, ...]:
     """All terms of a hierarchy over finite spaces, exactly.
 
@@ -457,22 +395,6 @@ def _narrowed(
 
 def _stacked(ups: Sequence[LinearGaussianKernel], downs: Sequence[LinearGaussianKernel]) -> Hierarchy:
     return Hierarchy([Link(up, down) for up, down in zip(ups, downs, strict=True)]).double()
-
-
-def random_finite_joints(counts: Sequence[int], generator: torch.Generator) -> FiniteJoints:
-    """Both joints of a random hierarchy over finite spaces, all probabilities positive.
-
-    Args:
-        counts: States of ``x, z_1, …, z_L``.
-        generator: Source of randomness.
-    """
-
-    def table(*shape: int) -> Tensor:
-        return _normal(*shape, generator=generator).softmax(-1)
-
-    ups = [table(a, b) for a, b in pairwise(counts)]
-    downs = [table(b, a) for a, b in pairwise(counts)]
-    return FiniteJoints.of(table(counts[0]), ups, downs, table(counts[-1]))
 
 
 # Verdicts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,7 @@ Weights = Annotated[str, typer.Option(help="averaged or raw.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+<<<<<<< HEAD
 _hushed = False
 
 
@@ -44,12 +46,22 @@ def hush(quiet: bool) -> None:
     """Print results and complaints only, from now on, or everything."""
     global _hushed
     _hushed = quiet
+=======
+# How many samples or images entries are chosen by that change most: each takes two decodings an entry.
+EXAMINED = 16
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader: what a command writes to files matters more than what it says."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+>>>>>>> main
 
 
 def console(stderr: bool = False) -> Console:
     """A console whose lines are not broken where nobody reads them."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
+    return _Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
 
 
 def narrator(stderr: bool = False) -> Console:
@@ -98,7 +110,7 @@ def open_run(run: Path, weights: str, device: str) -> tuple[Model, Config, int]:
     """
     from halikit.errors import InputError
     from halikit.model import load, trained_level
-    from halikit.training.trainer import resolve_device
+    from halikit.training.processes import resolve_device
 
     model = load(run, weights=weights, device=resolve_device(device))  # type: ignore[arg-type]
     if model.config is None:
@@ -180,7 +192,8 @@ def present(
     path = out
     if out is not None and picture is not None:
         save_png(out, picture)
-    else:
+    # No directory is made for numbers alone.
+    elif picture is not None or directory_of(run).is_dir():
         try:
             path = keep(directory_of(run), Finding(name, title, command_line(), lines, values), picture)
         except InputError as error:

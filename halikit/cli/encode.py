@@ -5,11 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from halikit.cli import common
+
+if TYPE_CHECKING:
+    from halikit.hierarchy import Hierarchy
 
 
 class Part(StrEnum):
@@ -61,9 +64,11 @@ def encode(
     loaded = common.open_data(config, data)
     if part.value not in loaded.parts:
         raise InputError(f"{loaded.spec} has no {part.value} part; there are {', '.join(loaded.parts)}")
+    if out is None:
+        common.directory_of(run).mkdir(exist_ok=True)
     path = out or common.directory_of(run) / f"features-{part.value}.safetensors"
     about = {
-        "model": _digest(run),
+        "model": _digest(model.hierarchy),
         "weights": weights,
         "data": loaded.spec,
         "part": part.value,
@@ -96,13 +101,10 @@ def encode(
         common.report_path(path)
 
 
-def _digest(run: Path) -> str:
-    """The SHA-256 of the model file."""
-    from halikit.model import FILE_NAME
-
-    path = run / FILE_NAME if run.is_dir() else run
-    with path.open("rb") as file:
-        digest = sha256()
-        while block := file.read(2**20):
-            digest.update(block)
+def _digest(hierarchy: Hierarchy) -> str:
+    """The SHA-256 of a hierarchy's weights."""
+    digest = sha256()
+    for name, tensor in hierarchy.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from halikit.data import DataSet, Split
+    from halikit.hierarchy import Hierarchy
 
 
 def register(app: typer.Typer) -> None:
@@ -55,8 +57,7 @@ def innovate(
     import torch
 
     from halikit import plotting
-    from halikit.analysis.directions import along, mean_direction
-    from halikit.analysis.innovation import influence_on_data, innovate, scaling
+    from halikit.analysis.innovation import innovate
 
     common.check_writable(out)
     model, config, trained = common.open_run(run, weights, device)
@@ -64,49 +65,75 @@ def innovate(
     common.check_level(run, level, trained)
     hierarchy = model.hierarchy[:trained]
     name, below = hierarchy.spaces[level].name, hierarchy.spaces[level - 1].name
-    loaded = common.open_data(config, data)
-    x = common.held_out_images(config, data, max(n, 64), hierarchy.prior.device)
-    values: dict[str, Any] = {"level": level, "images": n}
     if towards:
-        rows, lines = _direction_rows(loaded, towards, away)
-        direction = mean_direction(hierarchy, loaded.train, level, *rows)
-        x = _coming_from(loaded, loaded.held_out, towards, away, n).to(x.device)
-        amounts = common.numbers("--alphas", alphas or "0,0.5,1,1.5,2")
-        changes = {f"to {towards}": [along(direction, amount) for amount in amounts]}
-        values |= {"towards": towards, "away": away, "alphas": amounts}
-        lines += [f"the direction has length {float(direction.norm()):.3f} in {name}"]
+        edits = _along_a_direction(hierarchy, common.open_data(config, data), level, towards, away, alphas, n)
     else:
-        amounts = common.numbers("--alphas", alphas or "-3,-2,-1,0,1,2,3")
-        influence = influence_on_data(hierarchy, x, level, tuple(amounts))
-        chosen = common.chosen_entries(entries, influence, number)
-        changes = {f"{name}[{entry}]": [scaling(entry, amount) for amount in amounts] for entry in chosen}
-        values |= {"entries": chosen, "alphas": amounts, "influence": influence.tolist()}
-        lines = [
-            f"{name}[{entry}]: root mean square change {float(influence[entry]):.4f} per pixel, "
-            f"over {len(x)} held-out images (estimate)"
-            for entry in chosen
-        ]
-        x = x[:n]
-    images = torch.cat(
-        [torch.stack([innovate(hierarchy, x, level, change).x for change in each], 1) for each in changes.values()]
-    )
+        x = common.held_out_images(config, data, max(n, common.EXAMINED), hierarchy.prior.device)
+        edits = _of_entries(hierarchy, x, level, entries, number, alphas, n)
+    images = [
+        torch.stack([innovate(hierarchy, edits.x, level, change).x for change in each], 1)
+        for each in edits.changes.values()
+    ]
     picture = plotting.strips(
-        [label for label in changes for _ in range(len(x))],
-        images,
-        amounts,
-        x.repeat(len(changes), 1, 1, 1),
+        [label for label in edits.changes for _ in edits.x],
+        torch.cat(images),
+        edits.amounts,
+        edits.x.repeat(len(images), 1, 1, 1),
     )
-    title = f"Innovation from {name} to {below}" + (f", towards {towards}" if towards else "")
     common.present(
         run,
         f"innovation-{name}" + (f"-{_as_file_name(towards)}" if towards else ""),
-        title,
-        lines=lines,
-        values=values,
+        f"Innovation from {name} to {below}" + (f", towards {towards}" if towards else ""),
+        lines=edits.lines,
+        values={"level": level, "images": len(edits.x), "alphas": edits.amounts} | edits.values,
         picture=picture,
         out=out,
         as_json=as_json,
     )
+
+
+class _Edits(NamedTuple):
+    """What is done to which images, and what there is to say of it."""
+
+    x: Tensor
+    changes: dict[str, list[Callable[[Tensor], Tensor]]]
+    amounts: list[float]
+    lines: list[str]
+    values: dict[str, Any]
+
+
+def _of_entries(
+    hierarchy: Hierarchy, x: Tensor, level: int, entries: str | None, number: int, alphas: str | None, n: int
+) -> _Edits:
+    """Multiply entries, those given or those that change most."""
+    from halikit.analysis.innovation import influence_on_data, scaling
+
+    name = hierarchy.spaces[level].name
+    amounts = common.numbers("--alphas", alphas or "-3,-2,-1,0,1,2,3")
+    influence = influence_on_data(hierarchy, x, level, (min(amounts), max(amounts)))
+    chosen = common.chosen_entries(entries, influence, number)
+    lines = [
+        f"{name}[{entry}]: root mean square change {float(influence[entry]):.4f} per pixel, "
+        f"at both ends, over {len(x)} held-out images (estimate)"
+        for entry in chosen
+    ]
+    changes = {f"{name}[{entry}]": [scaling(entry, amount) for amount in amounts] for entry in chosen}
+    return _Edits(x[:n], changes, amounts, lines, {"entries": chosen, "influence": influence.tolist()})
+
+
+def _along_a_direction(
+    hierarchy: Hierarchy, data: DataSet, level: int, towards: str, away: str | None, alphas: str | None, n: int
+) -> _Edits:
+    """Go from the mean of one kind of training data to that of another, beginning at held-out images."""
+    from halikit.analysis.directions import along, mean_direction
+
+    amounts = common.numbers("--alphas", alphas or "0,0.5,1,1.5,2")
+    rows, lines = _direction_rows(data, towards, away)
+    direction = mean_direction(hierarchy, data.train, level, *rows)
+    x = _coming_from(data, data.held_out, towards, away, n).to(hierarchy.prior.device)
+    lines += [f"the direction has length {float(direction.norm()):.3f} in {hierarchy.spaces[level].name}"]
+    changes = {f"to {towards}": [along(direction, amount) for amount in amounts]}
+    return _Edits(x, changes, amounts, lines, {"towards": towards, "away": away})
 
 
 def _direction_rows(data: DataSet, towards: str, away: str | None) -> tuple[tuple[Tensor, Tensor], list[str]]:

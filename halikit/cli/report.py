@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -58,7 +59,7 @@ def _make_everything(run: Path) -> list[str]:
                     app(sys.argv[1:], standalone_mode=False)
     finally:
         sys.argv = typed
-    return [" ".join([name, str(run), *options]) for name, *options in commands]
+    return [shlex.join([name, str(run), *options]) for name, *options in commands]
 
 
 def _commands(levels: int, data: DataSet, has_images: bool) -> Iterator[list[str]]:

@@ -109,7 +109,7 @@ def attributes_table(
     )
     from halikit.analysis.svm import questions
     from halikit.errors import InputError
-    from halikit.training.trainer import resolve_device
+    from halikit.training.processes import resolve_device
 
     opened = [common.open_run(run, options.weights, options.device) for run in runs]
     data = common.open_data(opened[0][1], options.data)

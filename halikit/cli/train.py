@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,10 +127,11 @@ def _home(resume_from: str | None) -> Path | None:
 def _checkpoint(run: Path, resume_from: str | None) -> Checkpoint:
     from halikit.training.checkpoint import Checkpoints, find_checkpoint
     from halikit.training.lock import locked
+    from halikit.training.processes import is_first
 
     # Held, because a training that goes on there would remove old checkpoints. Nothing is written.
-    with locked(run):
-        return find_checkpoint(Checkpoints(run / "checkpoints", keep=1), resume_from or True, common.warn)
+    with locked(run) if is_first() else nullcontext():
+        return find_checkpoint(Checkpoints(run, keep=1), resume_from or True, common.warn)
 
 
 def _resumed(
@@ -223,16 +225,25 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
     from halikit.report import Finding, keep
     from halikit.training import Trainer
     from halikit.training.events import are_written
+    from halikit.training.processes import is_first
     from halikit.training.progress import Progress
 
     assert model.config is not None
+<<<<<<< HEAD
     console, narrator = common.console(stderr=as_json), common.narrator(stderr=as_json)
     with Progress(narrator, model.config.training.steps) as progress:
+=======
+    console = common.console(stderr=as_json)
+    console.quiet = not is_first()
+    with Progress(console, model.config.training.steps) as progress:
+>>>>>>> main
         resume = checkpoint.path if checkpoint else False
         trainer = Trainer(model, data, out=path, resume=resume, on_record=progress, on_notice=common.warn)
         _introduce(narrator.print, model, data, trainer)
         trainer.fit()
         last = progress.last
+    if not is_first():
+        return
     if last is None:
         if as_json:
             common.print_json({"run": str(path), "steps": trainer.steps})

@@ -48,8 +48,8 @@ def traverse(
     amounts = common.numbers("--values", values)
     how: traversal.How = "set" if set_to else "multiply"
     generator = torch.Generator(hierarchy.prior.device).manual_seed(seed)
-    z = traversal.base_latents(hierarchy, max(n, 64), level, generator=generator)
-    influence = traversal.influence(hierarchy, z, level, amounts, how=how)
+    z = traversal.base_latents(hierarchy, max(n, common.EXAMINED), level, generator=generator)
+    influence = traversal.influence(hierarchy, z, level, [min(amounts), max(amounts)], how=how)
     chosen = common.chosen_entries(entries, influence, number)
     z = z[:n]
     images = traversal.traverse(hierarchy, z, level, chosen, amounts, how=how).transpose(0, 1).flatten(0, 1)
@@ -71,7 +71,7 @@ def traverse(
     }
     lines = [
         f"{name}[{entry}]: root mean square change {float(influence[entry]):.4f} per pixel, "
-        f"over {max(n, 64)} prior samples (estimate)"
+        f"at both ends, over {max(n, common.EXAMINED)} prior samples (estimate)"
         for entry in chosen
     ]
     title = f"Traversals of {name}, entries {'set' if set_to else 'multiplied'}"

@@ -17,6 +17,9 @@ from halikit.spaces import Space
 __all__ = ["Family", "describe", "ladder", "ladder_spaces"]
 Family = Literal["dense", "conv"]
 
+# Sides up to which an error looks for sizes that would do.
+_SEARCHED = 2**13
+
 
 def ladder(
     levels: int,
@@ -159,7 +162,9 @@ def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, int]]:
 
 
 def _nearest_sizes(size: int, levels: int, maps: int) -> str:
-    """Which squares would do instead, in words; empty if none would."""
+    """Which squares would do instead, in words; empty if none would, or it would take long to tell."""
+    if size > _SEARCHED:
+        return ""
     fits = [side for side in range(1, 2 * size + 4096) if len(_map_sizes((side, side), levels)) >= maps]
     nearest = [side for side in fits if side < size][-1:] + [side for side in fits if side > size][:1]
     squares = " and ".join(f"{side}×{side}" for side in nearest)

@@ -84,12 +84,15 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        path: Their directory; made when the first is written.
+        run: The run directory.
         keep: How many of the newest stay; the best one stays as well.
+
+    Attributes:
+        path: Their directory; made when the first is written.
     """
 
-    def __init__(self, path: Path, keep: int) -> None:
-        self.path = path
+    def __init__(self, run: Path, keep: int) -> None:
+        self.path = run / "checkpoints"
         self.keep = keep
 
     def steps(self) -> list[int]:

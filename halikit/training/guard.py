@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from halikit.training.processes import Processes
+
 __all__ = ["Counts", "Guard"]
 
 
@@ -25,19 +27,20 @@ class Guard:
 
     Args:
         modules: What trains. Their running statistics are put back after a skipped step.
-        device: Where they are.
+        processes: Those that train together, all of which skip a step if one has to.
 
     Attributes:
         counts: :class:`Counts`, ``(3,)`` on the device.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], device: torch.device) -> None:
+    def __init__(self, modules: Iterable[nn.Module], processes: Processes) -> None:
         modules = list(modules)
         self._buffers = [b for m in modules for b in m.buffers() if b.is_floating_point()]
         self._kept = [buffer.clone() for buffer in self._buffers]
         self._parameters = [p for m in modules for p in m.parameters()]
-        self._one = torch.ones((), device=device)
-        self.counts = torch.zeros(len(Counts._fields), device=device)
+        self._processes = processes
+        self._one = torch.ones((), device=processes.device)
+        self.counts = torch.zeros(len(Counts._fields), device=processes.device)
 
     def before_step(self) -> None:
         """Remember the running statistics."""
@@ -56,6 +59,7 @@ class Guard:
         if gradients:
             # What torch's own gradient scaler does, with a scale of one: gradients stay as they are.
             torch._amp_foreach_non_finite_check_and_unscale_(gradients, is_bad, self._one)
+        self._processes.any(is_bad)
         for optimiser in optimisers:
             optimiser.found_inf = is_bad  # type: ignore[attr-defined]
         self._restore(is_bad)

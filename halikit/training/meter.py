@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from halikit.training.processes import Processes
+
 __all__ = ["Meter", "Reading"]
 
 
@@ -52,13 +54,14 @@ class Meter:
         self._unread.append(torch.stack(list(outcome)))
         self._timed += 1
 
-    def read(self) -> Reading:
-        """The steps since the last reading; here the host waits for the device."""
+    def read(self, processes: Processes) -> Reading:
+        """The steps since the last reading, over all processes; here the host waits for the device."""
         seen = self.unread()
-        means = seen.where(seen.isfinite(), torch.nan).nanmean(0).tolist()
+        means = seen.where(seen.isfinite(), torch.nan).nanmean(0)
+        processes.average([means])
         rate = self._timed / max(time.perf_counter() - self._last, 1e-9)
         self._unread, self._timed = [], 0
-        return Reading(means, rate)
+        return Reading(means.tolist(), rate)
 
     def seconds(self) -> float:
         """Training time so far."""

@@ -9,16 +9,17 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from halikit.algorithm import Step, play, supports_single_pass
+from halikit.algorithm import Joints, Judges, Step, play, supports_single_pass
 from halikit.config import TrainingConfig
 from halikit.data import Augmentation, DataSet, Split, order
-from halikit.elbo import Bound, check_trains_by_elbo, descend_elbo, negative_elbo
+from halikit.elbo import Bound, NegativeElbo, check_trains_by_elbo, descend_elbo, negative_elbo
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
 from halikit.supervision import Supervised, agree, choose_labelled, class_kernel, classify, supervise
+from halikit.training.processes import Processes
 from halikit.training.schedule import Schedule
 
 __all__ = ["Elbo", "Game", "LabelsAlone", "Method", "Outcome", "SupervisedGame", "SupervisedStep", "make_method"]
@@ -76,6 +77,7 @@ class Game(Method):
     Args:
         model: With a discriminator, on the device where it trains.
         settings: Of the game.
+        processes: Those that play it together.
 
     Raises:
         InputError: If there is no discriminator, or it cannot grow as the settings have it.
@@ -83,15 +85,15 @@ class Game(Method):
 
     columns: ClassVar[tuple[str, ...]] = ("d_loss", "g_loss", "rho_q", "rho_p")
 
-    def __init__(self, model: Model, settings: TrainingConfig) -> None:
+    def __init__(self, model: Model, settings: TrainingConfig, processes: Processes) -> None:
         if model.discriminator is None:
             raise InputError("the game needs a discriminator: pass one to hk.Model, or set training.method to 'elbo'")
         self.settings = settings
+        self._processes = processes
         self.objective = OBJECTIVES[settings.objective]
         self._whole = model.hierarchy, model.discriminator
-        self._hierarchy, self._discriminator = self._whole
-        self.grows = self._discriminator.grows
-        self._input_noises = [game.noise.scale for game in self._discriminator.games]
+        self.grows = model.discriminator.grows
+        self._input_noises = [game.noise.scale for game in model.discriminator.games]
         if not self.grows and isinstance(settings.grow_every, int):
             raise InputError("grow_every is set, but the discriminator has no adapters and cannot grow with the stack")
         self.single_pass, self.reason = self._examined()
@@ -100,6 +102,10 @@ class Game(Method):
         """The first levels of both players."""
         hierarchy, discriminator = self._whole
         self._hierarchy, self._discriminator = hierarchy[:level], discriminator[:level]
+        # Of the adapters, each level uses its own alone.
+        idle = any(len(game.adapters or ()) > 1 for game in self._discriminator.games)
+        self._draw = self._processes.wrap(Joints(self._hierarchy))
+        self._judge = self._processes.wrap(Judges(self._discriminator), has_idle_parameters=idle)
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Step:
         """One step of Algorithm 1, at the noise of its place in the schedule."""
@@ -116,6 +122,8 @@ class Game(Method):
             encoder_noise=settings.encoder_noise,
             penalty=settings.gradient_penalty,
             penalised=settings.penalised,
+            draw=self._draw,
+            judge=self._judge,
         )
 
     def rest(self) -> None:
@@ -147,6 +155,7 @@ class Elbo(Method):
 
     Args:
         model: All kernels with densities, none with a gauge.
+        processes: Those that train it together.
 
     Raises:
         InputError: If they are not so.
@@ -155,17 +164,19 @@ class Elbo(Method):
     columns = ("negative_elbo",)
     reason = "descent on the evidence lower bound"
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, processes: Processes) -> None:
         check_trains_by_elbo(model.hierarchy)
-        self._whole = self._hierarchy = model.hierarchy
+        self._whole = model.hierarchy
+        self._processes = processes
 
     def stand(self, level: int) -> None:
         """The first levels, under a standard normal prior."""
         self._hierarchy = self._whole[:level]
+        self._bound = self._processes.wrap(NegativeElbo(self._hierarchy))
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Bound:
         """One step of descent."""
-        return descend_elbo(self._hierarchy, x)
+        return descend_elbo(self._hierarchy, x, bound=self._bound)
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The bound on held-out data, with running statistics."""
@@ -221,12 +232,20 @@ class SupervisedGame(Game):
         settings: Of the game and of the labels.
         labelled: The labelled data.
         averaged: The hierarchy with averaged weights.
+        processes: Those that play it together.
     """
 
     columns = (*Game.columns, "supervised_loss")
 
-    def __init__(self, model: Model, settings: TrainingConfig, labelled: Labelled, averaged: Hierarchy) -> None:
-        super().__init__(model, settings)
+    def __init__(
+        self,
+        model: Model,
+        settings: TrainingConfig,
+        labelled: Labelled,
+        averaged: Hierarchy,
+        processes: Processes,
+    ) -> None:
+        super().__init__(model, settings, processes)
         self._supervision = LabelsAlone(model, settings, labelled, averaged)
         self.reason += "; labelled data beside it"
 
@@ -272,7 +291,12 @@ class Labelled:
 
 
 def make_method(
-    model: Model, settings: TrainingConfig, data: DataSet | None, augmentation: Augmentation, averaged: Hierarchy
+    model: Model,
+    settings: TrainingConfig,
+    data: DataSet | None,
+    augmentation: Augmentation,
+    averaged: Hierarchy,
+    processes: Processes,
 ) -> Method:
     """The method that the settings name.
 
@@ -282,21 +306,25 @@ def make_method(
         data: With labels, on that device, where some are to be seen.
         augmentation: Of the labelled images.
         averaged: The hierarchy with averaged weights.
+        processes: Those that train together.
 
     Raises:
         InputError: If the model or the data cannot be trained by it.
     """
     if settings.method == "elbo":
-        return Elbo(model)
+        return Elbo(model, processes)
     if settings.labels is None:
-        return Game(model, settings)
+        return Game(model, settings, processes)
     if data is None or data.train.labels is None:
         raise InputError(f"training.labels = {settings.labels}, but there are no labels in the data")
+    if processes.world > 1:
+        raise InputError(f"labels are seen by one process alone so far; this training has {processes.world}")
     classes = class_kernel(model.hierarchy).target.size
     if classes != len(data.classes):
         raise InputError(f"model.classes is {classes}, but {data.spec} has {len(data.classes)}")
     index = choose_labelled(data.train.labels, settings.labels, classes, settings.seed)
     size = min(len(index), settings.batch_size)
     labelled = Labelled(data.train, index, size, augmentation, settings.seed)
-    method = LabelsAlone if settings.method == "supervised" else SupervisedGame
-    return method(model, settings, labelled, averaged)
+    if settings.method == "supervised":
+        return LabelsAlone(model, settings, labelled, averaged)
+    return SupervisedGame(model, settings, labelled, averaged, processes)

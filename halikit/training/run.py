@@ -118,7 +118,7 @@ class Run:
     def __init__(self, path: str | Path, model: Model, *, keep: int, resumes: bool = False) -> None:
         self.path = Path(path)
         self.model = model
-        self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
+        self.checkpoints = Checkpoints(self.path, keep)
         self.events = Events(self.path / "tensorboard")
         names = [name for name in Record.__dataclass_fields__ if name not in ("errors", "embedded")]
         latents = model.hierarchy.spaces[1:]
@@ -221,6 +221,7 @@ class Run:
     def checkpoint(self, state: State) -> Path:
         """Write a checkpoint, the records that it goes on from first."""
         with writing(self.path / _METRICS):
+            self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path / _METRICS, os.O_RDWR | os.O_CREAT)
             os.fsync(descriptor)
             os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
 
@@ -21,7 +21,7 @@ from halikit.hierarchy import Hierarchy
 from halikit.model import Model, fill, named_tensors
 from halikit.random import seeded
 from halikit.training.averaging import Averager
-from halikit.training.checkpoint import Checkpoint, CheckpointError, State, find_checkpoint
+from halikit.training.checkpoint import Checkpoint, CheckpointError, Checkpoints, State, find_checkpoint
 from halikit.training.guard import Counts, Guard
 from halikit.training.health import Health
 from halikit.training.lock import locked
@@ -29,12 +29,13 @@ from halikit.training.memory import explained_shortage
 from halikit.training.meter import Meter
 from halikit.training.methods import Outcome, make_method
 from halikit.training.optimisers import fill_optimiser, make_optimisers, optimiser_tensors
+from halikit.training.processes import Processes
 from halikit.training.resume import check_same_model, notices, surroundings
 from halikit.training.run import Record, Run
 from halikit.training.schedule import Schedule
 from halikit.training.signals import Signals
 
-__all__ = ["Trainer", "resolve_device"]
+__all__ = ["Trainer"]
 
 # How many held-out samples the errors are measured on, and how many are shown.
 _HELD_OUT = 512
@@ -61,6 +62,7 @@ class Trainer:
 
     Attributes:
         averaged: The hierarchy with averaged weights, in evaluation mode.
+        processes: Those that train together.
         steps: Steps played so far.
         level: Levels that play.
         single_pass: Whether one backward pass serves both players; ``reason`` says why, or what a step is instead.
@@ -80,35 +82,43 @@ class Trainer:
     ) -> None:
         self.model = model
         self.settings = settings or (model.config.training if model.config else TrainingConfig())
-        self.device = resolve_device(self.settings.device)
+        self.processes = Processes(self.settings.device, self.settings.timeout)
+        self.device = self.processes.device
         self.data = _on(self.device, data, model.config.data.size if model.config else None)
         self.augmentation = augmentation or (model.config or Config()).data.augmentation()
         self._check()
         for module in model.parts.values():
             module.to(self.device).train()
+        if self.settings.sync_batch_norm:
+            self._synchronise_batch_norm()
         self.averager = Averager(model.hierarchy, self.settings.averaging)
-        self._method = make_method(model, self.settings, self.data, self.augmentation, self.averaged)
+        self._method = make_method(model, self.settings, self.data, self.augmentation, self.averaged, self.processes)
         self.steps = 0
         self.schedule = self._scheduled(self.settings.steps)
         self._stand(self.schedule.level(0))
         self._optimisers = make_optimisers(model, self.settings)
         self._rates = [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers]
-        self._guard = Guard(model.parts.values(), self.device)
+        self._guard = Guard(model.parts.values(), self.processes)
         self._meter = Meter(len(self._method.columns))
         # What the best checkpoint is chosen by, where this very step was evaluated.
         self._score: float | None = None
         # Lower once training had to go back to a checkpoint.
         self._rate_share = 1.0
         self._on_record = on_record
-        self._notify = on_notice
-        self._health = Health(on_notice)
+        self._notify = on_notice if self.processes.is_first else _say_nothing
+        self._health = Health(self._notify)
         resumes = resume is not False
-        if resumes and out is None:
+        if out is None and resumes:
             raise InputError("resume goes on with the run in a directory: give it as out")
-        self.run = None if out is None else Run(out, model, keep=self.settings.keep, resumes=resumes)
-        if self.run and resumes:
-            with locked(self.run.path):
-                self._resume(find_checkpoint(self.run.checkpoints, resume, self._notify))
+        # All of several processes read checkpoints; the first alone writes.
+        self._checkpoints = None if out is None else Checkpoints(Path(out), self.settings.keep)
+        self.run = None
+        if out is not None and self.processes.is_first:
+            self.run = Run(out, model, keep=self.settings.keep, resumes=resumes)
+        if self._checkpoints and resumes:
+            with locked(self.run.path) if self.run else nullcontext():
+                self._resume(find_checkpoint(self._checkpoints, resume, self._notify))
+            self.processes.wait()
 
     @property
     def averaged(self) -> Hierarchy:
@@ -149,11 +159,12 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(_threads(self.settings.threads))
             stack.enter_context(explained_shortage(self.device, self.settings.batch_size))
+            stack.enter_context(self.processes.explained_silence())
             if self.run:
                 stack.enter_context(self.run.writing(self.config, self.steps, self._size()))
                 if not self.run.checkpoints.steps():
-                    self.save()
-            self._fit(total, stack.enter_context(Signals(are_wanted=self.run is not None)))
+                    self.run.checkpoint(self._state())
+            self._fit(total, stack.enter_context(Signals(are_wanted=self._checkpoints is not None)))
         self._method.rest()
         return self.model
 
@@ -173,9 +184,11 @@ class Trainer:
             ResourceError: If the disk is full.
             InputError: If there is no run directory, or it cannot be written to.
         """
-        if self.run is None:
+        if self._checkpoints is None:
             raise InputError("this trainer writes no run: give it a directory as out")
-        self.run.checkpoint(self._state())
+        self._average_statistics()
+        if self.run:
+            self.run.checkpoint(self._state())
 
     def _fit(self, total: int, signals: Signals) -> None:
         settings = self.settings
@@ -192,16 +205,21 @@ class Trainer:
                     batches = self._batches()
                     continue
                 self._report(counts, evaluates)
-            is_due = is_last or signals.caught or self.steps % settings.checkpoint_every == 0
+            caught = self.processes.heard(signals.caught, self.steps)
+            is_due = is_last or caught or self.steps % settings.checkpoint_every == 0
             # What follows a skipped step might never be finite again; the checkpoint before it leads here as well.
-            if self.run and is_due and not self._guard.is_skipping:
+            if self._checkpoints and is_due and not self._guard.is_skipping:
                 self.save()
-            if signals.caught and not is_last:
-                raise self._stopped(signals.caught)
+            if caught and not is_last:
+                raise self._stopped(caught)
 
     def _report(self, counts: Counts, evaluates: bool) -> None:
         """Make a record of the steps since the last one."""
-        means, rate = self._meter.read()
+        means, rate = self._meter.read(self.processes)
+        if evaluates:
+            self._average_statistics()
+        if not self.processes.is_first:
+            return
         errors, embedded, measured = self._evaluate() if evaluates else ((), (), {})
         record = Record(
             step=self.steps,
@@ -229,13 +247,14 @@ class Trainer:
             DivergedError: If there is no run to go back in, or training has gone back before.
         """
         trouble = f"losses or gradients were not finite in {counts.most_in_row} steps in a row before step {self.steps}"
-        if self.run is None or self._rate_share < 1:
+        if self._checkpoints is None or self._rate_share < 1:
             raise DivergedError(
                 f"{trouble}; try a lower learning rate or more input noise" + self._dumped(trouble, counts)
             )
-        checkpoint = self.run.checkpoints.newest(self._notify)
-        self._restore(checkpoint)
-        self.run.rewind(self.steps)
+        self._restore(self._checkpoints.newest(self._notify))
+        self.processes.wait()
+        if self.run:
+            self.run.rewind(self.steps)
         self._rate_share = 0.5
         self._notify(f"{trouble}; going back to step {self.steps}, with half the learning rates from there on")
 
@@ -267,7 +286,7 @@ class Trainer:
         self._guard.before_step()
         # The noise of a step depends on nothing that went before; the caller's generators are given back.
         with (
-            seeded(_noise_seed(settings.seed, self.steps), self.device),
+            seeded(_noise_seed(settings.seed, self.steps, self.processes.rank), self.device),
             torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"),
         ):
             outcome = self._method.step(batch.to(self.device), self.steps, self.schedule)
@@ -308,6 +327,17 @@ class Trainer:
         errors = tuple(found.euclidean.square().mean(1).sqrt().tolist())
         return errors, () if found.embedded is None else tuple(found.embedded.mean(1).tolist())
 
+    def _average_statistics(self) -> None:
+        """Let running statistics be what all processes have seen, before they are used or saved."""
+        modules = self._modules().values()
+        self.processes.average(b for module in modules for b in module.buffers() if b.is_floating_point())
+
+    def _synchronise_batch_norm(self) -> None:
+        if self.device.type != "cuda":
+            raise InputError(f"training.sync_batch_norm is for GPUs; this training is on {self.device}")
+        for part in self.model.parts.values():
+            nn.SyncBatchNorm.convert_sync_batchnorm(part)
+
     def _save_model(self) -> None:
         assert self.run
         self.run.save(self.averaged, self.config if self.model.config else None, self.steps, self.level)
@@ -323,16 +353,18 @@ class Trainer:
             check_same_model(before, self.config)
         self._restore(checkpoint)
         with _threads(self.settings.threads):
-            now = surroundings(self.device, 1)
+            now = surroundings(self.device, self.processes.world)
         for notice in notices(checkpoint.facts, before, self.config, now):
             self._notify(notice)
 
     def _stopped(self, number: int) -> StoppedError:
         """Write the model as it stands, for those who want to look at it, and say how to go on."""
-        assert self.run
-        self._save_model()
-        path, name = self.run.path, signal.Signals(number).name
-        newest = self.run.checkpoints.steps()[-1]
+        assert self._checkpoints
+        self._average_statistics()
+        if self.run:
+            self._save_model()
+        path, name = self._checkpoints.path.parent, signal.Signals(number).name
+        newest = self._checkpoints.steps()[-1]
         return StoppedError(
             f"{name} at step {self.steps}; saved up to step {newest} in {path}\n"
             f"go on with: halikit train --resume --out {path}",
@@ -374,7 +406,7 @@ class Trainer:
             "seconds": self._meter.seconds(),
             "rate_share": self._rate_share,
             "config": self.config.model_dump(mode="json"),
-            "surroundings": surroundings(self.device, 1),
+            "surroundings": surroundings(self.device, self.processes.world),
         }
         tensors = named_tensors(self._modules())
         for (name, part), optimiser in zip(self.model.parts.items(), self._optimisers, strict=True):
@@ -405,15 +437,19 @@ class Trainer:
         return self.model.parts | {"averaged": self.averaged}
 
     def _batches(self) -> Iterator[Tensor]:
-        """Full batches in the order of (seed, epoch), from where the steps played so far have come to."""
+        """Full batches in the order of (seed, epoch), from where the steps played so far have come to.
+
+        Of several processes, each takes its part of every batch.
+        """
         assert self.data is not None
         train, size = self.data.train, self.settings.batch_size
+        rank, world = self.processes.rank, self.processes.world
         per_epoch = len(train) // size
         epoch, first = divmod(self.steps, per_epoch)
         while True:
             order = datasets.order(len(train), self.settings.seed, epoch).to(self.device)
             for i in range(first, per_epoch):
-                index = order[i * size : (i + 1) * size]
+                index = order[i * size + rank : (i + 1) * size : world]
                 yield self.augmentation(train.batch(index), index, seed=self.settings.seed, epoch=epoch)
             epoch, first = epoch + 1, 0
 
@@ -433,24 +469,9 @@ class Trainer:
             raise InputError(f"the model is for data of shape {shape}, but {self.data.spec} has {self.data.shape}")
         if self.settings.batch_size < 2:
             raise InputError("training.batch_size must be at least 2: batch statistics need a batch")
+        self.processes.share(self.settings.batch_size)
         self.data.check_batch(self.settings.batch_size)
         self.augmentation.check(shape)
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu`` or ``cuda``; ``auto`` is CUDA where there is some.
-
-    Raises:
-        InputError: If it is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
-        raise InputError(f"a device is auto, cpu, cuda or cuda:N, got {name!r}")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {name!r} is not available: torch sees {torch.cuda.device_count()} CUDA devices")
-    return torch.device(name)
 
 
 @contextmanager
@@ -474,6 +495,10 @@ def _on(
     elif isinstance(data, Tensor):
         data = datasets.from_tensor(data)
     return data.to(device)
+
+
+def _say_nothing(message: str) -> None:
+    """What others than the first process say."""
 
 
 def _noise_seed(seed: int, step: int, rank: int = 0) -> int:
