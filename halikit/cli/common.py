@@ -38,15 +38,6 @@ Weights = Annotated[str, typer.Option(help="averaged or raw.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
-<<<<<<< HEAD
-_hushed = False
-
-
-def hush(quiet: bool) -> None:
-    """Print results and complaints only, from now on, or everything."""
-    global _hushed
-    _hushed = quiet
-=======
 # How many samples or images entries are chosen by that change most: each takes two decodings an entry.
 EXAMINED = 16
 
@@ -55,7 +46,15 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Go on without a reader: what a command writes to files matters more than what it says."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
->>>>>>> main
+
+
+_hushed = False
+
+
+def hush(quiet: bool) -> None:
+    """Print results and complaints only, from now on, or everything."""
+    global _hushed
+    _hushed = quiet
 
 
 def console(stderr: bool = False) -> Console:

@@ -229,14 +229,10 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
     from halikit.training.progress import Progress
 
     assert model.config is not None
-<<<<<<< HEAD
     console, narrator = common.console(stderr=as_json), common.narrator(stderr=as_json)
+    if not is_first():
+        console.quiet = narrator.quiet = True
     with Progress(narrator, model.config.training.steps) as progress:
-=======
-    console = common.console(stderr=as_json)
-    console.quiet = not is_first()
-    with Progress(console, model.config.training.steps) as progress:
->>>>>>> main
         resume = checkpoint.path if checkpoint else False
         trainer = Trainer(model, data, out=path, resume=resume, on_record=progress, on_notice=common.warn)
         _introduce(narrator.print, model, data, trainer)
