@@ -204,14 +204,14 @@ finally:
     assert "halikit" in done.stdout
 
 
+def test_quiet_training_prints_results_alone(tmp_path: Path) -> None:
+    done = halikit("train", "--levels", "1", *QUICK, "--out", "run", "--quiet", cwd=tmp_path)
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["level 1", "run"]
+    assert done.stderr == ""
+
+
 def test_the_model_that_ships(tmp_path: Path) -> None:
     (picture,) = halikit("sample", "digits", "-n", "4", cwd=tmp_path).stdout.splitlines()
     assert (tmp_path / picture).is_file()
     # What was written beside does not stand in its way.
     assert json.loads(halikit("evaluate", "digits", "-n", "100", "--json", cwd=tmp_path).stdout)["kept"][0] > 0.85
-
-
-def test_quiet_training_prints_results_alone(tmp_path: Path) -> None:
-    done = halikit("train", "--levels", "1", *QUICK, "--out", "run", "--quiet", cwd=tmp_path)
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["level 1", "run"]
-    assert done.stderr == ""

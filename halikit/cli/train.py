@@ -230,8 +230,8 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
 
     assert model.config is not None
     console, narrator = common.console(stderr=as_json), common.narrator(stderr=as_json)
-    for each in (console, narrator):
-        each.quiet = each.quiet or not is_first()
+    if not is_first():
+        console.quiet = narrator.quiet = True
     with Progress(narrator, model.config.training.steps) as progress:
         resume = checkpoint.path if checkpoint else False
         trainer = Trainer(model, data, out=path, resume=resume, on_record=progress, on_notice=common.warn)
