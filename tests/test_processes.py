@@ -143,7 +143,7 @@ class Recorder(Augmentation):
 
 def test_every_index_is_seen_once_an_epoch(tmp_path: Path) -> None:
     def train(rank: int) -> None:
-        recorder = Recorder()
+        recorder = Recorder(flip=True)
         torch.manual_seed(0)
         run = hk.Trainer(hk.build(config(1, training__batch_size=150)), "digits", augmentation=recorder)
         run.fit(10)

@@ -37,7 +37,10 @@ class PowerCutError(Exception):
 
 
 def config(levels: int = 2, **changes: object) -> Config:
-    return override(Config(), SMALL | {"model.levels": levels} | {k.replace("__", "."): v for k, v in changes.items()})
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    plays = changes.get("training.method", "adversarial") == "adversarial"
+    small = {name: value for name, value in SMALL.items() if plays or not name.startswith("discriminator")}
+    return override(Config(), small | {"model.levels": levels} | changes)
 
 
 def trainer(settings: Config, out: Path, **options: object) -> hk.Trainer:
@@ -83,6 +86,9 @@ CASES = {
     ),
     "pairs, falling rates and noise": config(
         2, discriminator__form="pairwise", training__final_learning_rate=0.1, training__final_input_noise=0.0
+    ),
+    "an autoencoder": config(
+        2, training__method="elbo", model__observation_scale=0.5, model__gauge=None, model__max_scale=None
     ),
     "several epochs": config(1, training__batch_size=500, model__gauge=None, model__max_scale=None),
 }
