@@ -34,8 +34,9 @@ def report(
     """
     from halikit.report import write_report
 
-    made = _make_everything(run) if make_all else []
+    # First, so that what is no run is told before anything is made.
     path = write_report(common.directory_of(run))
+    made = _make_everything(run) if make_all else []
     if as_json:
         common.print_json({"path": str(path), "made": made})
     else:
