@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from halikit.config import Config, DiscriminatorConfig, ModelConfig
+from halikit.config import Config, DiscriminatorConfig, ModelConfig, override
 from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, build_discriminator
 from halikit.errors import InputError
 from halikit.files import write_atomically
@@ -21,11 +21,11 @@ from halikit.hierarchy import Hierarchy
 from halikit.networks import paper
 from halikit.networks.blocks import initialise
 from halikit.networks.ladder import describe as ladder_in_words
-from halikit.networks.ladder import ladder
+from halikit.networks.ladder import ladder, ladder_choices
 from halikit.networks.paper import paper_discriminator, paper_hierarchy
 from halikit.supervision import with_classes
 
-__all__ = ["Model", "ModelError", "build", "describe", "load", "save_model"]
+__all__ = ["Model", "ModelError", "build", "describe", "load", "resolved", "save_model"]
 
 FILE_NAME = "model.safetensors"
 SCHEMA = 1
@@ -81,6 +81,23 @@ def build(config: Config) -> Model:
         if name in model.parts and section.initial_scale is not None:
             initialise(model.parts[name], section.initial_scale)
     return model
+
+
+def resolved(config: Config) -> Config:
+    """The config with what the ladder chooses written out, so that a saved model outlives a change of defaults.
+
+    Raises:
+        InputError: As :func:`build`.
+    """
+    settings = config.model
+    if settings.family == "paper" or settings.data_shape is None:
+        return config
+    told = settings.model_dump(include={"family", "maps", "widths", "hidden"})
+    try:
+        choices = ladder_choices(settings.levels, settings.data_shape, **told)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from None
+    return override(config, {f"model.{name}": value for name, value in choices.items()})
 
 
 def _discriminator(settings: DiscriminatorConfig, hierarchy: Hierarchy) -> JointDiscriminator | PairwiseDiscriminator:

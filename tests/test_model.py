@@ -15,7 +15,7 @@ from halikit import data
 from halikit.analysis.labels import label_scores
 from halikit.config import Config, ModelConfig, TrainingConfig, override, read_toml
 from halikit.errors import InputError
-from halikit.model import ModelError
+from halikit.model import ModelError, resolved
 from halikit.presets import PRESETS
 
 SMALL = Config(
@@ -130,6 +130,18 @@ def test_a_run_describes_the_training_that_was_played(tmp_path: Path) -> None:
     for config in (read_toml(tmp_path / "run" / "config.toml"), hk.load(tmp_path / "run").config):
         assert config.training == settings.model_copy(update={"steps": 3})
         assert config.model == SMALL.model
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (7,)])
+def test_a_resolved_config_builds_the_same_model_and_leaves_nothing_to_defaults(shape: tuple[int, ...]) -> None:
+    config = Config(model=ModelConfig(levels=2, data_shape=shape))
+    full = resolved(config)
+    assert hk.build(full).hierarchy.spaces == hk.build(config).hierarchy.spaces
+    assert None not in (full.model.family, full.model.maps, full.model.widths, full.model.hidden)
+    sizes = [[p.shape for p in hk.build(c).hierarchy.parameters()] for c in (config, full)]
+    assert sizes[0] == sizes[1]
+    assert resolved(full) == full
+    assert resolved(hk.presets.cifar10()) == hk.presets.cifar10()
 
 
 class TestTheModelThatShips:

@@ -146,7 +146,9 @@ def _resumed(
     config = Config.parse(checkpoint.facts["config"], str(checkpoint.path))
     if preset and preset != config.preset:
         raise InputError(f"{checkpoint.path} is of {config.preset or 'no preset'}, not of the preset {preset!r}")
-    return override(config, {"levels": levels} if levels else {})
+    # Other levels have other widths; that this is another architecture is said where all that differs is listed.
+    other = levels and levels != config.model.levels
+    return override(config, {"levels": levels, "widths": None, "maps": None} if other else {})
 
 
 def check_together(config: Config, steps: int | None = None, epochs: float | None = None) -> None:
@@ -189,6 +191,7 @@ def _load(config: Config) -> DataSet:
 def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     from halikit.config import override
     from halikit.errors import InputError
+    from halikit.model import resolved
     from halikit.training.schedule import Schedule
 
     if config.model.data_shape not in (None, data.shape):
@@ -204,7 +207,7 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
         changes["model.classes"] = config.model.classes or len(data.classes) or None
     if epochs is not None:
         changes["training.steps"] = max(1, round(epochs * (len(data.train) // config.training.batch_size)))
-    config = override(config, changes)
+    config = resolved(override(config, changes))
     Schedule(config.training, config.training.steps, config.model.levels).check()
     return config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -17,6 +17,8 @@ from halikit.spaces import Space
 __all__ = ["Family", "describe", "ladder", "ladder_spaces"]
 Family = Literal["dense", "conv"]
 
+# Units of dense layers, and channels of the finest maps.
+_HIDDEN = {"dense": 256, "conv": 32}
 # Sides up to which an error looks for sizes that would do.
 _SEARCHED = 2**13
 
@@ -122,6 +124,30 @@ def ladder_spaces(
     return (x, *(Space(f"z{level}", shape) for level, shape in enumerate(shapes, 1)))
 
 
+def ladder_choices(
+    levels: int,
+    data_shape: Sequence[int],
+    *,
+    family: Family | None = None,
+    maps: int | None = None,
+    widths: Sequence[int] | None = None,
+    hidden: int | None = None,
+) -> dict[str, Any]:
+    """The same arguments of :func:`ladder` with its defaults written out, by name.
+
+    Raises:
+        ValueError: As there.
+    """
+    family = family or _fitting_family(data_shape)
+    latents = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)[1:]
+    return {
+        "family": family,
+        "maps": sum(space.is_image for space in latents),
+        "widths": tuple(space.shape[0] for space in latents),
+        "hidden": hidden or _HIDDEN[family],
+    }
+
+
 def describe(spaces: Sequence[Space], family: Family | None = None) -> str:
     """What the ladder chose, and where it had to fall back to vectors, in a sentence."""
     x, *latents = spaces
@@ -193,8 +219,8 @@ class _Networks:
         self.options = LayerOptions("batch", 0.0, slope)
         self.depth = depth
         self.is_dense = family == "dense" or not lower.is_image
-        self.dense_width = hidden or 256 if family == "dense" else 256
-        self.channels = hidden or 32
+        self.dense_width = hidden or _HIDDEN["dense"] if family == "dense" else _HIDDEN["dense"]
+        self.channels = hidden or _HIDDEN["conv"]
 
     def up(self) -> nn.Sequential:
         """From ``lower`` to means and raw scales on ``upper``."""
