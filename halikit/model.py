@@ -193,9 +193,7 @@ def load(
     if weights not in ("averaged", "raw"):
         raise ModelError(f"weights are 'averaged' or 'raw', got {weights!r}")
     path = _file_of(run)
-    about, tensors = _read(path)
-    if weights == "raw" and not any(name.startswith("hierarchy.") for name in tensors):
-        raise ModelError(f"{path} holds averaged weights only, to be small; there are no raw ones")
+    about, tensors = _read(path, weights)
     if build is not None:
         model = build()
     elif about["config"] is not None:
@@ -203,7 +201,7 @@ def load(
     else:
         raise ModelError(f"{path} holds kernels of its author's own: pass build=, the function that makes the model")
     for name, part in model.parts.items():
-        fill(path, part, tensors, "averaged" if (name, weights) == ("hierarchy", "averaged") else name)
+        fill(path, part, tensors, name)
         part.to(device).eval()
     return model
 
@@ -261,10 +259,19 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
     return _build(config)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path, weights: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a file says, and its tensors, those of the weights asked for as the hierarchy's."""
     about = _about(path)
+    wanted, unwanted = ("averaged.", "hierarchy.") if weights == "averaged" else ("hierarchy.", "averaged.")
     with safe_open(path, "pt") as file:
-        return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = [name for name in file.keys() if not name.startswith(unwanted)]  # noqa: SIM118
+        if not any(name.startswith(wanted) for name in names):
+            raise ModelError(f"{path} holds no {weights} weights")
+        tensors = {name: file.get_tensor(name) for name in names}
+    return about, {
+        f"hierarchy.{name.removeprefix(wanted)}" if name.startswith(wanted) else name: tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:

@@ -54,7 +54,10 @@ def with_classes(
         CategoricalKernel(top, y, up, temperature=_TEMPERATURE),
         GaussianKernel(y, top, down, gauge=gauge, max_scale=max_scale),
     )
-    return Hierarchy([*hierarchy, link], dist.OneHotCategorical(torch.full((classes,), 1 / classes)))
+    # Validation looks at values, which a model that is planned on the meta device would not have.
+    with torch.device("cpu"):
+        prior = dist.OneHotCategorical(torch.full((classes,), 1 / classes))
+    return Hierarchy([*hierarchy, link], prior)
 
 
 def class_kernel(hierarchy: Hierarchy) -> CategoricalKernel:

@@ -156,7 +156,7 @@ class TestTheModelThatShips:
         assert min(scores.class_shares) > 0.03
 
     def test_has_no_raw_weights_and_says_so(self) -> None:
-        with pytest.raises(InputError, match="averaged weights only"):
+        with pytest.raises(InputError, match="holds no raw weights"):
             hk.load("digits", weights="raw")
 
     def test_yields_to_what_is_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def inspect(
         # Training came to no evaluation, so there is no model to look at.
         _print_dump(diverged, as_json)
         return
-    if what in PRESETS and not Path(what).is_dir():
+    if what in PRESETS and not (Path(what) / FILE_NAME).exists():
         config = with_data_shape(chosen_config(preset=what))
         # Shapes are all that is asked for.
         with torch.device("meta"):
