@@ -55,6 +55,7 @@ def test_training_says_what_it_does(trained: tuple[Path, str]) -> None:
         "model.safetensors",
         "report.html",
         "samples",
+        "tensorboard",
     ]
 
 

@@ -98,7 +98,8 @@ def test_build_needs_the_shape_of_the_data() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds_without_its_data(name: str) -> None:
     model = hk.build(PRESETS[name]())
-    assert len(model.hierarchy) == model.config.model.levels
+    # The classes are one level more.
+    assert len(model.hierarchy) == model.config.model.levels + (model.config.model.classes is not None)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.0001, 0.9999])
