@@ -28,7 +28,7 @@ def trained(config: Config) -> LabelScores:
 def test_three_levels_learn_the_digits(seed: int) -> None:
     """What docs/results/digits.md measured, less three standard errors of a share of 297."""
     scores = trained(override(families.dense(3), {"seed": seed}))
-    assert [kept > least for kept, least in zip(scores.kept, (0.82, 0.74, 0.58), strict=True)] == [True] * 3
+    assert [kept > least for kept, least in zip(scores.kept, (0.84, 0.79, 0.73), strict=True)] == [True] * 3
     assert min(scores.class_shares) > 0.03
     assert scores.sample_distance < scores.held_out_distance
 
