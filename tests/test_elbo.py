@@ -115,7 +115,7 @@ def test_a_fitted_scale_keeps_its_bounds() -> None:
     down = hk.ladder(1, DIGITS, observation_scale="fitted").links[0].down
     for raw, scale in ((-50.0, 0.001), (0.0, 0.5005), (50.0, 1.0)):
         down.raw_scale.data.fill_(raw)
-        assert down.eval().scale(torch.zeros(2, 10)).unique().item() == pytest.approx(scale)
+        assert down.eval().scale(torch.zeros(2, *down.source.shape)).unique().item() == pytest.approx(scale)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ its levels' networks joined end to end: what ``z_1 … z_{L−1}`` were is hidde
 
 from __future__ import annotations
 
-from halikit.config import Config, override
+from halikit.config import Config, ModelConfig, override
 from halikit.presets import digits as of_digits
 from halikit.presets import mnist as of_mnist
 from halikit.presets import paper
@@ -63,5 +63,14 @@ def _joined(config: Config) -> Config:
     changes: dict[str, object] = {"model.levels": 1, "preset": f"ali_{config.preset}"}
     if model.family != "paper":
         changes["model.depth"] = model.levels * model.depth
-        changes["model.widths"] = model.widths and model.widths[-1:]
+        # The widths of a stack depend on its levels, so the top's is written out.
+        changes["model.widths"] = (model.widths or _widths(model))[-1:]
     return override(config, changes)
+
+
+def _widths(model: ModelConfig) -> tuple[int, ...]:
+    from halikit.networks.ladder import ladder_choices
+
+    assert model.data_shape is not None
+    widths: tuple[int, ...] = ladder_choices(model.levels, model.data_shape, family=model.family)["widths"]  # type: ignore[arg-type]
+    return widths
