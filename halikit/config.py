@@ -42,6 +42,8 @@ InitialScale = Annotated[
 
 # No honest config comes near.
 _MOST_TOML = 2**20
+# Of a name or value in a message, as many characters.
+_SHOWN = 100
 
 
 class ConfigError(InputError):
@@ -254,7 +256,7 @@ class Config(_Section):
         500
     """
 
-    preset: str | None = None
+    preset: Annotated[str, Field(pattern=r"^\w{1,100}$")] | None = None
     model: ModelConfig = ModelConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     training: TrainingConfig = TrainingConfig()
@@ -417,18 +419,23 @@ def _explained(detail: Any) -> str:
     names = _names()
     while len(place) > 1 and ".".join(place) not in names and ".".join(place[:-1]) in names:
         place.pop()
-    name = ".".join(place)
+    name, given = _shortened(".".join(place)), _shortened(repr(detail["input"]))
     if detail["type"] == "extra_forbidden" and len(place) == 1:
         near = get_close_matches(name.lower(), list(Config.model_fields), 1, 0.5)
         return f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     if detail["type"] == "model_type":
-        return f"{name} = {detail['input']!r}: it should be a table, [{name}]"
+        return f"{name} = {given}: it should be a table, [{name}]"
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {name!r}{_nearest(name, names)}"
     if detail["type"] == "value_error":
         return f"{name}: {detail['ctx']['error']}".removeprefix(": ")
     message = re.sub(r"^Input", "it", detail["msg"])
-    return f"{name} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{name} = {given}: {message[0].lower()}{message[1:]}"
+
+
+def _shortened(text: str) -> str:
+    """What a person wants to see of it: a file can hold a name or a value of any length."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _toml_line(key: str, value: Any, comment: str | None) -> str:

@@ -213,7 +213,8 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
 
 
 def _default_path(config: Config, spec: str) -> Path:
-    return Path("runs") / f"{config.preset or spec.split(':')[0]}-l{config.model.levels}"
+    # Nothing that a config says leads out of runs/.
+    return Path("runs") / f"{config.preset or Path(spec.split(':')[0]).name}-l{config.model.levels}"
 
 
 def _fresh(path: Path) -> Path:
