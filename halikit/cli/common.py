@@ -73,7 +73,8 @@ def narrator(stderr: bool = False) -> Console:
 
 def print_json(values: dict[str, Any]) -> None:
     """Print one JSON object."""
-    print(json.dumps(values, ensure_ascii=False))
+    # At once: whoever started the command may wait for it while it goes on.
+    print(json.dumps(values, ensure_ascii=False), flush=True)
 
 
 def printable(text: str) -> str:
