@@ -11,7 +11,16 @@ from torch import nn
 
 from halikit.hierarchy import Hierarchy, Link
 from halikit.kernels import DeterministicKernel, Gauge, GaussianKernel, Kernel
-from halikit.networks.blocks import COARSEST, DENSE_PIXELS, LayerOptions, ResidualBlock, conv, dense, upsample
+from halikit.networks.blocks import (
+    COARSEST,
+    DENSE_PIXELS,
+    Convolution,
+    LayerOptions,
+    ResidualBlock,
+    conv,
+    dense,
+    upsample,
+)
 from halikit.spaces import Space
 
 __all__ = ["Family", "describe", "ladder", "ladder_spaces"]
@@ -262,7 +271,7 @@ class _Networks:
             channels *= 2
             layers += [ResidualBlock(channels, self.options) for _ in range(self.depth - 1)]
         if self.upper.is_image:
-            layers.append(nn.Conv2d(channels, 2 * self.upper.shape[0], 3, padding=1))
+            layers.append(Convolution(channels, 2 * self.upper.shape[0], 3, padding=1))
         else:
             features = channels * math.prod(sizes[-1])
             layers += [nn.Flatten(), dense(features, self.dense_width, self.options)]
@@ -282,5 +291,5 @@ class _Networks:
             layers += [ResidualBlock(channels, self.options) for _ in range(self.depth - 1)]
             layers += [upsample(), conv(channels, channels // 2, 3, 1, self.options)]
             channels //= 2
-        layers.append(nn.Conv2d(channels, outputs * self.lower.shape[0], 3, padding=1))
+        layers.append(Convolution(channels, outputs * self.lower.shape[0], 3, padding=1))
         return nn.Sequential(*layers)
