@@ -174,6 +174,17 @@ class TrainingConfig(_Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["32", "bf16"] = "32"
     threads: Positive | None = Field(None, description="threads of one operation on CPU; as torch is set by default")
+    compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = Field(
+        None, description="torch.compile of both players, in this mode"
+    )
+    memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
+        "auto", description="how feature maps lie in memory"
+    )
+    accumulate: Positive = Field(1, description="micro-batches of a batch, whose gradients are averaged")
+    recompute: bool = Field(False, description="compute activations again in the backward pass instead of keeping them")
+    prefetch: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="batches made ready by a thread of their own"
+    )
     objective: Literal["jensen_shannon", "least_squares", "relativistic"] = "jensen_shannon"
     learning_rate: Rate = 3e-4
     discriminator_learning_rate: Rate | None = Field(None, description="of the discriminator, where it differs")
@@ -216,6 +227,12 @@ class TrainingConfig(_Section):
     def _settings_fit_the_method(self) -> Self:
         if self.method == "supervised" and self.labels is None:
             raise ValueError("method = 'supervised' needs labels, such as labels = 100")
+        if self.labels and self.accumulate > 1:
+            raise ValueError("accumulate = 1 is all that training with labels has: its labelled batch is not divided")
+        if self.compile and (self.method != "adversarial" or self.recompute):
+            raise ValueError(
+                "compile is for the game alone, without recompute: what is worth computing again it finds by itself"
+            )
         if self.method == "elbo" and self.precision != "32":
             raise ValueError(f"method = 'elbo' sums log-densities: precision must be '32', not {self.precision!r}")
         return self

@@ -13,6 +13,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from halikit import recompute
 from halikit.random import drawing_from
 from halikit.spaces import Space
 
@@ -32,8 +33,13 @@ class Kernel(nn.Module, ABC):
     Args:
         source: The space conditioned on.
         target: The space measured.
+
+    Attributes:
+        recomputes: Whether what its network keeps for the backward pass is computed again there, to save memory; of
+            kernels that run it by :func:`apply_network`.
     """
 
+    recomputes = False
     # The kernel that a Link pairs this one with. Held in a tuple, so that it is no submodule and its
     # parameters are counted once.
     _adjoint: tuple[Kernel, ...] = ()
@@ -174,7 +180,8 @@ def apply_network(kernel: Kernel, network: nn.Module, given: Tensor, outputs: in
     """
     source, target = kernel.source, kernel.target
     batch = batch_shape(kernel, given)
-    out: Tensor = network(given if len(batch) == 1 else given.reshape(-1, *source.shape))
+    flat = given if len(batch) == 1 else given.reshape(-1, *source.shape)
+    out: Tensor = recompute.run(network, flat, again=kernel.recomputes)
     if out.numel() != batch.numel() * outputs * target.size:
         raise ValueError(
             f"the network of {kernel} gives {tuple(out.shape)} for a batch of {batch.numel()}; "

@@ -62,13 +62,27 @@ class InputNoise(nn.Module):
         super().__init__()
         if scale < 0:
             raise ValueError(f"the scale of input noise must not be negative, got {scale}")
-        self.scale = scale
+        # A tensor, so that no new number in a schedule means compiling anew.
+        self._scale: Tensor
+        self.register_buffer("_scale", torch.tensor(float(scale)), persistent=False)
+        self._given, self._is_on = float(scale), scale > 0
+
+    @property
+    def scale(self) -> float:
+        """The standard deviation; it can be set."""
+        return self._given
+
+    @scale.setter
+    def scale(self, scale: float) -> None:
+        if scale != self._given:
+            self._given, self._is_on = scale, scale > 0
+            self._scale.fill_(scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x + scale · ε`` in training, ``x`` in evaluation; any shape."""
-        if not self.training or not self.scale:
+        if not self.training or not self._is_on:
             return x
-        return x.add(torch.randn_like(x), alpha=self.scale)
+        return torch.addcmul(x, self._scale.to(x.dtype), torch.randn_like(x))
 
     def extra_repr(self) -> str:
         """The scale."""
@@ -97,7 +111,7 @@ class Dropout(nn.Module):
         """Activations dropped and the others scaled by ``1 / (1 − probability)`` in training; any shape."""
         if not self.training or not self.threshold:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # there its own are as cheap
             return nn.functional.dropout(x, self.probability)
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         # In the order in which the activations lie in memory.
