@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "conv",
     "dense",
     "initialise",
+    "takes_patches",
     "upsample",
 ]
 
@@ -179,6 +181,19 @@ def conv(
     padding = 0 if valid else kernel // 2
     linear = Convolution(inputs, outputs, kernel, stride, padding, bias=options.norm != "batch")
     return _surrounded(linear, nn.BatchNorm2d, outputs, options)
+
+
+def takes_patches(shape: Sequence[int], goal: Sequence[int]) -> bool:
+    """Whether images come and go as patches of 2×2 pixels, in place of a first halving.
+
+    Nothing is computed at full resolution then, which would be most of the work and little of the network.
+
+    Args:
+        shape: ``(C, H, W)`` of the images.
+        goal: ``(h, w)``, the resolution that the network goes down to.
+    """
+    height, width = shape[1:]
+    return not (height % 2 or width % 2) and min(height // goal[0], width // goal[1]) >= 2
 
 
 def upsample() -> nn.Upsample:
