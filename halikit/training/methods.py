@@ -247,13 +247,15 @@ class LabelsAlone(Method):
         """There are the whole hierarchy's classes, or none."""
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Supervised:
-        """One step of descent; ``x`` has no labels, and is looked at only for consistency."""
+        """One step of descent; of ``x``, whose labels are not seen, only the number is used."""
         settings = self._settings
         noise, weight = settings.encoder_noise, settings.supervised_weight
         with self._processes.averaged(self._hierarchy.parameters()):
             if settings.consistency:
-                moved, strength = self._labelled.moved(x, step), weight * settings.consistency
-                agree(self._hierarchy, self._averaged, x, moved, noise=noise, weight=strength)
+                wanted = settings.consistency_batch
+                unseen = self._labelled.draw(self._processes.share(wanted) if wanted else len(x))
+                moved, strength = self._labelled.moved(unseen, step), weight * settings.consistency
+                agree(self._hierarchy, self._averaged, unseen, moved, noise=noise, weight=strength)
             x, y = self._labelled.batch(step)
             return supervise(self._hierarchy, x, y, noise=noise, weight=weight)
 
@@ -337,6 +339,10 @@ class Labelled:
         chosen = self.index[batch[self.rank :: self.world]]
         x = self.augmentation(self.part.batch(chosen), chosen, seed=self.seed, epoch=epoch)
         return x, self.part.labels[chosen.to(self.part.labels.device)]
+
+    def draw(self, number: int) -> Tensor:
+        """As they are, any images of the part, ``(number, *shape of x)``; which, is noise of the step."""
+        return self.part.batch(torch.randint(len(self.part), (number,), device=self.part.device))
 
     def moved(self, x: Tensor, step: int) -> Tensor:
         """This process's share of a batch augmented once more, differently at each step."""
