@@ -83,7 +83,7 @@ def train(
     check_together(chosen, steps, epochs)
     loaded = _load(chosen)
     chosen = _fitted(chosen, loaded, epochs)
-    path = out or _fresh(_default_path(chosen, loaded.spec))
+    path = out or common.fresh(_default_path(chosen, loaded.spec))
 
     torch.manual_seed(chosen.training.seed)
     model = build(chosen)
@@ -214,14 +214,6 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
 
 def _default_path(config: Config, spec: str) -> Path:
     return Path("runs") / f"{config.preset or spec.split(':')[0]}-l{config.model.levels}"
-
-
-def _fresh(path: Path) -> Path:
-    """``path``, or the first of ``path-2``, ``path-3``, … that does not exist."""
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return candidate
 
 
 def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None, as_json: bool) -> None:
