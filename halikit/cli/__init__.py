@@ -27,6 +27,7 @@ from halikit.cli import (
     reconstruct,
     report,
     sample,
+    share,
     train,
     traverse,
 )
@@ -71,6 +72,7 @@ for _module in (
     propositions,
     benchmark,
     data,
+    share,
 ):
     _module.register(app)
 
