@@ -147,7 +147,9 @@ def _drawn(kernel: Kernel, given: Tensor) -> Tensor:
 def _judged(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Tensor:
     """Logits ``(n,)``."""
     first, *latents = (states[space.name] for space in game.spaces)
-    h = game.stages[0](first + game.noise.scale * torch.randn_like(first))
+    if game.noise.scale:
+        first = first + game.noise.scale * torch.randn_like(first)
+    h = game.stages[0](first)
     for stage, z in zip(game.stages[1:], latents, strict=True):
         if h.shape[2:] != z.shape[2:]:
             h, z = h.flatten(1), z.flatten(1)
