@@ -192,7 +192,7 @@ def memory(name: str) -> dict[str, int] | str:
 
 
 def agreement(name: str) -> dict[str, float]:
-    """Relative distance of a step's gradients from those of an eager step; all noise off, no TF32."""
+    """Relative distance of a step's gradients from an eager step; no noise, no TF32."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     ways: dict[str, dict[str, object]] = {
         "the same again": {},
