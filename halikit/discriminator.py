@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from halikit import recompute
 from halikit.hierarchy import Hierarchy
-from halikit.networks.blocks import COARSEST, DENSE_PIXELS, InputNoise, LayerOptions, Norm, conv, dense
+from halikit.networks.blocks import COARSEST, DENSE_PIXELS, InputNoise, LayerOptions, Norm, conv, dense, takes_patches
 from halikit.networks.ladder import Family
 from halikit.random import seeded
 from halikit.spaces import Space
@@ -191,7 +191,8 @@ def build_discriminator(
         form: ``"joint"`` for one logit, ``"pairwise"`` for one logit and game per adjacent pair.
         family: ``"dense"`` to take images above vectors as vectors too, ``"conv"`` never to; by default images of at
             most 16×16 are.
-        width: Units of dense layers and of the head; maps have between an eighth of that and as many channels.
+        width: Units of dense layers and of the head; maps have a thirty-second of that as channels at full resolution and
+            up to twice as many at each halving.
         depth: Layers per stage beyond those that reduce the resolution; at least one.
         dropout: Probability of dropping an activation.
         use_weight_norm: Weight-normalise the stages, as Table 4 does.
@@ -222,7 +223,8 @@ def build_discriminator(
             "stages and head are replaced in the joint form; for pairs, give a PairwiseDiscriminator its own"
         )
     return PairwiseDiscriminator(
-        _build(pair, make, {}, None, 0.0 if level else input_noise) for level, pair in enumerate(pairwise(spaces))
+        _build(pair, make, {}, None, 0.0 if level else input_noise, from_data=not level)
+        for level, pair in enumerate(pairwise(spaces))
     )
 
 
@@ -267,7 +269,7 @@ class _StageMaker(NamedTuple):
     norm: Norm | None
     slope: float
 
-    def __call__(self, incoming: tuple[int, ...], above: Space | None) -> nn.Sequential:
+    def __call__(self, incoming: tuple[int, ...], above: Space | None, *, in_patches: bool) -> nn.Sequential:
         """Layers from ``incoming`` to the resolution of ``above``; to a vector where that is one or nothing."""
         options = LayerOptions(self.norm, self.dropout, self.slope)
         goes_to_maps = above is not None and above.is_image
@@ -277,7 +279,11 @@ class _StageMaker(NamedTuple):
         channels, *size = incoming
         layers: list[nn.Module] = []
         goal = above.shape[1:] if above is not None and above.is_image else COARSEST
-        outputs = min(max(self.width // 8, channels), self.width)
+        narrow = self.width // 32
+        if in_patches and takes_patches(incoming, goal):
+            layers.append(nn.PixelUnshuffle(2))
+            channels, size, narrow = 4 * channels, [side // 2 for side in size], self.width // 16
+        outputs = min(max(narrow, channels), self.width)
         for _ in range(self.depth):
             layers.append(conv(channels, outputs, 3, 1, options))
             channels = outputs
@@ -301,6 +307,8 @@ def _build(
     replaced: Mapping[int, nn.Module],
     head: nn.Sequential | None,
     input_noise: float,
+    *,
+    from_data: bool = True,
 ) -> JointDiscriminator:
     width = make.width
     stages: list[nn.Module] = []
@@ -309,7 +317,8 @@ def _build(
     for level, (space, above) in enumerate(zip_longest(spaces, spaces[1:])):
         state = _at_least_vectors(torch.zeros(1, *space.shape))
         incoming = _concatenate(features, state) if level else state
-        stage = replaced[level] if level in replaced else make(tuple(incoming.shape[1:]), above)
+        in_patches = from_data and not level
+        stage = replaced[level] if level in replaced else make(tuple(incoming.shape[1:]), above, in_patches=in_patches)
         stages.append(stage)
         # A copy, so that the trial leaves no trace in running statistics.
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -94,30 +95,39 @@ def test_sigkill_at_every_call_of_the_system_while_files_are_written(
 @pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.soak)])
 def test_random_sigkills(tmp_path: Path, kills: int) -> None:
     """However often a run is killed, it goes on where it was, and ends as if nothing had been."""
+    every = 5
     settings = config(
         2,
-        training__steps=10 * kills,
-        training__checkpoint_every=5,
+        training__steps=(6 * kills + 10) * every,
+        training__checkpoint_every=every,
         training__evaluate_every=50,
         training__log_every=10,
         training__grow_every=None,
     )
+    began = time.monotonic()
     trainer(settings, tmp_path / "whole").fit()
+    undisturbed = time.monotonic() - began
+    pause = undisturbed * every / settings.training.steps
     run, chance = tmp_path / "run", random.Random(0)
-    reached = 0
+    hits, reached = dict.fromkeys(("starting", "training", "writing a checkpoint"), 0), -1
     for _ in range(kills):
         child = fork(lambda: quietly(run, settings))
-        until(lambda: steps_of(run))
-        time.sleep(chance.uniform(0.01, 0.15))
+        # Counted in checkpoints, so that a slow machine is hit in the same places as a fast one.
+        awaited = reached + every * chance.randrange(5)
+        until(lambda awaited=awaited: max(steps_of(run), default=-1) >= awaited)
+        time.sleep(chance.uniform(0, 2 * pause))
         child.send(signal.SIGKILL)
-        # One that was finished before the shot has nothing left to do: the next ones are then killed for nothing.
-        assert child.wait() in (0, 128 + signal.SIGKILL), child.said
-        assert max(steps_of(run)) >= reached, "it started afresh"
-        reached = max(steps_of(run))
-    killed_while_training = reached < settings.training.steps
-    assert fork(lambda: quietly(run, settings)).wait() == 0
+        assert child.wait() == 128 + signal.SIGKILL, child.said
+        now, is_writing = max(steps_of(run), default=-1), any((run / "checkpoints").glob(".*"))
+        assert now >= reached, "it started afresh"
+        hits["writing a checkpoint" if is_writing else "training" if now > reached else "starting"] += 1
+        reached = now
+    last = fork(lambda: quietly(run, settings))
+    assert last.wait() == 0, last.said
+    assert 0 < reached < settings.training.steps
     assert fingerprint(run) == fingerprint(tmp_path / "whole")
-    assert killed_while_training or kills < 10
+    seconds = {"undisturbed_seconds": round(undisturbed), "seconds": round(time.monotonic() - began - undisturbed)}
+    print(json.dumps({"killed": hits, "steps": settings.training.steps, "reached": reached} | seconds))
 
 
 TINY = [

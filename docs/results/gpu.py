@@ -24,13 +24,13 @@ from statistics import median
 from typing import Any
 
 import torch
-from halikit.yardstick import Yardstick
 
 import halikit as hk
 from halikit.config import Config, override
 from halikit.files import write_atomically
 from halikit.inference import Inference
 from halikit.presets import preset
+from halikit.yardstick import Yardstick
 
 PRESETS = {"cifar10": 100, "celeba64": 100, "imagenet128": 100}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -192,7 +192,7 @@ def memory(name: str) -> dict[str, int] | str:
 
 
 def agreement(name: str) -> dict[str, float]:
-    """Relative distance of a step's gradients from an eager step; no noise, no TF32."""
+    """Relative distance of the gradients of a step from those of an eager one, without noise and TF32."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     ways: dict[str, dict[str, object]] = {
         "the same again": {},

@@ -1,6 +1,6 @@
 """What the options of docs/speed.md change on a CPU: processor seconds of alternating turns, medians, as lines of JSON.
 
-    OMP_NUM_THREADS=1 python speed_options.py compile:digits:128 layout:cifar10:8 ahead:PACK infer:digits:500 …
+OMP_NUM_THREADS=1 python speed_options.py compile:digits:128 layout:cifar10:8 ahead:PACK infer:digits:500 …
 """
 
 from __future__ import annotations

@@ -223,6 +223,7 @@ class LabelsAlone(Method):
         settings: Of the labels.
         labelled: The labelled data.
         averaged: The hierarchy with averaged weights.
+        processes: Those that train it together.
     """
 
     columns = ("supervised_loss",)
@@ -230,23 +231,33 @@ class LabelsAlone(Method):
     grows = False
     decodes = False
 
-    def __init__(self, model: Model, settings: TrainingConfig, labelled: Labelled, averaged: Hierarchy) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: TrainingConfig,
+        labelled: Labelled,
+        averaged: Hierarchy,
+        processes: Processes,
+    ) -> None:
         class_kernel(model.hierarchy)
         self._hierarchy, self._averaged = model.hierarchy, averaged
-        self._settings, self._labelled = settings, labelled
+        self._settings, self._labelled, self._processes = settings, labelled, processes
 
     def stand(self, level: int) -> None:
         """There are the whole hierarchy's classes, or none."""
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Supervised:
-        """One step of descent; ``x`` has no labels, and is looked at only for consistency."""
+        """One step of descent; of ``x``, whose labels are not seen, only the number is used."""
         settings = self._settings
         noise, weight = settings.encoder_noise, settings.supervised_weight
-        if settings.consistency:
-            moved, strength = self._labelled.moved(x, step), weight * settings.consistency
-            agree(self._hierarchy, self._averaged, x, moved, noise=noise, weight=strength)
-        x, y = self._labelled.batch(step)
-        return supervise(self._hierarchy, x, y, noise=noise, weight=weight)
+        with self._processes.averaged(self._hierarchy.parameters()):
+            if settings.consistency:
+                wanted = settings.consistency_batch
+                unseen = self._labelled.draw(self._processes.share(wanted) if wanted else len(x))
+                moved, strength = self._labelled.moved(unseen, step), weight * settings.consistency
+                agree(self._hierarchy, self._averaged, unseen, moved, noise=noise, weight=strength)
+            x, y = self._labelled.batch(step)
+            return supervise(self._hierarchy, x, y, noise=noise, weight=weight)
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The share of held-out data that are put into a wrong class."""
@@ -278,7 +289,7 @@ class SupervisedGame(Game):
         processes: Processes,
     ) -> None:
         super().__init__(model, settings, processes)
-        self._supervision = LabelsAlone(model, settings, labelled, averaged)
+        self._supervision = LabelsAlone(model, settings, labelled, averaged, processes)
         self.reason += "; labelled data beside it"
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> SupervisedStep:  # type: ignore[override]
@@ -299,14 +310,16 @@ def _two_passes_through_compiled() -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The data whose labels are seen.
+    """The data whose labels are seen, each by one of the processes that train together.
 
     Attributes:
         part: Where they are from, on the device where the model trains.
         index: Which of it, ``(N,)`` int64.
-        size: Of a batch, at most N.
+        size: Of a batch of all processes together, at most N.
         augmentation: What is done to images each time.
         seed: Of the order and the augmentation.
+        rank: Number of this process, from 0.
+        world: How many there are.
     """
 
     part: Split
@@ -314,19 +327,27 @@ class Labelled:
     size: int
     augmentation: Augmentation
     seed: int
+    rank: int = 0
+    world: int = 1
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images and labels of a step: another part of the data at each, all of them before one comes again."""
+        """This process's images and labels of a step: another part of the data at each, all before one comes again."""
         assert self.part.labels is not None
         per_epoch = len(self.index) // self.size
         epoch, i = divmod(step, per_epoch)
-        chosen = self.index[order(len(self.index), self.seed, epoch)[i * self.size : (i + 1) * self.size]]
+        batch = order(len(self.index), self.seed, epoch)[i * self.size : (i + 1) * self.size]
+        chosen = self.index[batch[self.rank :: self.world]]
         x = self.augmentation(self.part.batch(chosen), chosen, seed=self.seed, epoch=epoch)
         return x, self.part.labels[chosen.to(self.part.labels.device)]
 
+    def draw(self, number: int) -> Tensor:
+        """As they are, any images of the part, ``(number, *shape of x)``; which, is noise of the step."""
+        return self.part.batch(torch.randint(len(self.part), (number,), device=self.part.device))
+
     def moved(self, x: Tensor, step: int) -> Tensor:
-        """A batch augmented once more, differently at each step."""
-        return self.augmentation(x, torch.arange(len(x)), seed=self.seed, epoch=step)
+        """This process's share of a batch augmented once more, differently at each step."""
+        place = torch.arange(len(x)) * self.world + self.rank
+        return self.augmentation(x, place, seed=self.seed, epoch=step)
 
 
 def make_method(
@@ -348,7 +369,7 @@ def make_method(
         processes: Those that train together.
 
     Raises:
-        InputError: If the model or the data cannot be trained by it.
+        InputError: If the model or the data cannot be trained by it, or the labels are too few for the processes.
     """
     if settings.method == "elbo":
         return Elbo(model, processes)
@@ -356,14 +377,15 @@ def make_method(
         return Game(model, settings, processes)
     if data is None or data.train.labels is None:
         raise InputError(f"training.labels = {settings.labels}, but there are no labels in the data")
-    if processes.world > 1:
-        raise InputError(f"labels are seen by one process alone so far; this training has {processes.world}")
     classes = class_kernel(model.hierarchy).target.size
     if classes != len(data.classes):
         raise InputError(f"model.classes is {classes}, but {data.spec} has {len(data.classes)}")
     index = choose_labelled(data.train.labels, settings.labels, classes, settings.seed)
-    size = min(len(index), settings.batch_size)
-    labelled = Labelled(data.train, index, size, augmentation, settings.seed)
+    # Shares are equal, so that the mean of their gradients is that of the batch.
+    size = min(len(index), settings.batch_size) // processes.world * processes.world
+    if size < 2 * processes.world:
+        raise InputError(f"training.labels = {len(index)} are too few for {processes.world} processes: each needs two")
+    labelled = Labelled(data.train, index, size, augmentation, settings.seed, processes.rank, processes.world)
     if settings.method == "supervised":
-        return LabelsAlone(model, settings, labelled, averaged)
+        return LabelsAlone(model, settings, labelled, averaged, processes)
     return SupervisedGame(model, settings, labelled, averaged, processes)

@@ -102,6 +102,8 @@ class Trainer:
                     part.recomputes = self.settings.recompute
         if self.settings.sync_batch_norm:
             self._synchronise_batch_norm()
+        # What is random in it may have been drawn differently in each process.
+        self.processes.spread(t for part in model.parts.values() for t in part.state_dict().values())
         self.averager = Averager(model.hierarchy, self.settings.averaging)
         self._method = make_method(model, self.settings, self.data, self.augmentation, self.averaged, self.processes)
         self.steps = 0
