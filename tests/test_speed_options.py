@@ -109,16 +109,15 @@ def test_compiled_players_have_the_same_gradients(shape: tuple[int, ...], object
     assert relative_error(of_both(compiled.model), of_both(eager.model)) < 1e-5
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(shutil.which("g++") is None, reason="machine code for the CPU is made by g++")
-@pytest.mark.parametrize(
-    "shape", [pytest.param(DENSE, id="dense"), pytest.param(CONV, id="conv", marks=pytest.mark.soak)]
-)
-def test_machine_code_has_the_same_gradients(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+@shapes
+def test_machine_code_has_the_same_gradients(shape: tuple[int, ...]) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config, "fallback_random", True)
     eager = stepped(small(shape, 1, **QUIET), batch(shape))
-    compiled = stepped(small(shape, 1, **QUIET, compile="default"), batch(shape))
+    with config.patch(fallback_random=True):
+        compiled = stepped(small(shape, 1, **QUIET, compile="default"), batch(shape))
     assert relative_error(of_both(compiled.model), of_both(eager.model)) < 1e-4
 
 

@@ -6,6 +6,7 @@ with the same leading batch dimensions.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -180,13 +181,15 @@ def apply_network(kernel: Kernel, network: nn.Module, given: Tensor, outputs: in
     """
     source, target = kernel.source, kernel.target
     batch = batch_shape(kernel, given)
+    # A product, not numel(), which would bind an exported program to one size of batch.
+    rows = math.prod(batch)
     flat = given if len(batch) == 1 else given.reshape(-1, *source.shape)
     out: Tensor = recompute.run(network, flat, again=kernel.recomputes)
-    if out.numel() != batch.numel() * outputs * target.size:
+    if out.numel() != rows * outputs * target.size:
         raise ValueError(
-            f"the network of {kernel} gives {tuple(out.shape)} for a batch of {batch.numel()}; "
+            f"the network of {kernel} gives {tuple(out.shape)} for a batch of {rows}; "
             f"{target} needs {outputs} × {target.size} elements per sample"
         )
     if outputs == 1:
         return out.reshape((*batch, *target.shape))
-    return out.reshape(batch.numel(), outputs, *target.shape).transpose(0, 1).reshape(outputs, *batch, *target.shape)
+    return out.reshape(rows, outputs, *target.shape).transpose(0, 1).reshape(outputs, *batch, *target.shape)

@@ -96,7 +96,7 @@ class Trainer:
         for module in model.parts.values():
             module.to(self.device).train()
             if self.memory_format == torch.channels_last:
-                module.to(memory_format=torch.channels_last)
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for part in module.modules():
                 if isinstance(part, Kernel | JointDiscriminator):
                     part.recomputes = self.settings.recompute
