@@ -163,6 +163,8 @@ def pull(repo: str, out: str | Path, *, revision: str | None = None) -> Path:
         raise InputError(f"{out} is there already; choose another directory with --out, or remove it")
     if Path(repo).is_dir():
         return _install(Path(repo), out)
+    if "/" not in repo:
+        raise InputError(f"{repo} is no folder here, and models of the hub are called USER/NAME")
     with _hub(f"{repo} cannot be pulled") as api:
         folder = api.snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS))
     return _install(Path(str(folder)), out)
