@@ -380,7 +380,7 @@ def _told(finding: Finding, picture: str) -> str:
 def _limits(config: Config) -> str:
     limits = [
         f"It knows {config.data.spec} and nothing else: other data come back as the nearest of these.",
-        "Reconstructions change what they show, the more so from higher levels, which keep what kind of thing it is and "
+        "Reconstructions change what they show, the more so from higher levels, which keep what it is and "
         "lose which one; what is filled in is plausible, not what was there.",
         "Its samples are as one-sided as the data that it was trained on.",
     ]
