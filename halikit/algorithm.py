@@ -31,6 +31,7 @@ __all__ = [
     "gradient_penalty",
     "play",
     "supports_single_pass",
+    "unsynchronised",
 ]
 
 Players = Literal["both", "discriminator", "generator"]
@@ -124,7 +125,7 @@ def play(
     joints = [
         {space.name: torch.cat([q[space.name], p[space.name]]) for space in game.spaces} for game in discriminator.games
     ]
-    with _unsynchronised(judge) if players == "generator" else nullcontext():
+    with unsynchronised(judge) if players == "generator" else nullcontext():
         logits = judge(joints)
 
     logits = [_at_least_single(logit) for logit in logits]
@@ -205,8 +206,8 @@ def supports_single_pass(
     return True, "one backward pass for both players"
 
 
-def _unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
-    """A forward whose backward pass will not come to the module's parameters, which other processes need not hear."""
+def unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
+    """A forward that other processes need not hear of: its gradients wait, or do not come to the parameters at all."""
     return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 

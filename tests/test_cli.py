@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -149,6 +151,25 @@ def test_runs_get_names_of_their_own(tmp_path: Path) -> None:
 def test_epochs_instead_of_steps(tmp_path: Path) -> None:
     said = halikit("train", "--epochs", "2", "--batch-size", "100", "--dry-run", "--json", cwd=tmp_path).stdout
     assert json.loads(said)["training"]["steps"] == 30
+
+
+def test_the_family_and_its_settings_follow_from_the_data(tmp_path: Path) -> None:
+    np.save(tmp_path / "faces.npy", np.zeros((100, 24, 24, 3), np.uint8))
+
+    def settings(*options: str) -> dict[str, Any]:
+        said = halikit("train", "--levels", "2", *options, "--dry-run", "--json", cwd=tmp_path).stdout
+        return json.loads(said)
+
+    images = settings("--data", "array:faces.npy")
+    assert images["model"]["family"] == "conv"
+    assert images["training"]["discriminator_learning_rate"] is None
+    # As digits have it; --set wins over what follows from the data.
+    vectors = settings("--data", "array:faces.npy", "--set", "model.family=dense", "--set", "batch_size=20")
+    digits = settings()
+    for told in (vectors, digits):
+        assert told["model"]["family"] == "dense"
+        assert told["training"]["discriminator_learning_rate"] > told["training"]["learning_rate"]
+    assert vectors["training"]["batch_size"] == 20
 
 
 @pytest.mark.parametrize(

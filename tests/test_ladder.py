@@ -48,11 +48,11 @@ def test_dense_latents_never_grow_upwards(levels, shape):
 @given(
     st.integers(1, 4),
     st.one_of(st.tuples(st.integers(1, 20)), st.tuples(st.integers(1, 3), st.integers(4, 26), st.integers(4, 26))),
-    st.booleans(),
+    st.sampled_from(["dense", "conv", "mixed"]),
 )
 @torch.no_grad()
-def test_any_ladder_runs_both_ways(levels, shape, convolutional):
-    family = "conv" if convolutional and len(shape) == 3 else "dense"
+def test_any_ladder_runs_both_ways(levels, shape, family):
+    family = family if len(shape) == 3 else "dense"
     h = tiny_ladder(levels, shape, family=family).eval()
     x = torch.randn(2, *shape)
     states = h.encode(x)
@@ -60,7 +60,7 @@ def test_any_ladder_runs_both_ways(levels, shape, convolutional):
     assert h.reconstruct(x).shape == h.sample(2).shape == x.shape
 
 
-@pytest.mark.parametrize("family", ["dense", "conv"])
+@pytest.mark.parametrize("family", ["dense", "conv", "mixed"])
 def test_widths_are_taken(family):
     h = hk.ladder(3, (1, 16, 16), family=family, widths=[5, 4, 3], hidden=4)
     assert [space.shape[0] for space in h.spaces[1:]] == [5, 4, 3]
@@ -72,6 +72,40 @@ def test_small_images_and_vectors_are_dense_and_large_images_convolutional():
     assert ladder_spaces(3, (3, 32, 32))[1].is_image
 
 
+@pytest.mark.parametrize(
+    ("levels", "shape", "maps"),
+    [
+        (2, (1, 28, 28), [(7, 7)]),
+        (3, (1, 28, 28), [(14, 14), (7, 7)]),
+        (3, (3, 32, 32), [(8, 8), (4, 4)]),
+        (2, (1, 8, 8), [(4, 4)]),
+        (5, (3, 64, 64), [(16, 16), (8, 8), (4, 4)]),
+    ],
+)
+def test_maps_start_at_a_quarter_unless_more_levels_need_a_half(levels, shape, maps):
+    latents = ladder_spaces(levels, shape, family="conv")[1:]
+    assert [space.shape[1:] for space in latents if space.is_image] == maps
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_nothing_is_convolved_at_full_resolution(levels):
+    h = hk.ladder(levels, (3, 32, 32), hidden=4, depth=1).eval()
+    discriminator = hk.build_discriminator(h, width=32).eval()
+    sides = []
+    for module in (*h.modules(), *discriminator.modules()):
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, args, out: sides.append(max(args[0].shape[-1], out.shape[-1])))
+    with torch.no_grad():
+        discriminator(h.encode(h.sample(2)))
+    assert max(sides) == 16
+
+
+def test_odd_images_are_convolved_as_they_are():
+    h = hk.ladder(2, (1, 21, 27), family="conv", hidden=4).eval()
+    assert not any(isinstance(module, nn.PixelUnshuffle) for module in h.modules())
+    assert h.sample(2).shape == (2, 1, 21, 27)
+
+
 def test_images_end_in_tanh_and_vectors_do_not():
     image = hk.ladder(1, (1, 4, 4), hidden=8).eval()
     assert isinstance(image.links[0].down, hk.DeterministicKernel)
@@ -80,6 +114,15 @@ def test_images_end_in_tanh_and_vectors_do_not():
         assert image.decode(z)["x"].abs().max() <= 1
         vector = hk.ladder(1, (16,), hidden=8).eval()
         assert vector.decode(100 * torch.randn(64, *vector.spaces[1].shape))["x"].abs().max() > 1
+
+
+def test_the_mixed_family_comes_to_vectors_by_convolutions_and_goes_back_without():
+    h = hk.ladder(2, (1, 28, 28), family="mixed", widths=[12, 5], hidden=32)
+    kernels = [kernel for link in h for kernel in (link.up, link.down)]
+    has_maps = [any(isinstance(m, torch.nn.Conv2d) for m in kernel.modules()) for kernel in kernels]
+    assert has_maps == [True, False, False, False]
+    assert [m.out_channels for m in h.links[0].up.modules() if isinstance(m, torch.nn.Conv2d)] == [2, 4, 8]
+    assert "reached by strided convolutions" in describe(h.spaces, "mixed")
 
 
 @pytest.mark.parametrize("levels", [1, 3])
@@ -130,7 +173,8 @@ def test_deeper_networks_have_more_layers():
         (2, (), {}, "vectors .* and images"),
         (2, (3, 3), {}, "vectors .* and images"),
         (2, (5,), {"family": "conv"}, "convolutions need images"),
-        (2, (5,), {"family": "recurrent"}, "'dense' or 'conv'"),
+        (2, (5,), {"family": "mixed"}, "convolutions need images"),
+        (2, (5,), {"family": "recurrent"}, "'dense', 'conv' or 'mixed'"),
         (2, (5,), {"widths": [3]}, "2 positive widths"),
         (2, (5,), {"widths": [3, 0]}, "2 positive widths"),
         (2, (5,), {"depth": 0}, "positive depth"),

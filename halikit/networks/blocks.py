@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "conv",
     "dense",
     "initialise",
+    "takes_patches",
     "upsample",
 ]
 
@@ -62,13 +64,27 @@ class InputNoise(nn.Module):
         super().__init__()
         if scale < 0:
             raise ValueError(f"the scale of input noise must not be negative, got {scale}")
-        self.scale = scale
+        # A tensor, so that no new number in a schedule means compiling anew.
+        self._scale: Tensor
+        self.register_buffer("_scale", torch.tensor(float(scale)), persistent=False)
+        self._given, self._is_on = float(scale), scale > 0
+
+    @property
+    def scale(self) -> float:
+        """The standard deviation; it can be set."""
+        return self._given
+
+    @scale.setter
+    def scale(self, scale: float) -> None:
+        if scale != self._given:
+            self._given, self._is_on = scale, scale > 0
+            self._scale.fill_(scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x + scale · ε`` in training, ``x`` in evaluation; any shape."""
-        if not self.training or not self.scale:
+        if not self.training or not self._is_on:
             return x
-        return x.add(torch.randn_like(x), alpha=self.scale)
+        return torch.addcmul(x, self._scale.to(x.dtype), torch.randn_like(x))
 
     def extra_repr(self) -> str:
         """The scale."""
@@ -97,7 +113,7 @@ class Dropout(nn.Module):
         """Activations dropped and the others scaled by ``1 / (1 − probability)`` in training; any shape."""
         if not self.training or not self.threshold:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # there its own are as cheap
             return nn.functional.dropout(x, self.probability)
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         # In the order in which the activations lie in memory.
@@ -165,6 +181,19 @@ def conv(
     padding = 0 if valid else kernel // 2
     linear = Convolution(inputs, outputs, kernel, stride, padding, bias=options.norm != "batch")
     return _surrounded(linear, nn.BatchNorm2d, outputs, options)
+
+
+def takes_patches(shape: Sequence[int], goal: Sequence[int]) -> bool:
+    """Whether images come and go as patches of 2×2 pixels, in place of a first halving.
+
+    Nothing is computed at full resolution then, which would be most of the work and little of the network.
+
+    Args:
+        shape: ``(C, H, W)`` of the images.
+        goal: ``(h, w)``, the resolution that the network goes down to.
+    """
+    height, width = shape[1:]
+    return not (height % 2 or width % 2) and min(height // goal[0], width // goal[1]) >= 2
 
 
 def upsample() -> nn.Upsample:

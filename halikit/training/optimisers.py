@@ -49,7 +49,8 @@ def fill_optimiser(path: Path, optimiser: Adam, module: nn.Module, tensors: Mapp
         shapes = {quantity: () if quantity == "step" else parameter.shape for quantity in _QUANTITIES}
         if {quantity: tensor.shape for quantity, tensor in found.items()} != shapes:
             raise ModelError(f"{path} does not fit the model: the state of {part}.{name} has other shapes")
-        states[index] = found
+        # In the parameter's own memory format, which fused optimisers take for granted.
+        states[index] = {q: t if q == "step" else torch.empty_like(parameter).copy_(t) for q, t in found.items()}
     optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
