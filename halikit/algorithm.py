@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +143,7 @@ def play(
             towards_d.append((cost, torch.ones_like(cost)))
 
     if players == "both" and single_pass:
-        torch.autograd.backward(*zip(*towards_d, strict=True))
+        _propagate(towards_d)
     else:
         if players in ("both", "discriminator"):
             _accumulate(towards_d, discriminator)
@@ -245,4 +245,9 @@ def _accumulate(seeds: Sequence[tuple[Tensor, Tensor]], module: nn.Module) -> No
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if parameters:
-        torch.autograd.backward(*zip(*seeds, strict=True), inputs=parameters, retain_graph=True)
+        _propagate(seeds, inputs=parameters, retain_graph=True)
+
+
+def _propagate(seeds: Sequence[tuple[Tensor, Tensor]], **options: Any) -> None:
+    tensors, gradients = zip(*seeds, strict=True)
+    torch.autograd.backward(tensors, gradients, **options)

@@ -191,8 +191,7 @@ def build_discriminator(
         form: ``"joint"`` for one logit, ``"pairwise"`` for one logit and game per adjacent pair.
         family: ``"dense"`` to take images above vectors as vectors too, ``"conv"`` never to; by default images of at
             most 16×16 are.
-        width: Units of dense layers and of the head; maps have a thirty-second of that as channels at full resolution and
-            up to twice as many at each halving.
+        width: Units of dense layers and of the head; maps have between an eighth of that and as many channels.
         depth: Layers per stage beyond those that reduce the resolution; at least one.
         dropout: Probability of dropping an activation.
         use_weight_norm: Weight-normalise the stages, as Table 4 does.
@@ -279,10 +278,10 @@ class _StageMaker(NamedTuple):
         channels, *size = incoming
         layers: list[nn.Module] = []
         goal = above.shape[1:] if above is not None and above.is_image else COARSEST
-        narrow = self.width // 32
+        narrow = self.width // 8
         if in_patches and takes_patches(incoming, goal):
             layers.append(nn.PixelUnshuffle(2))
-            channels, size, narrow = 4 * channels, [side // 2 for side in size], self.width // 16
+            channels, size, narrow = 4 * channels, [side // 2 for side in size], self.width // 4
         outputs = min(max(narrow, channels), self.width)
         for _ in range(self.depth):
             layers.append(conv(channels, outputs, 3, 1, options))

@@ -204,7 +204,8 @@ def curves(
     axes = figure.subplots()
     for name, (xs, ys) in series.items():
         measured = [(a, b) for a, b in zip(xs, ys, strict=True) if not math.isnan(b)]
-        axes.plot(*zip(*measured, strict=True), label=name, linewidth=1.4)
+        # A line of one point is not seen.
+        axes.plot(*zip(*measured, strict=True), marker="" if len(measured) > 1 else "o", label=name, linewidth=1.4)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -118,14 +118,9 @@ def in_stock_parts(module: M) -> M:
 
 
 def _stock_convolution(layer: nn.Conv2d) -> nn.Conv2d:
-    stock = nn.Conv2d(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        bias=layer.bias is not None,
-    ).to(layer.weight.device)
+    sizes: Any = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding")}
+    stock = nn.Conv2d(layer.in_channels, layer.out_channels, **sizes, bias=layer.bias is not None)
+    stock = stock.to(layer.weight.device)
     if is_parametrized(layer):
         stock = weight_norm(stock)
     stock.load_state_dict(layer.state_dict())
@@ -152,7 +147,9 @@ def _drawn(kernel: Kernel, given: Tensor) -> Tensor:
 def _judged(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Tensor:
     """Logits ``(n,)``."""
     first, *latents = (states[space.name] for space in game.spaces)
-    h = game.stages[0](first + game.noise.scale * torch.randn_like(first))
+    if game.noise.scale:
+        first = first + game.noise.scale * torch.randn_like(first)
+    h = game.stages[0](first)
     for stage, z in zip(game.stages[1:], latents, strict=True):
         if h.shape[2:] != z.shape[2:]:
             h, z = h.flatten(1), z.flatten(1)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +20,14 @@ import sklearn.datasets  # so that no child has to  # noqa: F401
 import torch.utils.tensorboard.writer  # noqa: F401
 from children import Child, fill_disk, fork, limit_memory, tmpfs, until
 from children import _no_child_survives as _no_child_survives
+from makers import plant
 from test_resume import config, fingerprint, steps_of, trainer
 
 import halikit as hk
+from halikit import data
 from halikit.cli import main
 from halikit.config import Config
+from halikit.data import listing
 
 QUICK = config(1, training__checkpoint_every=2, training__evaluate_every=3, training__steps=6, training__keep=1)
 SYSTEM_CALLS = ("fsync", "mkdir", "open", "rename", "replace", "rmdir", "unlink", "write")
@@ -288,3 +292,37 @@ def test_odd_streams_and_locales(tmp_path: Path, shell: str, environment: dict[s
     )
     assert done.returncode == 0, done.stderr
     assert 60 in steps_of(tmp_path / "run")
+
+
+def test_a_thread_that_decodes_images_and_fails_ends_the_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path, [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(300)])
+    decoded: list[int] = []
+    decode = listing.decode
+
+    def failing(*arguments: object) -> object:
+        decoded.append(1)
+        if len(decoded) == 100:
+            raise MemoryError("in a thread")
+        return decode(*arguments)
+
+    monkeypatch.setattr(listing, "decode", failing)
+    with pytest.raises(MemoryError, match="in a thread"):
+        data.load(f"folder:{tmp_path}")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_no_setting_leads_out_of_the_directory_of_runs(tmp_path: Path) -> None:
+    """A config of a stranger may say anything; where a run is written is said by its user, or lies in runs/."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "config.toml").write_text('preset = "../../escaped"\n')
+    child = halikit("train", "--config", "config.toml", "--steps", "2", cwd=tmp_path / "work")
+    assert child.wait() == 2, child.said
+    assert "preset = '../../escaped': string should match pattern" in child.said
+    for spec in ("../../escaped", str(tmp_path / "escaped")):
+        (tmp_path / "work" / "config.toml").write_text(f'[data]\nspec = "{spec}"\n')
+        child = halikit("train", "--config", "config.toml", "--resume", cwd=tmp_path / "work")
+        assert child.wait() == 2, child.said
+        assert "runs/escaped-l3" in child.said
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]

@@ -21,7 +21,7 @@ import torch
 from children import Child, fork, until
 from children import _no_child_survives as _no_child_survives
 from test_resume import config, steps_of, trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 import halikit as hk
 from halikit import data
@@ -233,6 +233,23 @@ def test_every_index_is_seen_once_an_epoch(tmp_path: Path) -> None:
     seen = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert [len(each) for each in seen] == [750, 750]
     assert sorted(seen[0] + seen[1]) == list(range(1500))
+
+
+def test_batch_statistics_of_all_processes_are_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(2, training__sync_batch_norm=True, model__family="conv")
+    with pytest.raises(InputError, match="sync_batch_norm is for GPUs; this training is on cpu"):
+        hk.Trainer(hk.build(settings), "digits")
+    run = hk.Trainer(hk.build(config(2, model__family="conv")), "digits")
+    h, x = run.model.hierarchy.eval(), torch.rand(4, 1, 8, 8)
+    before, names = h.reconstruct(x, level=2), list(h.state_dict())
+    monkeypatch.setattr(run, "device", torch.device("cuda"))
+    run._synchronise_batch_norm()
+    norms = [module for module in h.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert {type(module) for module in norms} == {nn.SyncBatchNorm}
+    # Three gauges, of z1 in both directions and of z2, among them.
+    assert sum(not module.affine for module in norms) == 3
+    assert list(h.state_dict()) == names
+    torch.testing.assert_close(h.reconstruct(x, level=2), before, rtol=0, atol=0)
 
 
 def test_two_one_two(tmp_path: Path) -> None:

@@ -225,7 +225,11 @@ def test_the_presets_with_few_labels() -> None:
     assert alone.training.method == "supervised"
     assert semi.model == alone.model
     assert semi.training.encoder_noise == alone.training.encoder_noise > 0
-    models = [hk.build(config) for config in (semi, alone)]
+    best = hk.presets.mnist_semi_best()
+    assert best.training.consistency > 0
+    assert best.data.augmentation()
+    assert best.training.labels == 100
+    models = [hk.build(config) for config in (semi, alone, best)]
     assert [space.name for space in models[0].discriminator.spaces] == ["x", "z1", "y"]
     assert models[1].discriminator is None
     generator = torch.Generator().manual_seed(0)

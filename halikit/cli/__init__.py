@@ -28,6 +28,7 @@ from halikit.cli import (
     reconstruct,
     report,
     sample,
+    share,
     train,
     traverse,
 )
@@ -73,6 +74,7 @@ for _module in (
     propositions,
     benchmark,
     data,
+    share,
 ):
     _module.register(app)
 

@@ -58,6 +58,11 @@ def hush(quiet: bool) -> None:
     _hushed = quiet
 
 
+def is_hushed() -> bool:
+    """Whether results and complaints alone are printed."""
+    return _hushed
+
+
 def console(stderr: bool = False) -> Console:
     """A console whose lines are not broken where nobody reads them."""
     stream = sys.stderr if stderr else sys.stdout
@@ -222,6 +227,14 @@ def present(
         console().print(line, markup=False)
     if path is not None and picture is not None:
         report_path(path)
+
+
+def fresh(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3``, … that does not exist."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate
 
 
 def check_level(run: Path, level: int | None, trained: int, lowest: int = 1) -> None:

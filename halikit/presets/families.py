@@ -43,9 +43,9 @@ def conv(levels: int) -> Config:
     return Config(
         # Small enough for one core; more of everything, in the same proportions, is better where there is a GPU.
         model=ModelConfig(levels=levels, family="conv", hidden=12, depth=1),
-        discriminator=DiscriminatorConfig(weight_norm=True),
+        discriminator=DiscriminatorConfig(width=64, weight_norm=True),
         training=TrainingConfig(
-            # On maps the discriminator is the stronger player, so both learn at one rate.
+            # On maps the discriminator is the stronger player: it is narrow, and both learn at one rate.
             steps=10_000 * (levels + 1),
             batch_size=32,
             learning_rate=4e-4,

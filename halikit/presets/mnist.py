@@ -55,7 +55,7 @@ def mnist_semi_best() -> Config:
         "preset": "mnist_semi_best",
         "model.family": "mixed",
         "discriminator.family": "dense",
-        "training.steps": 3000,
+        "training.steps": 10_000,
         "training.batch_size": 64,
         "training.learning_rate": 2e-3,
         "training.final_learning_rate": 0.02,
