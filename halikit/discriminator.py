@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from halikit import recompute
 from halikit.hierarchy import Hierarchy
 from halikit.networks.blocks import COARSEST, DENSE_PIXELS, InputNoise, LayerOptions, Norm, conv, dense, takes_patches
 from halikit.networks.ladder import Family
@@ -44,7 +45,12 @@ class JointDiscriminator(nn.Module):
 
     Raises:
         ValueError: If the numbers of spaces, stages and adapters do not fit.
+
+    Attributes:
+        recomputes: Whether what the stages keep for the backward pass is computed again there, to save memory.
     """
+
+    recomputes = False
 
     def __init__(
         self,
@@ -91,9 +97,9 @@ class JointDiscriminator(nn.Module):
                 f"the discriminator reads {', '.join(s.name for s in self.spaces)}; missing: {', '.join(missing)}"
             )
         first, *latents = (_at_least_vectors(states[space.name]) for space in self.spaces)
-        h = self.stages[0](self.noise(first))
+        h = recompute.run(self.stages[0], self.noise(first), again=self.recomputes)
         for stage, z in zip(self.stages[1:], latents, strict=True):
-            h = stage(_concatenate(h, z))
+            h = recompute.run(stage, _concatenate(h, z), again=self.recomputes)
         if self.adapters is not None:
             h = self.adapters[-1](h)
         return self.head[:-1](h)
@@ -121,7 +127,7 @@ class JointDiscriminator(nn.Module):
             adapters=list(self.adapters)[:kept],
         )
         view.noise = self.noise
-        view.training = self.training
+        view.training, view.recomputes = self.training, self.recomputes
         return view
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "alternating_columns",
     "as_picture",
     "as_pixels",
+    "as_png",
     "as_svg",
     "curves",
     "grid",
@@ -174,11 +175,16 @@ def strips(
 
 def save_png(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write a picture ``(height, width, 3)``, whole or not at all."""
+    write_atomically(path, as_png(picture))
+
+
+def as_png(picture: NDArray[np.uint8]) -> bytes:
+    """A picture ``(height, width, 3)`` as a PNG file."""
     from PIL import Image
 
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def curves(

@@ -19,7 +19,7 @@ __all__ = ["Supervised", "agree", "choose_labelled", "class_kernel", "classify",
 # Of the relaxed one-hot draws: nearly hard, and still with a gradient.
 _TEMPERATURE = 0.5
 # Probability of a class from which on a teacher counts as sure.
-_SURE = 0.9
+_SURE = 0.95
 
 
 class Supervised(NamedTuple):
@@ -105,7 +105,8 @@ def agree(hierarchy: Hierarchy, teacher: Hierarchy, x: Tensor, moved: Tensor, *,
     """Ask of changed data the classes that a teacher is sure of; the gradients are added to ``.grad``.
 
     The paper has nothing of the kind: it is the consistency of FixMatch (Sohn et al. 2020), the teacher the averaged
-    weights.
+    weights. All classes are as frequent as the prior has it: what the teacher says is divided by how often it says so
+    in this batch (the distribution alignment of Berthelot et al. 2020).
 
     Args:
         hierarchy: With classes on top.
@@ -116,7 +117,9 @@ def agree(hierarchy: Hierarchy, teacher: Hierarchy, x: Tensor, moved: Tensor, *,
         weight: Of this loss beside the game's.
     """
     with torch.no_grad():
-        sure, y = classify(teacher, x).softmax(1).max(1)
+        said = classify(teacher, x).float().softmax(1)
+        said = said / said.mean(0)
+        sure, y = (said / said.sum(1, keepdim=True)).max(1)
     noisy = moved.add(torch.randn_like(moved), alpha=noise) if noise else moved
     losses = cross_entropy(classify(hierarchy, noisy, sample=True).float(), y, reduction="none")
     (weight * (losses * (sure > _SURE)).mean()).backward()

@@ -89,9 +89,23 @@ def test_a_zoom_scales_about_the_centre():
     assert 1.23 < scale.max() < 1.265
 
 
+def test_a_warp_bends_smoothly_and_differently_from_image_to_image():
+    # The brightness of a pixel tells where it came from.
+    columns = torch.arange(17.0).expand(300, 1, 17, 17) / 8 - 1
+    moves = 8 * (Augmentation(warp=1.5)(columns, torch.arange(300), seed=0, epoch=0) - columns)[:, 0, 2:-2, 4:-4]
+    # Between the points of the grid, cubic interpolation goes a little beyond what they move by.
+    assert 1.4 < moves.max() < 2.3
+    assert -2.3 < moves.min() < -1.4
+    assert moves.mean().abs() < 0.03
+    assert moves.diff(dim=1).abs().max() < 1.2
+    assert moves.std(0).min() > 0.3
+    still = Augmentation(warp=1e-4)(columns, torch.arange(300), seed=0, epoch=0)
+    torch.testing.assert_close(still, columns, atol=1e-3, rtol=0)
+
+
 def test_turned_images_change_alike_in_any_batch_and_stay_in_range():
     index = torch.arange(40)
-    change = Augmentation(flip=True, shift=2, rotate=20, zoom=0.2)
+    change = Augmentation(flip=True, shift=2, rotate=20, zoom=0.2, warp=2)
     whole = change(IMAGES, index, seed=3, epoch=5)
     torch.testing.assert_close(
         torch.cat([change(IMAGES[i], i, seed=3, epoch=5) for i in index.split(7)]), whole, atol=1e-6, rtol=0

@@ -48,11 +48,11 @@ def test_dense_latents_never_grow_upwards(levels, shape):
 @given(
     st.integers(1, 4),
     st.one_of(st.tuples(st.integers(1, 20)), st.tuples(st.integers(1, 3), st.integers(4, 26), st.integers(4, 26))),
-    st.booleans(),
+    st.sampled_from(["dense", "conv", "mixed"]),
 )
 @torch.no_grad()
-def test_any_ladder_runs_both_ways(levels, shape, convolutional):
-    family = "conv" if convolutional and len(shape) == 3 else "dense"
+def test_any_ladder_runs_both_ways(levels, shape, family):
+    family = family if len(shape) == 3 else "dense"
     h = tiny_ladder(levels, shape, family=family).eval()
     x = torch.randn(2, *shape)
     states = h.encode(x)
@@ -60,7 +60,7 @@ def test_any_ladder_runs_both_ways(levels, shape, convolutional):
     assert h.reconstruct(x).shape == h.sample(2).shape == x.shape
 
 
-@pytest.mark.parametrize("family", ["dense", "conv"])
+@pytest.mark.parametrize("family", ["dense", "conv", "mixed"])
 def test_widths_are_taken(family):
     h = hk.ladder(3, (1, 16, 16), family=family, widths=[5, 4, 3], hidden=4)
     assert [space.shape[0] for space in h.spaces[1:]] == [5, 4, 3]
@@ -116,6 +116,15 @@ def test_images_end_in_tanh_and_vectors_do_not():
         assert vector.decode(100 * torch.randn(64, *vector.spaces[1].shape))["x"].abs().max() > 1
 
 
+def test_the_mixed_family_comes_to_vectors_by_convolutions_and_goes_back_without():
+    h = hk.ladder(2, (1, 28, 28), family="mixed", widths=[12, 5], hidden=32)
+    kernels = [kernel for link in h for kernel in (link.up, link.down)]
+    has_maps = [any(isinstance(m, torch.nn.Conv2d) for m in kernel.modules()) for kernel in kernels]
+    assert has_maps == [True, False, False, False]
+    assert [m.out_channels for m in h.links[0].up.modules() if isinstance(m, torch.nn.Conv2d)] == [2, 4, 8]
+    assert "reached by strided convolutions" in describe(h.spaces, "mixed")
+
+
 @pytest.mark.parametrize("levels", [1, 3])
 def test_the_gauge_is_on_every_latent_and_on_nothing_else(levels):
     h = tiny_ladder(levels, (1, 8, 8), observation_scale=0.3)
@@ -164,7 +173,8 @@ def test_deeper_networks_have_more_layers():
         (2, (), {}, "vectors .* and images"),
         (2, (3, 3), {}, "vectors .* and images"),
         (2, (5,), {"family": "conv"}, "convolutions need images"),
-        (2, (5,), {"family": "recurrent"}, "'dense' or 'conv'"),
+        (2, (5,), {"family": "mixed"}, "convolutions need images"),
+        (2, (5,), {"family": "recurrent"}, "'dense', 'conv' or 'mixed'"),
         (2, (5,), {"widths": [3]}, "2 positive widths"),
         (2, (5,), {"widths": [3, 0]}, "2 positive widths"),
         (2, (5,), {"depth": 0}, "positive depth"),

@@ -178,25 +178,43 @@ def test_what_labels_need_is_refused_in_words() -> None:
 
 def test_agreement_asks_for_what_the_teacher_is_sure_of() -> None:
     h, teacher = small().hierarchy, small().hierarchy.eval()
-    x = torch.randn(40, *DIGITS)
+    y = torch.arange(40) % 10
+    x = torch.randn(10, *DIGITS)[y] + 0.1 * torch.randn(40, *DIGITS)
     agree(h, teacher, x, x, noise=0.0, weight=1.0)
     # Fresh weights are sure of nothing.
     assert not torch.cat([g.flatten() for g in gradients(h.links[-1].up)]).any()
-    with torch.no_grad():
-        teacher.links[-1].up.network[-1].bias[3] = 50.0
-    for _ in range(40):
-        h.zero_grad()
+
+    optimiser = torch.optim.Adam(teacher.train().parameters(), 3e-2)
+    for _ in range(100):
+        optimiser.zero_grad()
+        supervise(teacher, x, y)
+        optimiser.step()
+    teacher.eval().zero_grad()
+    optimiser = torch.optim.Adam(h.parameters(), 3e-2)
+    for _ in range(80):
+        optimiser.zero_grad()
         agree(h, teacher, x, x, noise=0.1, weight=1.0)
-        with torch.no_grad():
-            for p in h.links[-1].up.parameters():
-                p -= 0.5 * p.grad
-    assert (classify(h.eval(), x).argmax(1) == 3).all()
+        optimiser.step()
+    assert (classify(h.eval(), x).argmax(1) == y).double().mean() > 0.9
     assert all(p.grad is None for p in teacher.parameters())
+
+    # What it says of everything does not count: the prior has that class no more often than others.
+    with torch.no_grad():
+        teacher.links[-1].up.network[-1].bias[3] += 30
+    others = x[y != 3]
+    assert (classify(teacher, others).argmax(1) == 3).all()
+    h.zero_grad()
+    agree(h, teacher, others, others, noise=0.1, weight=1.0)
+    assert not torch.cat([g.flatten() for g in gradients(h.links[-1].up)]).any()
 
 
 def test_consistency_changes_training_and_is_refused_without_labels() -> None:
-    trained = [hk.Trainer(small(consistency=weight), "digits").fit().hierarchy.state_dict() for weight in (0.0, 1.0)]
-    assert any(not torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+    settings = [{}, {"consistency": 1.0}, {"consistency": 1.0, "consistency_batch": 24}]
+    trained = [hk.Trainer(small(**s), "digits").fit().hierarchy.state_dict() for s in settings]
+    for one, other in ((0, 1), (1, 2)):
+        assert any(not torch.equal(trained[one][name], trained[other][name]) for name in trained[0])
+    with pytest.raises(ConfigError, match="consistency_batch = 24 has no effect here: consistency is 0"):
+        override(Config(), {"labels": 10, "consistency_batch": 24})
     with pytest.raises(ConfigError, match="there are no labels"):
         override(Config(), {"consistency": 1.0})
 
@@ -207,7 +225,11 @@ def test_the_presets_with_few_labels() -> None:
     assert alone.training.method == "supervised"
     assert semi.model == alone.model
     assert semi.training.encoder_noise == alone.training.encoder_noise > 0
-    models = [hk.build(config) for config in (semi, alone)]
+    best = hk.presets.mnist_semi_best()
+    assert best.training.consistency > 0
+    assert best.data.augmentation()
+    assert best.training.labels == 100
+    models = [hk.build(config) for config in (semi, alone, best)]
     assert [space.name for space in models[0].discriminator.spaces] == ["x", "z1", "y"]
     assert models[1].discriminator is None
     generator = torch.Generator().manual_seed(0)

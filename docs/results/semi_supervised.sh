@@ -5,7 +5,6 @@ DIR=${1:?usage: semi_supervised.sh DIR [SEED…]}
 shift
 export OMP_NUM_THREADS=1
 data="mnist:$DIR"
-moved=(--set consistency=1 --set data.shift=1 --set data.rotate=10 --set data.zoom=0.08)
 run() {
     local name=$1
     shift
@@ -13,7 +12,8 @@ run() {
 }
 for seed in "${@:-0}"; do
     run "alone-s$seed" --preset mnist_supervised --seed "$seed"
+    run "conv-alone-s$seed" --preset mnist_supervised --steps 1000 --set model.family=mixed --set evaluate_every=500 --seed "$seed"
+    run "best-s$seed" --preset mnist_semi_best --steps 2500 --set evaluate_every=500 --set checkpoint_every=250 --seed "$seed"
     run "strict-s$seed" --preset mnist_semi --steps 5000 --seed "$seed"
-    run "best-s$seed" --preset mnist_semi --steps 8000 --seed "$seed" "${moved[@]}"
 done
-for name in alone strict best; do halikit evaluate runs/"$name"-s* --metric errors --json; done >semi_supervised.jsonl
+for name in alone conv-alone best strict; do halikit evaluate runs/"$name"-s* --metric errors --json; done >semi_supervised.jsonl

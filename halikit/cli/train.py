@@ -89,7 +89,7 @@ def train(
         # Only now that the data are known is the family, and with it its settings.
         chosen = reduce(override, changes, families.fitting(chosen.model.levels, loaded.shape, chosen.model.family))
     chosen = _fitted(chosen, loaded, epochs)
-    path = out or _fresh(_default_path(chosen, loaded.spec))
+    path = out or common.fresh(_default_path(chosen, loaded.spec))
 
     torch.manual_seed(chosen.training.seed)
     model = build(chosen)
@@ -219,15 +219,8 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
 
 
 def _default_path(config: Config, spec: str) -> Path:
-    return Path("runs") / f"{config.preset or spec.split(':')[0]}-l{config.model.levels}"
-
-
-def _fresh(path: Path) -> Path:
-    """``path``, or the first of ``path-2``, ``path-3``, … that does not exist."""
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return candidate
+    # Nothing that a config says leads out of runs/.
+    return Path("runs") / f"{config.preset or Path(spec.split(':')[0]).name}-l{config.model.levels}"
 
 
 def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None, as_json: bool) -> None:

@@ -15,6 +15,8 @@ __all__ = ["Augmentation", "philox"]
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
+# Points along either side of the grid by which images bend.
+_GRID = 5
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,18 @@ class Augmentation:
         shift: Move each image by up to so many pixels in either direction, reflected at its edges.
         rotate: Turn each image about its centre by up to so many degrees either way, in [0, 180].
         zoom: Scale each image by a factor within 1 ± ``zoom``, in [0, 1).
+        warp: Bend each image smoothly: the points of a 5×5 grid over it move by up to so many pixels in either
+            direction, what is between them by cubic interpolation, at least 0.
     """
 
     flip: bool = False
     shift: int = 0
     rotate: float = 0.0
     zoom: float = 0.0
+    warp: float = 0.0
 
     def __bool__(self) -> bool:
-        return self.flip or self.shift > 0 or self.rotate > 0 or self.zoom > 0
+        return self.flip or self.shift > 0 or self.rotate > 0 or self.zoom > 0 or self.warp > 0
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise a DataError if images of this shape cannot be changed so."""
@@ -60,9 +65,10 @@ class Augmentation:
         """
         if not self:
             return x
-        words = philox(index.to(x.device), seed, epoch)
-        if self.rotate or self.zoom:
-            x = self._turned(x, words[:, 3])
+        index = index.to(x.device)
+        words = philox(index, seed, epoch)
+        if self.rotate or self.zoom or self.warp:
+            x = self._moved(x, words[:, 3], index, seed, epoch)
         if not (self.flip or self.shift):
             return x
         height, width = x.shape[2:]
@@ -78,16 +84,30 @@ class Augmentation:
         pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)[:, None]
         return x.flatten(2).gather(2, pixels.expand(*x.shape[:2], -1)).view(x.shape)
 
-    def _turned(self, x: Tensor, words: Tensor) -> Tensor:
-        """Rotate and scale by the two halves of each word; bilinear, reflected at the edges."""
+    def _moved(self, x: Tensor, words: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
+        """Rotate and scale by the two halves of each word, and bend; bilinear, reflected at the edges."""
         height, width = x.shape[2:]
-        angle, scale = (half.float() / 0x8000 - 1 for half in (words >> 16, words & 0xFFFF))
+        angle, scale = _halves(words)
         angle, scale = angle * math.radians(self.rotate), 1 + scale * self.zoom
         cos, sin, zero = angle.cos() / scale, angle.sin() / scale, torch.zeros_like(angle)
         # Rows of a matrix on coordinates that run from −1 to 1 along either side.
         rows = [cos, -sin * height / width, zero, sin * width / height, cos, zero]
         grid = nn.functional.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(x.shape), align_corners=False)
+        if self.warp:
+            # Counters beyond those of any image; each gives four words, and each word two numbers.
+            points = _GRID * _GRID
+            beyond = torch.arange(1, 1 + -(-points // 4), device=x.device) << 48
+            more = philox((index[:, None] + beyond).flatten(), seed, epoch).view(len(x), -1)[:, :points]
+            moves = torch.stack(_halves(more), 1).view(-1, 2, _GRID, _GRID)
+            moves *= moves.new_tensor([2 / width, 2 / height]).view(2, 1, 1) * self.warp
+            moves = nn.functional.interpolate(moves, size=(height, width), mode="bicubic", align_corners=True)
+            grid = grid + moves.permute(0, 2, 3, 1)
         return nn.functional.grid_sample(x, grid.to(x.dtype), padding_mode="reflection", align_corners=False)
+
+
+def _halves(words: Tensor) -> tuple[Tensor, Tensor]:
+    """Two numbers from −1 to 1 from each word, float32."""
+    return (words >> 16).float() / 0x8000 - 1, (words & 0xFFFF).float() / 0x8000 - 1
 
 
 def philox(index: Tensor, seed: int, epoch: int) -> Tensor:

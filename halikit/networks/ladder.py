@@ -14,6 +14,7 @@ from halikit.kernels import DeterministicKernel, Gauge, GaussianKernel, Kernel
 from halikit.networks.blocks import (
     COARSEST,
     DENSE_PIXELS,
+    Convolution,
     LayerOptions,
     ResidualBlock,
     conv,
@@ -24,10 +25,10 @@ from halikit.networks.blocks import (
 from halikit.spaces import Space
 
 __all__ = ["Family", "describe", "fitting_family", "ladder", "ladder_spaces"]
-Family = Literal["dense", "conv"]
+Family = Literal["dense", "conv", "mixed"]
 
 # Units of dense layers, and channels of the finest maps.
-_HIDDEN = {"dense": 256, "conv": 32}
+_HIDDEN = {"dense": 256, "conv": 32, "mixed": 256}
 # Sides up to which an error looks for sizes that would do.
 _SEARCHED = 2**13
 
@@ -54,12 +55,13 @@ def ladder(
     Args:
         levels: L, at least 1.
         data_shape: ``(C, H, W)`` for images in [−1, 1], ``(D,)`` for vectors.
-        family: ``"dense"`` (latents are vectors) or ``"conv"`` (latents are feature maps down to 4×4, vectors above);
-            by default dense for vectors and images of at most 16×16.
+        family: ``"dense"`` (latents are vectors), ``"conv"`` (latents are feature maps down to 4×4, vectors above), or
+            ``"mixed"`` (vectors, reached from images by a few strided convolutions, and all else dense); by default
+            dense for vectors and images of at most 16×16, conv for other images.
         maps: How many latents have feature maps (conv family): by default all but the top, as far as the size allows.
         widths: Elements of each latent, or channels where it has maps; ``levels`` of them, from z_1 up.
-        hidden: Units of the dense family's layers (default 256), or channels of the conv family's finest maps
-            (default 32).
+        hidden: Units of dense layers (default 256; the mixed family's maps begin with a sixteenth of that as channels,
+            and double them), or channels of the conv family's finest maps (default 32).
         depth: Hidden layers of a dense network, at least 1; residual blocks of a convolutional one.
         slope: Negative slope of the leaky ReLUs.
         gauge: Gauge of the latents; see :class:`~halikit.GaussianKernel`.
@@ -113,9 +115,9 @@ def ladder_spaces(
     if x.rank not in (1, 3):
         raise ValueError(f"the ladder takes vectors (D,) and images (C, H, W), got {x.shape}")
     family = family or fitting_family(data_shape)
-    if family not in ("dense", "conv"):
-        raise ValueError(f"family is 'dense' or 'conv', got {family!r}")
-    if family == "conv" and not x.is_image:
+    if family not in ("dense", "conv", "mixed"):
+        raise ValueError(f"family is 'dense', 'conv' or 'mixed', got {family!r}")
+    if family != "dense" and not x.is_image:
         raise ValueError(f"convolutions need images (C, H, W), got {x.shape}; use family='dense'")
     if widths is not None and (len(widths) != levels or min(widths) < 1):
         raise ValueError(f"{levels} levels need {levels} positive widths, got {list(widths)}")
@@ -164,6 +166,8 @@ def describe(spaces: Sequence[Space], family: Family | None = None) -> str:
     vectors = [space.name for space in latents if not space.is_image]
     if family == "dense":
         return "dense: every latent is a vector"
+    if family == "mixed":
+        return "mixed: every latent is a vector, reached by strided convolutions"
     if len(vectors) <= 1:
         return "conv: feature maps below, a vector on top"
     coarsest = next((space for space in reversed(latents) if space.is_image), x)
@@ -242,13 +246,16 @@ class _Networks:
         self.lower, self.upper = lower, upper
         self.options = LayerOptions("batch", 0.0, slope)
         self.depth = depth
-        self.is_dense = family == "dense" or not lower.is_image
-        self.dense_width = hidden or _HIDDEN["dense"] if family == "dense" else _HIDDEN["dense"]
+        self.is_dense = family != "conv" or not lower.is_image
+        self.is_strided = family == "mixed" and lower.is_image
+        self.dense_width = hidden or _HIDDEN["dense"] if family != "conv" else _HIDDEN["dense"]
         self.channels = hidden or _HIDDEN["conv"]
         self.in_patches = in_patches and not self.is_dense and takes_patches(lower.shape, self._halvings()[-1])
 
     def up(self) -> nn.Sequential:
         """From ``lower`` to means and raw scales on ``upper``."""
+        if self.is_strided:
+            return self._strided()
         if self.is_dense:
             return self._dense(self.lower.size, 2 * self.upper.size)
         return self._descending()
@@ -267,6 +274,17 @@ class _Networks:
         sizes = [inputs, *[self.dense_width] * self.depth]
         hidden = [dense(a, b, self.options) for a, b in pairwise(sizes)]
         return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], outputs))
+
+    def _strided(self) -> nn.Sequential:
+        """Down to the coarsest maps in as many layers as there are halvings: cheap on a CPU."""
+        inputs, size = self.lower.shape[0], self.lower.shape[1:]
+        channels, kernel = max(1, self.dense_width // 16), 5
+        layers: list[nn.Module] = []
+        while not layers or min(size) > COARSEST[0]:
+            layers.append(conv(inputs, channels, kernel, 2, self.options))
+            inputs, channels, kernel = channels, 2 * channels, 3
+            size = tuple((side + 1) // 2 for side in size)
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * math.prod(size), 2 * self.upper.size))
 
     def _halvings(self) -> list[tuple[int, int]]:
         """Resolutions from that of ``lower`` down to that of ``upper``, or to the coarsest maps below a vector."""
@@ -292,7 +310,7 @@ class _Networks:
             channels *= 2
             layers += [ResidualBlock(channels, self.options) for _ in range(self.depth - 1)]
         if self.upper.is_image:
-            layers.append(nn.Conv2d(channels, 2 * self.upper.shape[0], 3, padding=1))
+            layers.append(Convolution(channels, 2 * self.upper.shape[0], 3, padding=1))
         else:
             features = channels * math.prod(sizes[-1])
             layers += [nn.Flatten(), dense(features, self.dense_width, self.options)]
@@ -312,8 +330,9 @@ class _Networks:
             layers += [ResidualBlock(channels, self.options) for _ in range(self.depth - 1)]
             layers += [upsample(), conv(channels, channels // 2, 3, 1, self.options)]
             channels //= 2
+        maps = outputs * self.lower.shape[0]
         if self.in_patches:
-            layers += [nn.Conv2d(channels, 4 * outputs * self.lower.shape[0], 3, padding=1), nn.PixelShuffle(2)]
+            layers += [Convolution(channels, 4 * maps, 3, padding=1), nn.PixelShuffle(2)]
         else:
-            layers.append(nn.Conv2d(channels, outputs * self.lower.shape[0], 3, padding=1))
+            layers.append(Convolution(channels, maps, 3, padding=1))
         return nn.Sequential(*layers)

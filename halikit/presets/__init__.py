@@ -19,7 +19,7 @@ from halikit.presets.ali import (
     ali_svhn,
 )
 from halikit.presets.digits import digits
-from halikit.presets.mnist import mnist, mnist_semi, mnist_supervised
+from halikit.presets.mnist import mnist, mnist_semi, mnist_semi_best, mnist_supervised
 from halikit.presets.paper import celeba64, celeba128, cifar10, imagenet128, svhn
 from halikit.presets.vae import (
     hvae_celeba64,
@@ -62,6 +62,7 @@ __all__ = [
     "imagenet128",
     "mnist",
     "mnist_semi",
+    "mnist_semi_best",
     "mnist_supervised",
     "preset",
     "svhn",
@@ -80,6 +81,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
         digits,
         mnist,
         mnist_semi,
+        mnist_semi_best,
         mnist_supervised,
         svhn,
         cifar10,
