@@ -33,7 +33,8 @@ def main(run: str) -> None:
     """Print a line per way."""
     torch.manual_seed(0)
     model = hk.load(run)
-    assert model.config is not None and model.discriminator is not None
+    assert model.config is not None
+    assert model.discriminator is not None
     hierarchy = model.hierarchy
     loaded = data.load(model.config.data.spec, size=model.config.data.size)
     train = loaded.train.batch(torch.arange(min(10_000, len(loaded.train))))
@@ -61,8 +62,10 @@ def main(run: str) -> None:
     for way, images in ways.items():
         error = (images - x)[..., mask].flatten(1).square().mean(1).sqrt().mean()
         distance = embedded_distance(hierarchy, model.discriminator, x, images).mean()
-        kept = "" if nearest is None else f"   label {nearest.score(images.flatten(1).numpy(), labels[:500].numpy()):.3f}"
-        print(f"{way:24} error {error:.3f}   d_c {distance:.3f}{kept}")
+        print(f"{way:24} error {error:.3f}   d_c {distance:.3f}", end="")
+        if nearest is not None and labels is not None:
+            print(f"   label {nearest.score(images.flatten(1).numpy(), labels[:500].numpy()):.3f}", end="")
+        print()
 
 
 if __name__ == "__main__":
