@@ -1,6 +1,8 @@
 """The figures of the documentation: one function each, written to docs/figures/."""
 
 import runpy
+import tempfile
+import threading
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ import halikit as hk
 from halikit import plotting
 from halikit.analysis import health, propositions
 from halikit.config import TrainingConfig, override
+from halikit.explore import Explorer, Server
 from halikit.objectives import jensen_shannon
 
 HERE = Path(__file__).parent
@@ -99,6 +102,30 @@ def trained(steps: int) -> hk.Hierarchy:
     return trainer.averaged
 
 
+def explore(hierarchy: hk.Hierarchy, out: Path) -> None:
+    """The page of ``halikit explore`` with a latent moved and a mask painted; nothing where there is no browser."""
+    window = runpy.run_path(str(HERE.parent / "tests" / "browser.py"))
+    if window["chromium"]() is None:
+        print("no Chromium with its driver is installed: explore.png stays as it is")
+        return
+    digits = hk.data.load("digits")
+    mean = digits.train.batch(torch.arange(len(digits.train))).mean(0)
+    with (
+        Server(Explorer(hierarchy, "digits", data=digits, fill=mean)) as server,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with window["started"](Path(profile)) as browser:
+            browser.open(server.url, width=980)
+            browser.wait("return document.querySelector('[data-entry]')")
+            browser.drag("[data-entry]", [(0.5, 0.5), (0.9, 0.5)])
+            browser.wait("return document.body.innerText.includes('moved by')")
+            browser.drag("#canvas", [(0.3, 0.8), (0.5, 0.5), (0.7, 0.5)])
+            browser.wait("return document.querySelector('#steps img')")
+            browser.screenshot(out / "explore.png")
+        server.shutdown()
+
+
 def main(run: Path | None = None, steps: int = 9500, out: Path = HERE.parent / "docs" / "figures") -> list[Path]:
     """Draw all figures, with the digits model of ``run`` or a new one; returns their files."""
     out.mkdir(parents=True, exist_ok=True)
@@ -120,6 +147,7 @@ def main(run: Path | None = None, steps: int = 9500, out: Path = HERE.parent / "
     plotting.save_png(out / "samples.png", plotting.grid(hierarchy.sample(48), 16))
     editing = runpy.run_path(str(HERE / "editing.py"))
     editing["edit"](hierarchy, out)
+    explore(hierarchy, out)
     return sorted(out.glob("*.png"))
 
 

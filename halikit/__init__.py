@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from halikit.discriminator import build_discriminator as build_discriminator
     from halikit.hierarchy import Hierarchy as Hierarchy
     from halikit.hierarchy import Link as Link
+    from halikit.hub import from_pretrained as from_pretrained
     from halikit.kernels import BernoulliKernel as BernoulliKernel
     from halikit.kernels import CategoricalKernel as CategoricalKernel
     from halikit.kernels import Composite as Composite
@@ -39,6 +40,7 @@ _HOMES = {
     "halikit.config": ["Config"],
     "halikit.discriminator": ["JointDiscriminator", "PairwiseDiscriminator", "build_discriminator"],
     "halikit.hierarchy": ["Hierarchy", "Link"],
+    "halikit.hub": ["from_pretrained"],
     "halikit.kernels": [
         "BernoulliKernel",
         "CategoricalKernel",

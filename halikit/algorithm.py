@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, couples_samples
 from halikit.hierarchy import Hierarchy
-from halikit.objectives import Objective, jensen_shannon, relativistic
+from halikit.objectives import Losses, Objective, jensen_shannon, relativistic
 
 __all__ = [
     "Joints",
@@ -31,6 +31,7 @@ __all__ = [
     "gradient_penalty",
     "play",
     "supports_single_pass",
+    "unsynchronised",
 ]
 
 Players = Literal["both", "discriminator", "generator"]
@@ -124,35 +125,35 @@ def play(
     joints = [
         {space.name: torch.cat([q[space.name], p[space.name]]) for space in game.spaces} for game in discriminator.games
     ]
-    with _unsynchronised(judge) if players == "generator" else nullcontext():
+    with unsynchronised(judge) if players == "generator" else nullcontext():
         logits = judge(joints)
 
-    losses, rhos = [], []
-    for joint, logit in zip(joints, logits, strict=True):
-        s = _at_least_single(logit)
-        losses.append(objective(*s.chunk(2)))
-        rhos.append(s.detach().sigmoid().view(2, -1).mean(1))
-        if players == "both" and single_pass:
-            r = _generator_to_discriminator_ratio(s, objective)
+    logits = [_at_least_single(logit) for logit in logits]
+    verdicts = [_verdict(s, objective) for s in logits]
+    if players == "both" and single_pass:
+        for joint, verdict in zip(joints, verdicts, strict=True):
+            r = verdict.towards_g / verdict.towards_d
             for state in joint.values():
                 if state.requires_grad:
                     state.register_hook(partial(_rescaled, r=r))
-    loss_d = torch.stack([loss.discriminator for loss in losses]).sum()
-    loss_g = torch.stack([loss.generator for loss in losses]).sum()
-    penalised_loss_d = loss_d
+    towards_d = list(zip(logits, (verdict.towards_d for verdict in verdicts), strict=True))
     if penalty and players != "generator":
         for states in {"encoder": [q], "decoder": [p], "both": [q, p]}[penalised]:
-            penalised_loss_d = penalised_loss_d + penalty / 2 * gradient_penalty(discriminator, states)
+            cost = penalty / 2 * gradient_penalty(discriminator, states)
+            towards_d.append((cost, torch.ones_like(cost)))
 
     if players == "both" and single_pass:
-        penalised_loss_d.backward()
+        _propagate(towards_d)
     else:
         if players in ("both", "discriminator"):
-            _accumulate(penalised_loss_d, discriminator)
+            _accumulate(towards_d, discriminator)
         if players in ("both", "generator"):
-            _accumulate(loss_g, hierarchy)
+            _accumulate(list(zip(logits, (verdict.towards_g for verdict in verdicts), strict=True)), hierarchy)
+    loss_d = torch.stack([verdict.losses.discriminator for verdict in verdicts]).sum()
+    loss_g = torch.stack([verdict.losses.generator for verdict in verdicts]).sum()
+    rhos = [s.detach().sigmoid().view(2, -1).mean(1) for s in logits]
     rho_q, rho_p = torch.stack(rhos).mean(0)
-    return Step(loss_d.detach(), loss_g.detach(), rho_q, rho_p)
+    return Step(loss_d, loss_g, rho_q, rho_p)
 
 
 def ascend(hierarchy: Hierarchy, x: Tensor, noise: float = 0.0) -> dict[str, Tensor]:
@@ -205,8 +206,8 @@ def supports_single_pass(
     return True, "one backward pass for both players"
 
 
-def _unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
-    """A forward whose backward pass will not come to the module's parameters, which other processes need not hear."""
+def unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
+    """A forward that other processes need not hear of: its gradients wait, or do not come to the parameters at all."""
     return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
@@ -215,21 +216,38 @@ def _at_least_single(s: Tensor) -> Tensor:
     return s.float() if s.dtype.itemsize < 4 else s
 
 
-def _generator_to_discriminator_ratio(s: Tensor, objective: Objective) -> Tensor:
-    """``r_i = (∂L_g/∂s_i) / (∂L_d/∂s_i)``, ``(2n,)``."""
+class _Verdict(NamedTuple):
+    """What the objective says of one game's logits ``(2n,)``: detached losses, and ``∂L_d/∂s`` and ``∂L_g/∂s``."""
+
+    losses: Losses
+    towards_d: Tensor
+    towards_g: Tensor
+
+
+def _verdict(s: Tensor, objective: Objective) -> _Verdict:
     leaf = s.detach().requires_grad_()
     losses = objective(*leaf.chunk(2))
-    (from_g,) = torch.autograd.grad(losses.generator, leaf, retain_graph=True)
-    (from_d,) = torch.autograd.grad(losses.discriminator, leaf)
-    return from_g / from_d
+    (towards_d,) = torch.autograd.grad(losses.discriminator, leaf, retain_graph=True)
+    (towards_g,) = torch.autograd.grad(losses.generator, leaf)
+    return _Verdict(Losses(*(loss.detach() for loss in losses)), towards_d, towards_g)
 
 
 def _rescaled(gradient: Tensor, r: Tensor) -> Tensor:
     return gradient * r.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype)
 
 
-def _accumulate(loss: Tensor, module: nn.Module) -> None:
-    """Add the gradient of ``loss`` over the parameters of ``module`` to their ``.grad``, and to no others."""
+def _accumulate(seeds: Sequence[tuple[Tensor, Tensor]], module: nn.Module) -> None:
+    """Add the gradient over the parameters of ``module`` to their ``.grad``, and to no others.
+
+    Args:
+        seeds: Tensors, each with the gradient that it starts from.
+        module: Whose parameters.
+    """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if parameters:
-        torch.autograd.backward(loss, inputs=parameters, retain_graph=True)
+        _propagate(seeds, inputs=parameters, retain_graph=True)
+
+
+def _propagate(seeds: Sequence[tuple[Tensor, Tensor]], **options: Any) -> None:
+    tensors, gradients = zip(*seeds, strict=True)
+    torch.autograd.backward(tensors, gradients, **options)

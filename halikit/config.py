@@ -42,6 +42,8 @@ InitialScale = Annotated[
 
 # No honest config comes near.
 _MOST_TOML = 2**20
+# Of a name or value in a message, as many characters.
+_SHOWN = 100
 
 
 class ConfigError(InputError):
@@ -173,6 +175,17 @@ class TrainingConfig(_Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     precision: Literal["32", "bf16"] = "32"
     threads: Positive | None = Field(None, description="threads of one operation on CPU; as torch is set by default")
+    compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = Field(
+        None, description="torch.compile of both players, in this mode"
+    )
+    memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
+        "auto", description="how feature maps lie in memory"
+    )
+    accumulate: Positive = Field(1, description="micro-batches of a batch, whose gradients are averaged")
+    recompute: bool = Field(False, description="compute activations again in the backward pass instead of keeping them")
+    prefetch: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="batches made ready by a thread of their own"
+    )
     objective: Literal["jensen_shannon", "least_squares", "relativistic"] = "jensen_shannon"
     learning_rate: Rate = 3e-4
     discriminator_learning_rate: Rate | None = Field(None, description="of the discriminator, where it differs")
@@ -216,6 +229,12 @@ class TrainingConfig(_Section):
     def _settings_fit_the_method(self) -> Self:
         if self.method == "supervised" and self.labels is None:
             raise ValueError("method = 'supervised' needs labels, such as labels = 100")
+        if self.labels and self.accumulate > 1:
+            raise ValueError("accumulate = 1 is all that training with labels has: its labelled batch is not divided")
+        if self.compile and (self.method != "adversarial" or self.recompute):
+            raise ValueError(
+                "compile is for the game alone, without recompute: what is worth computing again it finds by itself"
+            )
         if self.method == "elbo" and self.precision != "32":
             raise ValueError(f"method = 'elbo' sums log-densities: precision must be '32', not {self.precision!r}")
         return self
@@ -257,7 +276,7 @@ class Config(_Section):
         500
     """
 
-    preset: str | None = None
+    preset: Annotated[str, Field(pattern=r"^\w{1,100}$")] | None = None
     model: ModelConfig = ModelConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     training: TrainingConfig = TrainingConfig()
@@ -420,18 +439,23 @@ def _explained(detail: Any) -> str:
     names = _names()
     while len(place) > 1 and ".".join(place) not in names and ".".join(place[:-1]) in names:
         place.pop()
-    name = ".".join(place)
+    name, given = _shortened(".".join(place)), _shortened(repr(detail["input"]))
     if detail["type"] == "extra_forbidden" and len(place) == 1:
         near = get_close_matches(name.lower(), list(Config.model_fields), 1, 0.5)
         return f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     if detail["type"] == "model_type":
-        return f"{name} = {detail['input']!r}: it should be a table, [{name}]"
+        return f"{name} = {given}: it should be a table, [{name}]"
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {name!r}{_nearest(name, names)}"
     if detail["type"] == "value_error":
         return f"{name}: {detail['ctx']['error']}".removeprefix(": ")
     message = re.sub(r"^Input", "it", detail["msg"])
-    return f"{name} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{name} = {given}: {message[0].lower()}{message[1:]}"
+
+
+def _shortened(text: str) -> str:
+    """What a person wants to see of it: a file can hold a name or a value of any length."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _toml_line(key: str, value: Any, comment: str | None) -> str:

@@ -15,8 +15,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from halikit import recompute
 from halikit.hierarchy import Hierarchy
-from halikit.networks.blocks import COARSEST, DENSE_PIXELS, InputNoise, LayerOptions, Norm, conv, dense
+from halikit.networks.blocks import COARSEST, DENSE_PIXELS, InputNoise, LayerOptions, Norm, conv, dense, takes_patches
 from halikit.networks.ladder import Family
 from halikit.random import seeded
 from halikit.spaces import Space
@@ -44,7 +45,12 @@ class JointDiscriminator(nn.Module):
 
     Raises:
         ValueError: If the numbers of spaces, stages and adapters do not fit.
+
+    Attributes:
+        recomputes: Whether what the stages keep for the backward pass is computed again there, to save memory.
     """
+
+    recomputes = False
 
     def __init__(
         self,
@@ -91,9 +97,9 @@ class JointDiscriminator(nn.Module):
                 f"the discriminator reads {', '.join(s.name for s in self.spaces)}; missing: {', '.join(missing)}"
             )
         first, *latents = (_at_least_vectors(states[space.name]) for space in self.spaces)
-        h = self.stages[0](self.noise(first))
+        h = recompute.run(self.stages[0], self.noise(first), again=self.recomputes)
         for stage, z in zip(self.stages[1:], latents, strict=True):
-            h = stage(_concatenate(h, z))
+            h = recompute.run(stage, _concatenate(h, z), again=self.recomputes)
         if self.adapters is not None:
             h = self.adapters[-1](h)
         return self.head[:-1](h)
@@ -121,7 +127,7 @@ class JointDiscriminator(nn.Module):
             adapters=list(self.adapters)[:kept],
         )
         view.noise = self.noise
-        view.training = self.training
+        view.training, view.recomputes = self.training, self.recomputes
         return view
 
 
@@ -216,7 +222,8 @@ def build_discriminator(
             "stages and head are replaced in the joint form; for pairs, give a PairwiseDiscriminator its own"
         )
     return PairwiseDiscriminator(
-        _build(pair, make, {}, None, 0.0 if level else input_noise) for level, pair in enumerate(pairwise(spaces))
+        _build(pair, make, {}, None, 0.0 if level else input_noise, from_data=not level)
+        for level, pair in enumerate(pairwise(spaces))
     )
 
 
@@ -261,7 +268,7 @@ class _StageMaker(NamedTuple):
     norm: Norm | None
     slope: float
 
-    def __call__(self, incoming: tuple[int, ...], above: Space | None) -> nn.Sequential:
+    def __call__(self, incoming: tuple[int, ...], above: Space | None, *, in_patches: bool) -> nn.Sequential:
         """Layers from ``incoming`` to the resolution of ``above``; to a vector where that is one or nothing."""
         options = LayerOptions(self.norm, self.dropout, self.slope)
         goes_to_maps = above is not None and above.is_image
@@ -271,7 +278,11 @@ class _StageMaker(NamedTuple):
         channels, *size = incoming
         layers: list[nn.Module] = []
         goal = above.shape[1:] if above is not None and above.is_image else COARSEST
-        outputs = min(max(self.width // 8, channels), self.width)
+        narrow = self.width // 8
+        if in_patches and takes_patches(incoming, goal):
+            layers.append(nn.PixelUnshuffle(2))
+            channels, size, narrow = 4 * channels, [side // 2 for side in size], self.width // 4
+        outputs = min(max(narrow, channels), self.width)
         for _ in range(self.depth):
             layers.append(conv(channels, outputs, 3, 1, options))
             channels = outputs
@@ -295,6 +306,8 @@ def _build(
     replaced: Mapping[int, nn.Module],
     head: nn.Sequential | None,
     input_noise: float,
+    *,
+    from_data: bool = True,
 ) -> JointDiscriminator:
     width = make.width
     stages: list[nn.Module] = []
@@ -303,7 +316,8 @@ def _build(
     for level, (space, above) in enumerate(zip_longest(spaces, spaces[1:])):
         state = _at_least_vectors(torch.zeros(1, *space.shape))
         incoming = _concatenate(features, state) if level else state
-        stage = replaced[level] if level in replaced else make(tuple(incoming.shape[1:]), above)
+        in_patches = from_data and not level
+        stage = replaced[level] if level in replaced else make(tuple(incoming.shape[1:]), above, in_patches=in_patches)
         stages.append(stage)
         # A copy, so that the trial leaves no trace in running statistics.
         with torch.no_grad():

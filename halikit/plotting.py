@@ -30,6 +30,7 @@ __all__ = [
     "alternating_columns",
     "as_picture",
     "as_pixels",
+    "as_png",
     "as_svg",
     "curves",
     "grid",
@@ -174,11 +175,16 @@ def strips(
 
 def save_png(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write a picture ``(height, width, 3)``, whole or not at all."""
+    write_atomically(path, as_png(picture))
+
+
+def as_png(picture: NDArray[np.uint8]) -> bytes:
+    """A picture ``(height, width, 3)`` as a PNG file."""
     from PIL import Image
 
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def curves(
@@ -198,7 +204,8 @@ def curves(
     axes = figure.subplots()
     for name, (xs, ys) in series.items():
         measured = [(a, b) for a, b in zip(xs, ys, strict=True) if not math.isnan(b)]
-        axes.plot(*zip(*measured, strict=True), label=name, linewidth=1.4)
+        # A line of one point is not seen.
+        axes.plot(*zip(*measured, strict=True), marker="" if len(measured) > 1 else "o", label=name, linewidth=1.4)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -20,13 +20,17 @@ from numpy.typing import NDArray
 from halikit import plotting
 from halikit.config import Config, read_toml
 from halikit.errors import InputError
-from halikit.files import write_atomically
+from halikit.files import read_bounded, write_atomically
 from halikit.training.run import read_metrics
 
-__all__ = ["Finding", "keep", "write_report"]
+__all__ = ["Finding", "keep", "latest_grids", "read_findings", "write_report"]
 
 FILE_NAME = "report.html"
 FOLDER = "figures"
+
+# Of the pictures that training writes.
+_GRIDS = {"reconstructions": "Held-out data and their reconstructions", "samples": "Samples"}
+_MOST_JSON = 2**24
 
 # The order in which findings are told; others come last, by name.
 _ORDER = (
@@ -167,28 +171,57 @@ def _folder(run: Path) -> Path:
     return folder
 
 
+def latest_grids(run: Path) -> dict[str, Path]:
+    """The newest pictures of a run's training, those that there are: ``reconstructions`` and ``samples``."""
+    found = {}
+    for what in _GRIDS:
+        steps = {path.stem.rpartition("-")[2]: path for path in (run / "samples").glob(f"{what}-*.png")}
+        numbered = {int(step): path for step, path in steps.items() if step.isascii() and step.isdecimal()}
+        if numbered:
+            found[what] = numbered[max(numbered)]
+    return found
+
+
 def _latest_grids(run: Path) -> str:
     parts = []
-    for what, title in (("reconstructions", "Held-out data and their reconstructions"), ("samples", "Samples")):
-        files = sorted((run / "samples").glob(f"{what}-*.png"))
-        if files:
-            step = int(files[-1].stem.rpartition("-")[2])
-            image = _image(files[-1].read_bytes(), "image/png", title)
-            parts.append(f"<h2>{title}</h2><p>Averaged weights, step {step:,}.</p>{image}")
+    for what, path in latest_grids(run).items():
+        step = int(path.stem.rpartition("-")[2])
+        image = _image(path.read_bytes(), "image/png", _GRIDS[what])
+        parts.append(f"<h2>{_GRIDS[what]}</h2><p>Averaged weights, step {step:,}.</p>{image}")
     return "".join(parts)
 
 
-def _findings(run: Path) -> str:
+def read_findings(run: Path) -> list[Finding]:
+    """What is known of a run, in the order in which it is told.
+
+    Args:
+        run: The run directory.
+
+    Raises:
+        InputError: If a file of it is damaged.
+    """
     files = sorted((run / FOLDER).glob("*.json"), key=lambda path: (*_place(path.stem), path.stem))
-    return "".join(_told(file) for file in files)
+    return [_read(file) for file in files]
 
 
-def _told(file: Path) -> str:
+def _read(file: Path) -> Finding:
     try:
-        finding = Finding(**json.loads(file.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
+        values = json.loads(read_bounded(file, _MOST_JSON))
+        finding = Finding(**values)
+        said = (finding.name, finding.title, finding.command, *finding.lines)
+        if not all(isinstance(text, str) for text in said) or finding.name != file.stem:
+            raise ValueError("it is no finding of that name")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{file} is damaged ({error}); remove it and make it again") from None
-    picture = file.with_suffix(".png")
+    return finding
+
+
+def _findings(run: Path) -> str:
+    return "".join(_told(run, finding) for finding in read_findings(run))
+
+
+def _told(run: Path, finding: Finding) -> str:
+    picture = run / FOLDER / f"{finding.name}.png"
     image = _image(picture.read_bytes(), "image/png", finding.title) if picture.is_file() else ""
     said = f"<pre>{escape(chr(10).join(finding.lines))}</pre>" if finding.lines else ""
     return f"<h2>{escape(finding.title)}</h2>{image}{said}<pre class='command'>$ {escape(finding.command)}</pre>"

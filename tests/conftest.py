@@ -14,6 +14,7 @@ import hypothesis
 import pyro.distributions as dist
 import pytest
 import torch
+from browser import browser as browser
 from PIL import Image
 from torch import Tensor, nn
 

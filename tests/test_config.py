@@ -94,3 +94,10 @@ def test_growth_is_the_default_from_three_levels_on() -> None:
     growth = TrainingConfig(steps=1000).growth(4)
     assert len(growth) == 3
     assert 0 < growth[0] < growth[1] < growth[2] < 1000
+
+
+def test_messages_stay_short() -> None:
+    with pytest.raises(ConfigError) as error:
+        Config.parse({"training": {"steps": "a" * 10**6, "b" * 10**6: 1}, "c" * 10**6: 1})
+    assert len(str(error.value).splitlines()) == 3
+    assert len(str(error.value)) < 1000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,16 @@ def test_training_goes_on_where_events_cannot_be_written(tmp_path: Path) -> None
     (tmp_path / "tensorboard").write_text("in the way")
     trained(tmp_path, 8)
     assert read_metrics(tmp_path)["step"] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("broken", ["torch.utils.tensorboard.writer", "tensorboard"])
+def test_training_goes_on_where_tensorboard_is_broken_or_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    monkeypatch.setitem(sys.modules, broken, None)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trained(tmp_path, 8)
+    assert read_metrics(tmp_path)["step"] == [2, 4, 6, 8]
+    assert not (tmp_path / "tensorboard").exists()
+    assert ["no TensorBoard events" in str(warning.message) for warning in said] == [True] * (broken != "tensorboard")

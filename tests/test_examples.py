@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import _no_child_survives as _no_child_survives
+from test_processes import launch, succeed
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -42,6 +44,17 @@ def test_example(
     monkeypatch.chdir(tmp_path)
     assert runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](**options)
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")) == pictures
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    def run(rank: int) -> None:
+        error = runpy.run_path(str(EXAMPLES / "two_processes.py"))["main"](steps=4, out=tmp_path / "run")
+        (tmp_path / f"{rank}.txt").write_text(repr(error))
+
+    succeed(launch(run, tmp_path))
+    # One model: both have the same one, to the last bit.
+    assert len({(tmp_path / f"{rank}.txt").read_text() for rank in range(2)}) == 1
+    assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
 def test_the_readme_example_builds_what_it_says() -> None:

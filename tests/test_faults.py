@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +20,14 @@ import sklearn.datasets  # so that no child has to  # noqa: F401
 import torch.utils.tensorboard.writer  # noqa: F401
 from children import Child, fill_disk, fork, limit_memory, tmpfs, until
 from children import _no_child_survives as _no_child_survives
+from makers import plant
 from test_resume import config, fingerprint, steps_of, trainer
 
 import halikit as hk
+from halikit import data
 from halikit.cli import main
 from halikit.config import Config
+from halikit.data import listing
 
 QUICK = config(1, training__checkpoint_every=2, training__evaluate_every=3, training__steps=6, training__keep=1)
 SYSTEM_CALLS = ("fsync", "mkdir", "open", "rename", "replace", "rmdir", "unlink", "write")
@@ -94,30 +99,39 @@ def test_sigkill_at_every_call_of_the_system_while_files_are_written(
 @pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.soak)])
 def test_random_sigkills(tmp_path: Path, kills: int) -> None:
     """However often a run is killed, it goes on where it was, and ends as if nothing had been."""
+    every = 5
     settings = config(
         2,
-        training__steps=10 * kills,
-        training__checkpoint_every=5,
+        training__steps=(6 * kills + 10) * every,
+        training__checkpoint_every=every,
         training__evaluate_every=50,
         training__log_every=10,
         training__grow_every=None,
     )
+    began = time.monotonic()
     trainer(settings, tmp_path / "whole").fit()
+    undisturbed = time.monotonic() - began
+    pause = undisturbed * every / settings.training.steps
     run, chance = tmp_path / "run", random.Random(0)
-    reached = 0
+    hits, reached = dict.fromkeys(("starting", "training", "writing a checkpoint"), 0), -1
     for _ in range(kills):
         child = fork(lambda: quietly(run, settings))
-        until(lambda: steps_of(run))
-        time.sleep(chance.uniform(0.01, 0.15))
+        # Counted in checkpoints, so that a slow machine is hit in the same places as a fast one.
+        awaited = reached + every * chance.randrange(5)
+        until(lambda awaited=awaited: max(steps_of(run), default=-1) >= awaited)
+        time.sleep(chance.uniform(0, 2 * pause))
         child.send(signal.SIGKILL)
-        # One that was finished before the shot has nothing left to do: the next ones are then killed for nothing.
-        assert child.wait() in (0, 128 + signal.SIGKILL), child.said
-        assert max(steps_of(run)) >= reached, "it started afresh"
-        reached = max(steps_of(run))
-    killed_while_training = reached < settings.training.steps
-    assert fork(lambda: quietly(run, settings)).wait() == 0
+        assert child.wait() == 128 + signal.SIGKILL, child.said
+        now, is_writing = max(steps_of(run), default=-1), any((run / "checkpoints").glob(".*"))
+        assert now >= reached, "it started afresh"
+        hits["writing a checkpoint" if is_writing else "training" if now > reached else "starting"] += 1
+        reached = now
+    last = fork(lambda: quietly(run, settings))
+    assert last.wait() == 0, last.said
+    assert 0 < reached < settings.training.steps
     assert fingerprint(run) == fingerprint(tmp_path / "whole")
-    assert killed_while_training or kills < 10
+    seconds = {"undisturbed_seconds": round(undisturbed), "seconds": round(time.monotonic() - began - undisturbed)}
+    print(json.dumps({"killed": hits, "steps": settings.training.steps, "reached": reached} | seconds))
 
 
 TINY = [
@@ -278,3 +292,37 @@ def test_odd_streams_and_locales(tmp_path: Path, shell: str, environment: dict[s
     )
     assert done.returncode == 0, done.stderr
     assert 60 in steps_of(tmp_path / "run")
+
+
+def test_a_thread_that_decodes_images_and_fails_ends_the_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path, [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(300)])
+    decoded: list[int] = []
+    decode = listing.decode
+
+    def failing(*arguments: object) -> object:
+        decoded.append(1)
+        if len(decoded) == 100:
+            raise MemoryError("in a thread")
+        return decode(*arguments)
+
+    monkeypatch.setattr(listing, "decode", failing)
+    with pytest.raises(MemoryError, match="in a thread"):
+        data.load(f"folder:{tmp_path}")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_no_setting_leads_out_of_the_directory_of_runs(tmp_path: Path) -> None:
+    """A config of a stranger may say anything; where a run is written is said by its user, or lies in runs/."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "config.toml").write_text('preset = "../../escaped"\n')
+    child = halikit("train", "--config", "config.toml", "--steps", "2", cwd=tmp_path / "work")
+    assert child.wait() == 2, child.said
+    assert "preset = '../../escaped': string should match pattern" in child.said
+    for spec in ("../../escaped", str(tmp_path / "escaped")):
+        (tmp_path / "work" / "config.toml").write_text(f'[data]\nspec = "{spec}"\n')
+        child = halikit("train", "--config", "config.toml", "--resume", cwd=tmp_path / "work")
+        assert child.wait() == 2, child.said
+        assert "runs/escaped-l3" in child.said
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]

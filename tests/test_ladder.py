@@ -72,6 +72,40 @@ def test_small_images_and_vectors_are_dense_and_large_images_convolutional():
     assert ladder_spaces(3, (3, 32, 32))[1].is_image
 
 
+@pytest.mark.parametrize(
+    ("levels", "shape", "maps"),
+    [
+        (2, (1, 28, 28), [(7, 7)]),
+        (3, (1, 28, 28), [(14, 14), (7, 7)]),
+        (3, (3, 32, 32), [(8, 8), (4, 4)]),
+        (2, (1, 8, 8), [(4, 4)]),
+        (5, (3, 64, 64), [(16, 16), (8, 8), (4, 4)]),
+    ],
+)
+def test_maps_start_at_a_quarter_unless_more_levels_need_a_half(levels, shape, maps):
+    latents = ladder_spaces(levels, shape, family="conv")[1:]
+    assert [space.shape[1:] for space in latents if space.is_image] == maps
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_nothing_is_convolved_at_full_resolution(levels):
+    h = hk.ladder(levels, (3, 32, 32), hidden=4, depth=1).eval()
+    discriminator = hk.build_discriminator(h, width=32).eval()
+    sides = []
+    for module in (*h.modules(), *discriminator.modules()):
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, args, out: sides.append(max(args[0].shape[-1], out.shape[-1])))
+    with torch.no_grad():
+        discriminator(h.encode(h.sample(2)))
+    assert max(sides) == 16
+
+
+def test_odd_images_are_convolved_as_they_are():
+    h = hk.ladder(2, (1, 21, 27), family="conv", hidden=4).eval()
+    assert not any(isinstance(module, nn.PixelUnshuffle) for module in h.modules())
+    assert h.sample(2).shape == (2, 1, 21, 27)
+
+
 def test_images_end_in_tanh_and_vectors_do_not():
     image = hk.ladder(1, (1, 4, 4), hidden=8).eval()
     assert isinstance(image.links[0].down, hk.DeterministicKernel)

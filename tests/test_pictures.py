@@ -35,6 +35,16 @@ def test_alternating_columns_pair_inputs_with_reconstructions() -> None:
     assert [picture[10, 10 + 52 * column, 0] for column in range(4)] == [0, 255, 0, 255]
 
 
+def test_a_single_evaluation_is_seen() -> None:
+    nan = float("nan")
+    one, two = (
+        plotting.curves({"z1": ([1, 2, 3], ys)}, title="", x_label="", y_label="").axes[0].lines[0]
+        for ys in ([nan, nan, 0.5], [nan, 0.6, 0.5])
+    )
+    assert one.get_marker() == "o"
+    assert two.get_marker() == ""
+
+
 def test_vectors_are_no_pictures() -> None:
     with pytest.raises(ValueError, match="images"):
         plotting.grid(torch.zeros(3, 5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import re
@@ -23,12 +24,16 @@ from test_resume import config, steps_of, trainer
 from torch import Tensor, nn
 
 import halikit as hk
+from halikit import data
 from halikit.algorithm import Joints, Judges, play
 from halikit.cli import main
 from halikit.config import Config
 from halikit.data import Augmentation
-from halikit.errors import ResourceError
+from halikit.errors import InputError, ResourceError
+from halikit.supervision import choose_labelled, classify
+from halikit.training.methods import Labelled, make_method
 from halikit.training.processes import Processes
+from halikit.training.schedule import Schedule
 
 
 def launch(run: Callable[[int], object], cwd: Path, world: int = 2) -> list[Child]:
@@ -73,10 +78,19 @@ GAMES = {
 }
 
 
-@pytest.mark.parametrize("settings", GAMES.values(), ids=GAMES.keys())
+FEW = {"model__classes": 10, "training__labels": 20, "training__consistency": 0.5, "data__flip": True}
+LABELS = {
+    "labels": config(2, **FEW),
+    "labels in rounds": config(2, training__d_steps=2, **FEW),
+    "labels alone": config(2, training__method="supervised", **FEW),
+}
+
+
+@pytest.mark.parametrize("settings", (GAMES | LABELS).values(), ids=(GAMES | LABELS).keys())
 def test_ranks_stay_equal(settings: Config, tmp_path: Path) -> None:
     def train(rank: int) -> None:
-        run = trainer(settings, tmp_path / "run")
+        torch.manual_seed(rank)  # each draws weights of its own, and the first one's are taken
+        run = hk.Trainer(hk.build(settings), "digits", out=tmp_path / "run")
         run.fit(12)
         torch.save(everything(run), tmp_path / f"{rank}.pt")
 
@@ -89,45 +103,110 @@ def test_ranks_stay_equal(settings: Config, tmp_path: Path) -> None:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [3, 6, 9, 10, 12]
 
 
+def in_evaluation(settings: Config, rows: slice, world: int, monkeypatch: pytest.MonkeyPatch) -> hk.Model:
+    """A model without batch statistics, whose noise belongs to the place in the batch of all processes."""
+
+    def noise(n: int, shape: tuple[int, ...]) -> Tensor:
+        generator = torch.Generator().manual_seed(sum(shape))
+        return torch.randn(n * world, *shape, generator=generator)[rows]
+
+    def sample(self: hk.GaussianKernel, given: Tensor, *, generator: object = None) -> Tensor:
+        moments = self.moments(given)
+        return moments.mean + moments.scale * noise(len(given), self.target.shape)
+
+    def sample_class(self: hk.CategoricalKernel, given: Tensor, *, generator: object = None) -> Tensor:
+        return (self.logits(given) + noise(len(given), self.target.shape)).softmax(1)
+
+    monkeypatch.setattr(hk.GaussianKernel, "sample", sample)
+    monkeypatch.setattr(hk.CategoricalKernel, "sample", sample_class)
+    torch.manual_seed(0)
+    model = hk.build(settings)
+    for part in model.parts.values():
+        part.eval()
+    model.hierarchy.prior.sample = lambda n, generator=None: noise(n, model.hierarchy.spaces[-1].shape)
+    return model
+
+
+def check_against_the_double_batch(
+    gradients: Callable[[Processes, slice], list[Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What two processes come to is what one does; ``gradients`` is told its rows of a batch."""
+
+    def half(rank: int) -> None:
+        torch.save(gradients(Processes("cpu", 60), slice(rank, None, 2)), tmp_path / f"{rank}.pt")
+
+    succeed(launch(half, tmp_path))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    whole = gradients(Processes("cpu", 60), slice(None))
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert len(found) == len(whole)
+        for a, b in zip(found, whole, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("single_pass", [True, False])
 def test_gradients_are_those_of_one_process_with_the_double_batch(
     tmp_path: Path, single_pass: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = torch.linspace(-1, 1, 8 * 64).reshape(8, 1, 8, 8)
 
-    def gradients(rows: slice, wrap: Callable[[nn.Module], nn.Module]) -> list[Tensor]:
-        """Of one step, with noise that belongs to the place in the whole batch."""
-
-        def noise(given: Tensor, shape: tuple[int, ...]) -> Tensor:
-            generator = torch.Generator().manual_seed(sum(shape))
-            return torch.randn(8, *shape, generator=generator)[rows]
-
-        def sample(self: hk.GaussianKernel, given: Tensor, *, generator: object = None) -> Tensor:
-            moments = self.moments(given)
-            return moments.mean + moments.scale * noise(given, self.target.shape)
-
-        monkeypatch.setattr(hk.GaussianKernel, "sample", sample)
-        torch.manual_seed(0)
-        model = hk.build(config(2))
-        model.hierarchy.eval()
-        model.discriminator.eval()
-        model.hierarchy.prior.sample = lambda n, generator=None: noise(x, model.hierarchy.spaces[-1].shape)
-        draw, judge = wrap(Joints(model.hierarchy)), wrap(Judges(model.discriminator))
+    def gradients(processes: Processes, rows: slice) -> list[Tensor]:
+        model = in_evaluation(config(2), rows, processes.world, monkeypatch)
+        draw = processes.wrap(Joints(model.hierarchy))
+        judge = processes.wrap(Judges(model.discriminator), has_idle_parameters=True)
         play(model.hierarchy, model.discriminator, x[rows], single_pass=single_pass, draw=draw, judge=judge)
         return [p.grad for part in model.parts.values() for p in part.parameters() if p.grad is not None]
 
-    def half(rank: int) -> None:
-        processes = Processes("cpu", 60)
-        found = gradients(slice(rank, None, 2), lambda m: processes.wrap(m, has_idle_parameters=isinstance(m, Judges)))
-        torch.save(found, tmp_path / f"{rank}.pt")
+    check_against_the_double_batch(gradients, tmp_path, monkeypatch)
 
-    succeed(launch(half, tmp_path))
-    whole = gradients(slice(None), lambda module: module)
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert len(found) == len(whole)
-        for a, b in zip(found, whole, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+@pytest.mark.parametrize("settings", LABELS.values(), ids=LABELS.keys())
+def test_gradients_of_labels_are_those_of_one_process_with_the_double_batch(
+    tmp_path: Path, settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = data.load("digits")
+    x = digits.train.batch(torch.arange(16))
+
+    def gradients(processes: Processes, rows: slice) -> list[Tensor]:
+        model = in_evaluation(settings, rows, processes.world, monkeypatch)
+        teacher = copy.deepcopy(model.hierarchy).requires_grad_(False)
+        teacher.links[-1].up.network[-1].weight *= 300
+        assert (classify(teacher, x).softmax(1).amax(1) > 0.9).all()  # so that consistency has a say
+        flips = settings.data.augmentation()
+        method = make_method(model, settings.training, digits, flips, teacher, processes)
+        method.stand(3)
+        outcome = method.step(x[rows], 3, Schedule(settings.training, 20, 3, method.grows))
+        found = [p.grad for part in model.parts.values() for p in part.parameters() if p.grad is not None]
+        losses = torch.stack(list(outcome))
+        processes.average([losses])
+        return [*found, losses]
+
+    check_against_the_double_batch(gradients, tmp_path, monkeypatch)
+
+
+def test_labels_are_divided(tmp_path: Path) -> None:
+    """Two processes see every label once an epoch, and together what one sees at each step."""
+    part = data.load("digits").train
+    index = choose_labelled(part.labels, 50, 10, 0)
+    shares = [Labelled(part, index, 10, Augmentation(), 7, rank, 2) for rank in (0, 1)]
+    images = torch.cat([share.batch(step)[0] for step in range(5, 10) for share in shares])
+    assert sorted(map(bytes, images.numpy())) == sorted(map(bytes, part.batch(index).numpy()))
+    whole = Labelled(part, index, 10, Augmentation(), 7).batch(5)
+    for rank, share in enumerate(shares):
+        for a, b in zip(share.batch(5), whole, strict=True):
+            assert torch.equal(a, b[rank::2])
+
+
+def test_too_few_labels_for_the_processes_are_refused() -> None:
+    settings = config(2, training__method="supervised", training__batch_size=50, **FEW)
+    model, processes = hk.build(settings), Processes("cpu", 60)
+    some = (model, settings.training, data.load("digits"), Augmentation(), model.hierarchy, processes)
+    processes.world = 10
+    assert make_method(*some)
+    processes.world = 11
+    with pytest.raises(InputError, match=r"training.labels = 20 are too few for 11 processes: each needs two"):
+        make_method(*some)
 
 
 @dataclass(frozen=True)
@@ -153,6 +232,23 @@ def test_every_index_is_seen_once_an_epoch(tmp_path: Path) -> None:
     seen = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert [len(each) for each in seen] == [750, 750]
     assert sorted(seen[0] + seen[1]) == list(range(1500))
+
+
+def test_batch_statistics_of_all_processes_are_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(2, training__sync_batch_norm=True, model__family="conv")
+    with pytest.raises(InputError, match="sync_batch_norm is for GPUs; this training is on cpu"):
+        hk.Trainer(hk.build(settings), "digits")
+    run = hk.Trainer(hk.build(config(2, model__family="conv")), "digits")
+    h, x = run.model.hierarchy.eval(), torch.rand(4, 1, 8, 8)
+    before, names = h.reconstruct(x, level=2), list(h.state_dict())
+    monkeypatch.setattr(run, "device", torch.device("cuda"))
+    run._synchronise_batch_norm()
+    norms = [module for module in h.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert {type(module) for module in norms} == {nn.SyncBatchNorm}
+    # Three gauges, of z1 in both directions and of z2, among them.
+    assert sum(not module.affine for module in norms) == 3
+    assert list(h.state_dict()) == names
+    torch.testing.assert_close(h.reconstruct(x, level=2), before, rtol=0, atol=0)
 
 
 def test_two_one_two(tmp_path: Path) -> None:

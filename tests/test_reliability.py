@@ -16,7 +16,7 @@ def test_every_row_is_a_test() -> None:
         named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
         assert named, row
         for file, name in named:
-            assert f"\ndef {name}(" in (HERE / file).read_text("utf-8"), (file, name)
+            assert re.search(rf"^ *def {name}\(", (HERE / file).read_text("utf-8"), re.MULTILINE), (file, name)
 
 
 def test_every_fault_has_a_row() -> None:
@@ -27,6 +27,7 @@ def test_every_fault_has_a_row() -> None:
             tests
             - names
             - {
+                "test_good_files",
                 "test_a_signal_without_a_run_means_what_it_did",
                 "test_no_pickle_is_written",
                 "test_a_model_may_have_no_more_trained_levels_than_levels",

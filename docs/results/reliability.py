@@ -1,22 +1,27 @@
-"""What checkpoints cost, what the guard costs, and how training scales to two processes; prints one JSON object.
+"""What reliability costs, how training scales to two processes, and what ImageNet at 128×128 needs; prints JSON.
 
-python docs/results/reliability.py                                           the first two
-torchrun --nproc-per-node 2 docs/results/reliability.py --scaling            the third, beside the same with 1
+python docs/results/reliability.py                                           checkpoints and guard
+torchrun --nproc-per-node 2 docs/results/reliability.py --scaling digits     two processes beside one;
+torchrun --nproc-per-node 2 docs/results/reliability.py --scaling cifar10    the same on convolutions
+python docs/results/reliability.py --imagenet                                memory and storage of a run of imagenet128
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
+from statistics import median
 
 import torch
 
 import halikit as hk
 from halikit import data, presets
+from halikit.algorithm import Joints, Judges
 from halikit.config import Config, override
 from halikit.training.processes import is_first
 
@@ -52,33 +57,124 @@ def costs(rounds: int = 5, steps: int = 40) -> dict[str, float]:
             spent["checkpoint"].append(time.process_time() - began)
             spent["checkpoint_wall"].append(time.perf_counter() - wall)
         size = sum(file.stat().st_size for file in Path(place).rglob(f"step-{trainer.steps:07d}/*"))
-    median = {f"{name}_seconds": sorted(times)[len(times) // 2] for name, times in spent.items()}
+    medians = {f"{name}_seconds": median(times) for name, times in spent.items()}
     every = config.training.checkpoint_every
-    return median | {
+    return medians | {
         "checkpoint_bytes": size,
         "checkpoint_every": every,
-        "checkpoint_share": median["checkpoint_seconds"] / (every * median["step_seconds"]),
-        "checkpoint_share_wall_over_step": median["checkpoint_wall_seconds"] / (every * median["step_seconds"]),
-        "guard_share": median["guard_seconds"] / median["step_seconds"],
+        "checkpoint_share": medians["checkpoint_seconds"] / (every * medians["step_seconds"]),
+        "checkpoint_share_wall_over_step": medians["checkpoint_wall_seconds"] / (every * medians["step_seconds"]),
+        "guard_share": medians["guard_seconds"] / medians["step_seconds"],
     }
 
 
-def scaling(steps: int = 200) -> dict[str, float]:
-    """Images a second of all processes together, without evaluations."""
-    config, loaded = digits(**{"training.grow_every": None, "training.evaluate_every": 10**6})
+def scaling(config: Config, loaded: data.DataSet, steps: int, rounds: int = 5) -> dict[str, object]:
+    """Two processes beside one, in turns: medians of images a second, and of processor seconds a step in each.
+
+    The batch is the same, so each of two processes has half of it. While one trains alone the other one sleeps.
+    """
+    changes = {"training.grow_every": None, "training.threads": 1, "training.device": "cpu"}
+    config = override(config, changes | {"training.evaluate_every": 10**6, "training.log_every": 10**6})
     torch.manual_seed(0)
-    trainer = hk.Trainer(hk.build(config), loaded)
-    trainer.fit(20)
-    trainer.processes.wait()
-    began = time.perf_counter()
-    trainer.fit(steps)
-    trainer.processes.wait()
-    seconds = time.perf_counter() - began
-    return {"processes": trainer.processes.world, "images_per_second": steps * config.training.batch_size / seconds}
+    together = hk.Trainer(hk.build(config), loaded)
+    world, os.environ["WORLD_SIZE"] = together.processes.world, "1"
+    alone = hk.Trainer(hk.build(config), loaded)
+    os.environ["WORLD_SIZE"] = str(world)
+
+    def timed(trainer: hk.Trainer) -> tuple[float, float]:
+        batches = trainer._batches()
+        together.processes.wait()
+        wall, processor = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            trainer.step(next(batches))
+        return time.perf_counter() - wall, time.process_time() - processor
+
+    found: dict[str, list[tuple[float, float]]] = {"together": [], "alone": []}
+    timed(together)
+    for turn in range(rounds + 1):
+        found["together"].append(timed(together))
+        if is_first():
+            found["alone"].append(timed(alone))
+        else:
+            together.processes.wait()
+        if not turn:  # the first is for warmth
+            found = {name: [] for name in found}
+    if not is_first():
+        return {}
+    of = steps * config.training.batch_size
+    walls = {name: [wall / steps for wall, _ in pairs] for name, pairs in found.items()}
+    processor = {name: median(used / steps for _, used in pairs) for name, pairs in found.items()}
+    return {
+        "batch": config.training.batch_size,
+        "steps": steps,
+        "rounds": rounds,
+        "images_per_second": {name: of / steps / median(times) for name, times in walls.items()},
+        "ratio": median(b / a for a, b in zip(walls["together"], walls["alone"], strict=True)),
+        "ratios": [b / a for a, b in zip(walls["together"], walls["alone"], strict=True)],
+        "processor_seconds_per_step": processor,
+        "processor_ratio": processor["alone"] / processor["together"],
+        "load": os.getloadavg()[0],
+    }
+
+
+def conv() -> tuple[Config, data.DataSet]:
+    """The networks of cifar10 on random images, in batches that a processor can play."""
+    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return override(presets.cifar10(), {"training.batch_size": 16}), data.from_tensor(images)
+
+
+def imagenet() -> dict[str, object]:
+    """What a run of imagenet128 keeps, counted on the real networks: bytes, and of activations bytes an image."""
+    config = presets.imagenet128()
+    torch.manual_seed(0)
+    model = hk.build(config)
+    parameters = {p.untyped_storage().data_ptr() for part in model.parts.values() for p in part.parameters()}
+    kept: dict[int, dict[int, int]] = {}
+    for n in (2, 4):
+        seen = kept[n] = {}
+
+        def look(tensor: torch.Tensor, seen: dict[int, int] = seen) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in parameters:
+                seen[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        x = torch.rand(n, 3, 128, 128) * 2 - 1
+        with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
+            q, p = Joints(model.hierarchy)(x)
+            joints = [{name: torch.cat([q[name], p[name]]) for name in q}]
+            logits = Judges(model.discriminator)(joints)
+        del logits, q, p, joints
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+        images = data.from_tensor(torch.rand(256, 3, 128, 128) * 2 - 1)
+        trainer = hk.Trainer(model, images, settings=override(config, {"training.device": "cpu"}).training, out=place)
+        # Optimisers have a state once they have made a step; of that step the gradients do not matter.
+        for part in model.parts.values():
+            for parameter in part.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+        trainer._guard.after_gradients([torch.zeros(())], trainer._optimisers)
+        for optimiser in trainer._optimisers:
+            optimiser.step()
+        began = time.perf_counter()
+        trainer.save()
+        seconds = time.perf_counter() - began
+        size = sum(file.stat().st_size for file in Path(place).rglob("step-*/*"))
+    return {
+        "activation_bytes_per_image": (sum(kept[4].values()) - sum(kept[2].values())) // 2,
+        "weights_bytes": sum(p.nbytes for part in model.parts.values() for p in part.parameters()),
+        "checkpoint_bytes": size,
+        "checkpoint_seconds": seconds,
+        "steps": config.training.steps,
+        "batch": config.training.batch_size,
+        "precision": config.training.precision,
+    }
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    found = scaling() if "--scaling" in sys.argv else costs()
+    if "--scaling" in sys.argv:
+        found = scaling(*conv(), steps=1) if "cifar10" in sys.argv else scaling(*digits(), steps=8)
+    else:
+        found = imagenet() if "--imagenet" in sys.argv else costs()
     if is_first():
         print(json.dumps(found))

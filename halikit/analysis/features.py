@@ -8,7 +8,6 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +20,7 @@ from halikit.data import Split
 from halikit.errors import InputError
 from halikit.files import write_atomically, writing
 from halikit.hierarchy import Hierarchy
+from halikit.inference import Inference, Mode
 from halikit.random import seeded
 
 __all__ = ["Written", "encoded", "pooled", "write_features"]
@@ -42,6 +42,7 @@ def encoded(
     start: int = 0,
     draw: bool = False,
     seed: int = 0,
+    compile: Mode | None = None,
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
     """Encode a part of a data set batch by batch, in order.
 
@@ -52,18 +53,21 @@ def encoded(
         start: The first to encode, a multiple of the batch size.
         draw: Draw every state instead of following the means.
         seed: Of the draws, which depend on it, the first row of a batch and the batch size alone.
+        compile: Mode of ``torch.compile`` for the means; none: as it is.
 
     Yields:
         The rows encoded, and every state of theirs, ``x`` first, on the hierarchy's device.
     """
     device = hierarchy.prior.device
+    inference = Inference(hierarchy, batch_size=batch_size, compile=compile)
     for first in range(start, len(part), batch_size):
         rows = slice(first, min(first + batch_size, len(part)))
         x = part.batch(torch.arange(rows.start, rows.stop)).to(device)
-        drawing = seeded(_seed_of(seed, first), device) if draw else nullcontext()
-        with drawing:
-            states = hierarchy.encode(x, sample=draw)
-        yield rows, states
+        if draw:
+            with seeded(_seed_of(seed, first), device):
+                yield rows, hierarchy.encode(x, sample=True)
+        else:
+            yield rows, inference.encode(x)
 
 
 def pooled(z: Tensor) -> Tensor:
@@ -105,6 +109,7 @@ def write_features(
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
     resume: bool = False,
+    compile: Mode | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Written:
     """Encode a part of a data set into a safetensors file, batch by batch; neither has to fit into memory.
@@ -124,6 +129,7 @@ def write_features(
         seed: Of draws.
         about: What else the metadata say, as JSON takes it: the model, the data.
         resume: Go on with what an interrupted writing has left.
+        compile: Mode of ``torch.compile`` for the means; none: as it is.
         on_progress: Called with (data done, data in all).
 
     Returns:
@@ -141,7 +147,7 @@ def write_features(
     with writing(out, layout.size):
         first = _begin(out, layout, resume)
         with _partial(out).open("r+b") as file:
-            _fill(file, out, layout, hierarchy, part, names, meta, first, on_progress)
+            _fill(file, out, layout, hierarchy, part, names, meta, first, compile, on_progress)
         os.replace(_partial(out), out)
         _progress_file(out).unlink(missing_ok=True)
     return Written(len(part), first, time.perf_counter() - started, layout.size)
@@ -222,10 +228,12 @@ def _fill(
     names: Sequence[str],
     meta: Mapping[str, Any],
     first: int,
+    compile: Mode | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     size = meta["batch_size"]
-    batches = encoded(hierarchy, part, batch_size=size, start=first, draw=meta["draw"], seed=meta["seed"] or 0)
+    draw, seed = meta["draw"], meta["seed"] or 0
+    batches = encoded(hierarchy, part, batch_size=size, start=first, draw=draw, seed=seed, compile=compile)
     saved = time.perf_counter()
     for rows, states in batches:
         chunk = {name: pooled(states[name]) if meta["pool"] else states[name] for name in names}

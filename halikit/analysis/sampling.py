@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from halikit.hierarchy import Hierarchy
+from halikit.inference import Inference
 
 __all__ = ["sample"]
 
@@ -31,8 +32,9 @@ def sample(
     Raises:
         ValueError: If the truncation is not positive, or the prior is not the standard normal.
     """
+    inference = Inference(hierarchy)
     if truncation is None:
-        return hierarchy.sample(n, generator=generator)
+        return inference.sample(n, generator=generator)
     if not truncation > 0:
         raise ValueError(f"a truncation is a positive number of standard deviations, got {truncation}")
     if hierarchy.prior.distribution is not None:
@@ -42,4 +44,4 @@ def sample(
     bound = math.erf(truncation / math.sqrt(2))
     z = math.sqrt(2) * torch.erfinv((2 * uniform - 1) * bound)
     dtype = next((p.dtype for p in hierarchy.parameters()), torch.float32)
-    return hierarchy.decode(z.to(dtype), sample=True, generator=generator)[hierarchy.spaces[0].name]
+    return inference.draw(z.to(dtype), generator=generator)

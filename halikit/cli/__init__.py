@@ -16,6 +16,8 @@ from halikit.cli import (
     data,
     encode,
     evaluate,
+    explore,
+    export,
     innovate,
     inpaint,
     inspect,
@@ -26,6 +28,7 @@ from halikit.cli import (
     reconstruct,
     report,
     sample,
+    share,
     train,
     traverse,
 )
@@ -63,12 +66,15 @@ for _module in (
     neighbours,
     encode,
     evaluate,
+    export,
     report,
+    explore,
     inspect,
     presets,
     propositions,
     benchmark,
     data,
+    share,
 ):
     _module.register(app)
 

@@ -22,7 +22,9 @@ def benchmark(
     ] = None,
     as_json: common.Json = False,
 ) -> None:
-    """Time a step, interleaved with the loop that one would write oneself, and say where its time goes.
+    """Time a step beside the loop that one would write oneself, and beside what the machine can do.
+
+    All of it is timed in turns within one run; halikit's step is the whole of it, averaged weights included.
 
     Example: halikit benchmark --preset digits
     """
@@ -31,30 +33,49 @@ def benchmark(
     import torch
     from rich.table import Table
 
-    from halikit.benchmark import profile_step, time_steps
+    from halikit.benchmark import peak_memory, profile_step, time_steps
     from halikit.cli.train import chosen_config, with_data_shape
     from halikit.config import override, parse_assignments
     from halikit.model import build
 
     config = with_data_shape(override(chosen_config(preset=preset), parse_assignments(assignments or [])))
-    torch.set_num_threads(config.training.threads or torch.get_num_threads())
     torch.manual_seed(0)
     model = build(config)
-    timings, shares = time_steps(model, rounds=rounds), profile_step(model)[:12]
+    found, shares = time_steps(model, rounds=rounds), profile_step(model)[:12]
+    memory = {"textbook": peak_memory(config, of_yardstick=True), "halikit": peak_memory(config)}
     if as_json:
         common.print_json(
-            {"preset": preset, "timings": list(map(asdict, timings)), "profile": list(map(asdict, shares))}
+            {"preset": preset, **asdict(found), "profile": list(map(asdict, shares)), "peak_memory": memory}
         )
         return
     out = common.console()
     table = Table("step", box=None, pad_edge=False)
-    for title in ("ms", "images/s", "times the first"):
+    for title in ("threads", "ms", "images/s", "times the first", "GFLOP", "GFLOP/s", "of the matrix rate"):
         table.add_column(title, justify="right")
-    for timing in timings:
-        cells = f"{1000 * timing.seconds:.1f}", f"{timing.images_per_second:,.0f}", f"{timing.ratio:.2f}"
-        table.add_row(timing.name, *cells)
+    for timing in found.timings:
+        table.add_row(
+            timing.name,
+            str(timing.threads),
+            f"{1000 * timing.seconds:.1f}",
+            f"{timing.images_per_second:,.0f}",
+            f"{timing.ratio:.2f}",
+            f"{timing.flop / 1e9:.2f}",
+            f"{timing.flop_per_second / 1e9:.1f}",
+            f"{timing.rate_fraction:.0%}",
+        )
     out.print(table)
-    table = Table("the single pass, by operation", box=None, pad_edge=False)
+    out.print()
+    for machine in found.machine:
+        out.print(
+            f"this machine, threads {machine.threads}: {machine.flop_per_second / 1e9:.1f} GFLOP/s by large matrices, "
+            f"{machine.bytes_per_second / 1e9:.1f} GB/s by a large copy"
+        )
+    out.print(
+        f"floor of halikit's step: {1000 * found.seconds_for_arithmetic:.1f} ms of arithmetic, "
+        f"{1000 * found.seconds_for_bytes:.1f} ms for the {found.bytes / 1e6:,.0f} MB that it moves at least"
+    )
+    out.print(f"peak memory: {', '.join(f'{name} {size / 2**20:,.0f} MiB' for name, size in memory.items())}")
+    table = Table("halikit's step, by operation", box=None, pad_edge=False)
     for title in ("share of its time", "calls a step"):
         table.add_column(title, justify="right")
     for share in shares:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from halikit.config import Config
-    from halikit.data import DataSet
+    from halikit.data import DataSet, Split
     from halikit.model import Model
 
 RunArgument = Annotated[
@@ -49,12 +49,18 @@ class _Console(Console):
 
 
 _hushed = False
+_is_in_progress = False
 
 
 def hush(quiet: bool) -> None:
     """Print results and complaints only, from now on, or everything."""
     global _hushed
     _hushed = quiet
+
+
+def is_hushed() -> bool:
+    """Whether results and complaints alone are printed."""
+    return _hushed
 
 
 def console(stderr: bool = False) -> Console:
@@ -72,7 +78,8 @@ def narrator(stderr: bool = False) -> Console:
 
 def print_json(values: dict[str, Any]) -> None:
     """Print one JSON object."""
-    print(json.dumps(values, ensure_ascii=False))
+    # At once: whoever started the command may wait for it while it goes on.
+    print(json.dumps(values, ensure_ascii=False), flush=True)
 
 
 def printable(text: str) -> str:
@@ -87,13 +94,24 @@ def warn(message: str) -> None:
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal's stderr for what takes longer than a moment; yields what is called with (done, total)."""
+    """A bar on the terminal's stderr, with the time left, for what takes longer than a moment.
+
+    Within another it shows nothing: a terminal has room for one.
+
+    Yields:
+        What is called with (done, total).
+    """
     from rich.progress import Progress
 
+    global _is_in_progress
     out = console(stderr=True)
-    with Progress(console=out, disable=_hushed or not out.is_terminal, transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    is_within, _is_in_progress = _is_in_progress, True
+    try:
+        with Progress(console=out, disable=is_within or _hushed or not out.is_terminal, transient=True) as bar:
+            task = bar.add_task(label, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    finally:
+        _is_in_progress = is_within
 
 
 def report_path(path: Path) -> None:
@@ -136,7 +154,9 @@ def open_data(config: Config, spec: str | None) -> DataSet:
     from halikit import data
     from halikit.errors import InputError
 
-    loaded = data.load(spec or config.data.spec, size=config.data.size, strict=config.data.strict)
+    settings = config.data
+    with progress("reading the data") as advance:
+        loaded = data.load(spec or settings.spec, size=settings.size, strict=settings.strict, on_progress=advance)
     if loaded.shape != config.model.data_shape:
         raise InputError(
             f"the model is for data of shape {config.model.data_shape}, but {loaded.spec} has {loaded.shape}"
@@ -209,6 +229,14 @@ def present(
         report_path(path)
 
 
+def fresh(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3``, … that does not exist."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate
+
+
 def check_level(run: Path, level: int | None, trained: int, lowest: int = 1) -> None:
     """Refuse a level that a run does not have.
 
@@ -237,6 +265,16 @@ def held_out_images(config: Config, spec: str | None, n: int, device: torch.devi
     if x.dim() != 4:
         raise InputError(f"pictures are made of images, and this model is for data of shape {tuple(x.shape[1:])}")
     return x
+
+
+def mean_image(part: Split) -> Tensor:
+    """The mean of a part, read in batches, ``(C, H, W)``: what missing pixels hold to begin with."""
+    import torch
+
+    total = torch.zeros(part.images.shape[1:], dtype=torch.float64)
+    for index in torch.arange(len(part)).split(1000):
+        total += part.batch(index).cpu().double().sum(0)
+    return (total / len(part)).float()
 
 
 def command_line() -> str:

@@ -39,6 +39,10 @@ def encode(
     pool: Annotated[bool, typer.Option("--pool", help="Average feature maps over positions.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 500,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted command has left.")] = False,
+    compile: Annotated[
+        str | None,
+        typer.Option(metavar="MODE", help="Compile the encoder first: default, reduce-overhead.", show_default=False),
+    ] = None,
     weights: common.Weights = "averaged",
     device: common.Device = "auto",
     seed: common.Seed = 0,
@@ -53,12 +57,16 @@ def encode(
     Example: halikit encode runs/digits --part test --pool --out features.safetensors
     """
     from dataclasses import asdict
+    from typing import get_args
 
     from halikit.analysis.features import write_features
     from halikit.errors import InputError
+    from halikit.inference import Mode
 
     common.check_writable(out)
     model, config, trained = common.open_run(run, weights, device)
+    if compile not in (None, *get_args(Mode)):
+        raise InputError(f"--compile is one of {', '.join(get_args(Mode))}, got {compile!r}")
     for one in level or []:
         common.check_level(run, one, trained)
     loaded = common.open_data(config, data)
@@ -87,6 +95,7 @@ def encode(
             seed=seed,
             about=about,
             resume=resume,
+            compile=compile,  # type: ignore[arg-type]
             on_progress=advance,
         )
     line = (

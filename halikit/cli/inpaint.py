@@ -12,8 +12,6 @@ from halikit.cli import common
 if TYPE_CHECKING:
     import torch
 
-    from halikit.data import Split
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -64,7 +62,7 @@ def inpaint(
             missing = inpainting.centre_mask(shape, centre)
     except ValueError as error:
         raise InputError(str(error)) from None
-    fill = _mean_image(common.open_data(config, data).train).to(x.device)
+    fill = common.mean_image(common.open_data(config, data).train).to(x.device)
     found = inpainting.inpaint(hierarchy, x, missing, fill=fill)
     errors = inpainting.inpainting_errors(x, missing, found)
     low, high = errors.interval
@@ -110,13 +108,3 @@ def _read_mask(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
     if not missing.any():
         raise InputError(f"the mask {path} has no white pixel at {shape[-1]}×{shape[-2]}, so nothing is missing")
     return missing
-
-
-def _mean_image(part: Split) -> torch.Tensor:
-    """The mean of a part, read in batches, ``(C, H, W)``."""
-    import torch
-
-    total = torch.zeros(part.images.shape[1:], dtype=torch.float64)
-    for index in torch.arange(len(part)).split(1000):
-        total += part.batch(index).cpu().double().sum(0)
-    return (total / len(part)).float()

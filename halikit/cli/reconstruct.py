@@ -41,6 +41,7 @@ def reconstruct(
 
     from halikit import plotting
     from halikit.analysis.reconstruction import draws as drawn
+    from halikit.inference import Inference
 
     common.check_writable(out)
     model, config, trained = common.open_run(run, weights, device)
@@ -50,7 +51,8 @@ def reconstruct(
     torch.manual_seed(seed)
     levels = range(1, trained + 1)
     with torch.no_grad():
-        rebuilt = {k: hierarchy.reconstruct(x, k, sample=draw) for k in levels}
+        means = Inference(hierarchy)
+        rebuilt = {k: hierarchy.reconstruct(x, k, sample=True) if draw else means.reconstruct(x, k) for k in levels}
     errors = [float((x - image).square().mean().sqrt()) for image in rebuilt.values()]
     lines = [
         f"level {k}: root mean square error {error:.4f} per pixel, over {len(x)} held-out images (estimate)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +63,7 @@ def train(
 
     from halikit.config import override, parse_assignments, to_toml
     from halikit.model import build
+    from halikit.presets import families
 
     flags = {
         "data.spec": data,
@@ -78,12 +80,17 @@ def train(
         out = out or _home(resume_from) or _default_path(chosen, data or chosen.data.spec)
         checkpoint = _checkpoint(out, resume_from)
         chosen = _resumed(checkpoint, chosen, preset=preset, levels=levels, file=config)
-    chosen = override(chosen, {name: value for name, value in flags.items() if value is not None})
-    chosen = override(chosen, parse_assignments(assignments or []))
+    flags = {name: value for name, value in flags.items() if value is not None}
+    changes = [flags, parse_assignments(assignments or [])]
+    chosen = reduce(override, changes, chosen)
     check_together(chosen, steps, epochs)
     loaded = _load(chosen)
+    if chosen.preset is None and not (checkpoint or config) and chosen.model.family != "paper":
+        # Only now that the data are known is the family, and with it its settings.
+        chosen = reduce(override, changes, families.fitting(chosen.model.levels, loaded.shape, chosen.model.family))
+        loaded.check_batch(chosen.training.batch_size)
     chosen = _fitted(chosen, loaded, epochs)
-    path = out or _fresh(_default_path(chosen, loaded.spec))
+    path = out or common.fresh(_default_path(chosen, loaded.spec))
 
     torch.manual_seed(chosen.training.seed)
     model = build(chosen)
@@ -96,14 +103,14 @@ def train(
 def chosen_config(
     *, preset: str | None = None, levels: int | None = None, file: Path | None = None, data: str | None = None
 ) -> Config:
-    """The settings before the flags that change single ones: a file's, a preset's, or a family's.
+    """The settings before the flags that change single ones: a file's or a preset's. A family's take the data's shape.
 
     Raises:
         InputError: If these contradict each other.
     """
-    from halikit.config import override, read_toml
+    from halikit.config import Config, override, read_toml
     from halikit.errors import InputError
-    from halikit.presets import digits, families
+    from halikit.presets import digits
     from halikit.presets import preset as preset_named
 
     if preset and file:
@@ -112,10 +119,10 @@ def chosen_config(
         config = override(read_toml(file), {"levels": levels} if levels else {})
     elif preset:
         config = preset_named(preset)
-    elif data in (None, "digits"):
-        return families.dense(levels) if levels else digits()
+    elif levels is None and data in (None, "digits"):
+        return digits()
     else:
-        return families.automatic(levels or 3)
+        config = Config()
     return override(config, {"levels": levels} if levels else {})
 
 
@@ -213,15 +220,8 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
 
 
 def _default_path(config: Config, spec: str) -> Path:
-    return Path("runs") / f"{config.preset or spec.split(':')[0]}-l{config.model.levels}"
-
-
-def _fresh(path: Path) -> Path:
-    """``path``, or the first of ``path-2``, ``path-3``, … that does not exist."""
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return candidate
+    # Nothing that a config says leads out of runs/.
+    return Path("runs") / f"{config.preset or Path(spec.split(':')[0]).name}-l{config.model.levels}"
 
 
 def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None, as_json: bool) -> None:

@@ -8,6 +8,7 @@ downloaded, unpacked to disk or unpickled.
 
 from halikit.data.augmentation import Augmentation
 from halikit.data.dataset import DataError, DataSet, Split, from_tensor
+from halikit.data.loading import Prefetched
 from halikit.data.order import order
 from halikit.data.request import Request
 from halikit.data.sources import SOURCES, Source, load, pack, recognise
@@ -17,6 +18,7 @@ __all__ = [
     "Augmentation",
     "DataError",
     "DataSet",
+    "Prefetched",
     "Request",
     "Source",
     "Split",

@@ -30,6 +30,7 @@ from halikit.data.dataset import DataError, DataSet, Split
 from halikit.data.image import resize_all
 from halikit.data.pack import is_pack
 from halikit.data.request import Request
+from halikit.data.tree import printable
 
 __all__ = ["has_array", "load_array"]
 
@@ -102,7 +103,7 @@ def _arrays(path: Path, spec: str) -> Arrays:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         if "allow_pickle" in reason or "pickle" in reason.lower():
             reason = "it holds Python objects, which are pickled and could run any code; save plain numbers"
-        raise DataError(f"{spec} cannot be read: {reason}") from None
+        raise DataError(f"{spec} cannot be read: {printable(reason[:200])}") from None
     raise DataError(f"{spec}: arrays come as {', '.join(SUFFIXES)}")
 
 
@@ -122,7 +123,7 @@ def _numpy(tensor: Tensor) -> NDArray[Any]:
 
 
 def _no_images(spec: str, keys: Iterable[str]) -> Arrays:
-    seen = ", ".join(sorted(keys)[:5]) or "nothing"
+    seen = ", ".join(printable(key[:100]) for key in sorted(keys)[:5]) or "nothing"
     raise DataError(f"{spec}: it holds {seen}; images are looked for under 'images' or 'x', labels under 'labels'")
 
 

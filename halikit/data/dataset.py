@@ -28,6 +28,7 @@ class Split:
         labels: ``(n,)`` int64, indices into the data set's classes; ``None`` where there are none.
         attributes: ``(n, A)`` bool, in the order of the data set's attributes; ``None`` where there are none.
         target: Where batches go, if not to where the images are.
+        streamed: Whether images are read from a file as they are needed.
 
     Raises:
         ValueError: If images, labels and attributes do not agree in number, or one has another dtype.
@@ -37,6 +38,7 @@ class Split:
     labels: Tensor | None = None
     attributes: Tensor | None = None
     target: torch.device | None = None
+    streamed: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -63,6 +65,11 @@ class Split:
         )
 
     @property
+    def takes_time(self) -> bool:
+        """Whether a batch takes the host time that a step could be played in: to read a file, or to reach a GPU."""
+        return self.streamed or self.device != self.images.device
+
+    @property
     def device(self) -> torch.device:
         """Where batches are."""
         return self.target or self.images.device
@@ -76,7 +83,13 @@ class Split:
         Returns:
             ``(b, *shape)`` float32 in [−1, 1], on :attr:`device`.
         """
-        images = self.images[index.to(self.images.device)].to(self.device)
+        index = index.to(self.images.device)
+        if self.device.type == "cuda" and self.images.device.type == "cpu":
+            # As bytes, from memory that the GPU may read by itself: the host does not wait for the copy.
+            staged = torch.empty(len(index), *self.images.shape[1:], dtype=self.images.dtype, pin_memory=True)
+            images = torch.index_select(self.images, 0, index, out=staged).to(self.device, non_blocking=True)
+        else:
+            images = self.images[index].to(self.device)
         return images.to(torch.float32).div_(127.5).sub_(1) if images.dtype == torch.uint8 else images
 
     def to(self, device: torch.device | str, *, resident: bool = True) -> Split:
@@ -93,6 +106,7 @@ class Split:
             labels=None if self.labels is None else self.labels.to(device),
             attributes=None if self.attributes is None else self.attributes.to(device),
             target=None if resident else device,
+            streamed=self.streamed and not (resident and device.type == "cuda"),
         )
 
 

@@ -86,6 +86,7 @@ def load_pack(request: Request) -> DataSet:
         _mapped(path, header.tensors["images"]),
         _copied(path, header.tensors.get("labels")),
         _copied(path, header.tensors.get("attributes")),
+        streamed=True,
     )
     classes, attributes = tuple(meta["classes"]), tuple(meta["attributes"])
     labels, flags = everything.labels, everything.attributes

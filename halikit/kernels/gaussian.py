@@ -105,7 +105,7 @@ class GaussianKernel(DensityKernel):
             scale = self._bounded(raw)
         else:
             mean = apply_network(self, self.network, given, 1)
-            scale = mean.new_tensor(self.scale_form)
+            scale = mean.new_full((), self.scale_form)  # a GPU fills it by itself; new_tensor would have it wait
         if self.norm is not None:
             mean = self._normalised(mean)
         if self.gauge == "variance_preserving":

@@ -6,6 +6,7 @@ with the same leading batch dimensions.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from halikit import recompute
 from halikit.random import drawing_from
 from halikit.spaces import Space
 
@@ -32,8 +34,13 @@ class Kernel(nn.Module, ABC):
     Args:
         source: The space conditioned on.
         target: The space measured.
+
+    Attributes:
+        recomputes: Whether what its network keeps for the backward pass is computed again there, to save memory; of
+            kernels that run it by :func:`apply_network`.
     """
 
+    recomputes = False
     # The kernel that a Link pairs this one with. Held in a tuple, so that it is no submodule and its
     # parameters are counted once.
     _adjoint: tuple[Kernel, ...] = ()
@@ -174,12 +181,15 @@ def apply_network(kernel: Kernel, network: nn.Module, given: Tensor, outputs: in
     """
     source, target = kernel.source, kernel.target
     batch = batch_shape(kernel, given)
-    out: Tensor = network(given if len(batch) == 1 else given.reshape(-1, *source.shape))
-    if out.numel() != batch.numel() * outputs * target.size:
+    # A product, not numel(), which would bind an exported program to one size of batch.
+    rows = math.prod(batch)
+    flat = given if len(batch) == 1 else given.reshape(-1, *source.shape)
+    out: Tensor = recompute.run(network, flat, again=kernel.recomputes)
+    if out.numel() != rows * outputs * target.size:
         raise ValueError(
-            f"the network of {kernel} gives {tuple(out.shape)} for a batch of {batch.numel()}; "
+            f"the network of {kernel} gives {tuple(out.shape)} for a batch of {rows}; "
             f"{target} needs {outputs} × {target.size} elements per sample"
         )
     if outputs == 1:
         return out.reshape((*batch, *target.shape))
-    return out.reshape(batch.numel(), outputs, *target.shape).transpose(0, 1).reshape(outputs, *batch, *target.shape)
+    return out.reshape(rows, outputs, *target.shape).transpose(0, 1).reshape(outputs, *batch, *target.shape)

@@ -11,10 +11,20 @@ from torch import nn
 
 from halikit.hierarchy import Hierarchy, Link
 from halikit.kernels import DeterministicKernel, Gauge, GaussianKernel, Kernel
-from halikit.networks.blocks import COARSEST, DENSE_PIXELS, LayerOptions, ResidualBlock, conv, dense, upsample
+from halikit.networks.blocks import (
+    COARSEST,
+    DENSE_PIXELS,
+    Convolution,
+    LayerOptions,
+    ResidualBlock,
+    conv,
+    dense,
+    takes_patches,
+    upsample,
+)
 from halikit.spaces import Space
 
-__all__ = ["Family", "describe", "ladder", "ladder_spaces"]
+__all__ = ["Family", "describe", "fitting_family", "ladder", "ladder_spaces"]
 Family = Literal["dense", "conv", "mixed"]
 
 # Units of dense layers, and channels of the finest maps.
@@ -67,11 +77,11 @@ def ladder(
         encoder T_{z2|z1} ∘ T_{z1|x}
         decoder T_{x|z1} ∘ T_{z1|z2}
     """
-    family = family or _fitting_family(data_shape)
+    family = family or fitting_family(data_shape)
     spaces = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)
     links = []
     for level, (lower, upper) in enumerate(pairwise(spaces)):
-        make = _Networks(lower, upper, family, hidden, depth, slope)
+        make = _Networks(lower, upper, family, hidden, depth, slope, in_patches=not level)
         up = GaussianKernel(lower, upper, make.up(), gauge=gauge, max_scale=max_scale)
         down: Kernel
         if level:
@@ -104,7 +114,7 @@ def ladder_spaces(
         raise ValueError(f"a hierarchy has at least one level, got levels={levels}")
     if x.rank not in (1, 3):
         raise ValueError(f"the ladder takes vectors (D,) and images (C, H, W), got {x.shape}")
-    family = family or _fitting_family(data_shape)
+    family = family or fitting_family(data_shape)
     if family not in ("dense", "conv", "mixed"):
         raise ValueError(f"family is 'dense', 'conv' or 'mixed', got {family!r}")
     if family != "dense" and not x.is_image:
@@ -139,7 +149,7 @@ def ladder_choices(
     Raises:
         ValueError: As there.
     """
-    family = family or _fitting_family(data_shape)
+    family = family or fitting_family(data_shape)
     latents = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)[1:]
     return {
         "family": family,
@@ -152,7 +162,7 @@ def ladder_choices(
 def describe(spaces: Sequence[Space], family: Family | None = None) -> str:
     """What the ladder chose, and where it had to fall back to vectors, in a sentence."""
     x, *latents = spaces
-    family = family or _fitting_family(x.shape)
+    family = family or fitting_family(x.shape)
     vectors = [space.name for space in latents if not space.is_image]
     if family == "dense":
         return "dense: every latent is a vector"
@@ -167,7 +177,8 @@ def describe(spaces: Sequence[Space], family: Family | None = None) -> str:
     )
 
 
-def _fitting_family(data_shape: Sequence[int]) -> Family:
+def fitting_family(data_shape: Sequence[int]) -> Family:
+    """Convolutions for images above 16×16; dense networks for smaller ones and for vectors."""
     return "conv" if len(data_shape) == 3 and math.prod(data_shape[1:]) > DENSE_PIXELS else "dense"
 
 
@@ -179,15 +190,21 @@ def _dense_widths(size: int, levels: int) -> list[int]:
 
 
 def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, int]]:
-    """Resolutions of the latents that are maps: from a quarter (a half for small images) on; the top is a vector."""
+    """Resolutions of the latents that are maps; the top is a vector.
+
+    From a quarter on, or, on images below 64×64, from a half where that leaves more levels their maps.
+    """
     height, width = size
-    sizes: list[tuple[int, int]] = []
-    first = 4 if min(size) >= 64 else 2
-    factor = first
-    while len(sizes) < levels - 1 and not (height % factor or width % factor) and min(size) // factor >= COARSEST[0]:
-        sizes.append((height // factor, width // factor))
-        factor *= 2
-    return sizes
+
+    def halved(factor: int) -> list[tuple[int, int]]:
+        sizes: list[tuple[int, int]] = []
+        while len(sizes) < levels - 1 and not (height % factor or width % factor) and min(size) >= factor * COARSEST[0]:
+            sizes.append((height // factor, width // factor))
+            factor *= 2
+        return sizes
+
+    from_quarter = halved(4)
+    return from_quarter if len(from_quarter) == levels - 1 or min(size) >= 64 else halved(2)
 
 
 def _nearest_sizes(size: int, levels: int, maps: int) -> str:
@@ -214,7 +231,15 @@ class _Networks:
     """The two networks of one link, from the spaces that they lie between."""
 
     def __init__(
-        self, lower: Space, upper: Space, family: Family, hidden: int | None, depth: int, slope: float
+        self,
+        lower: Space,
+        upper: Space,
+        family: Family,
+        hidden: int | None,
+        depth: int,
+        slope: float,
+        *,
+        in_patches: bool,
     ) -> None:
         if depth < 1 or (hidden is not None and hidden < 1):
             raise ValueError(f"networks need a positive depth and width, got depth={depth}, hidden={hidden}")
@@ -225,6 +250,7 @@ class _Networks:
         self.is_strided = family == "mixed" and lower.is_image
         self.dense_width = hidden or _HIDDEN["dense"] if family != "conv" else _HIDDEN["dense"]
         self.channels = hidden or _HIDDEN["conv"]
+        self.in_patches = in_patches and not self.is_dense and takes_patches(lower.shape, self._halvings()[-1])
 
     def up(self) -> nn.Sequential:
         """From ``lower`` to means and raw scales on ``upper``."""
@@ -271,15 +297,20 @@ class _Networks:
         return sizes
 
     def _descending(self) -> nn.Sequential:
-        sizes = self._halvings()
-        channels = self.channels
-        layers: list[nn.Module] = [conv(self.lower.shape[0], channels, 3, 1, self.options._replace(norm=None))]
-        for _ in sizes[1:]:
+        _, *halved = sizes = self._halvings()
+        inputs, channels = self.lower.shape[0], self.channels
+        layers: list[nn.Module] = []
+        if self.in_patches:
+            layers.append(nn.PixelUnshuffle(2))
+            inputs, channels = 4 * inputs, 2 * channels
+            halved = halved[1:]
+        layers.append(conv(inputs, channels, 3, 1, self.options._replace(norm=None)))
+        for _ in halved:
             layers.append(conv(channels, 2 * channels, 3, 2, self.options))
             channels *= 2
             layers += [ResidualBlock(channels, self.options) for _ in range(self.depth - 1)]
         if self.upper.is_image:
-            layers.append(nn.Conv2d(channels, 2 * self.upper.shape[0], 3, padding=1))
+            layers.append(Convolution(channels, 2 * self.upper.shape[0], 3, padding=1))
         else:
             features = channels * math.prod(sizes[-1])
             layers += [nn.Flatten(), dense(features, self.dense_width, self.options)]
@@ -295,9 +326,13 @@ class _Networks:
         else:
             layers.append(dense(self.upper.size, channels * math.prod(sizes[-1]), self.options))
             layers.append(nn.Unflatten(1, (channels, *sizes[-1])))
-        for _ in sizes[1:]:
+        for _ in sizes[2:] if self.in_patches else sizes[1:]:
             layers += [ResidualBlock(channels, self.options) for _ in range(self.depth - 1)]
             layers += [upsample(), conv(channels, channels // 2, 3, 1, self.options)]
             channels //= 2
-        layers.append(nn.Conv2d(channels, outputs * self.lower.shape[0], 3, padding=1))
+        maps = outputs * self.lower.shape[0]
+        if self.in_patches:
+            layers += [Convolution(channels, 4 * maps, 3, padding=1), nn.PixelShuffle(2)]
+        else:
+            layers.append(Convolution(channels, maps, 3, padding=1))
         return nn.Sequential(*layers)

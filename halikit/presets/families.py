@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from halikit.config import Config, DiscriminatorConfig, ModelConfig, TrainingConfig
 
-__all__ = ["automatic", "conv", "dense"]
+if TYPE_CHECKING:
+    from halikit.networks.ladder import Family
+
+__all__ = ["conv", "dense", "fitting"]
 
 
 def dense(levels: int) -> Config:
@@ -35,17 +41,28 @@ def conv(levels: int) -> Config:
         levels: L.
     """
     return Config(
-        model=ModelConfig(levels=levels, family="conv"),
-        discriminator=DiscriminatorConfig(weight_norm=True),
-        training=TrainingConfig(steps=10_000 * (levels + 1), batch_size=64, final_learning_rate=0.1),
+        # Small enough for one core; more of everything, in the same proportions, is better where there is a GPU.
+        model=ModelConfig(levels=levels, family="conv", hidden=12, depth=1),
+        discriminator=DiscriminatorConfig(width=64, weight_norm=True),
+        training=TrainingConfig(
+            # On maps the discriminator is the stronger player: it is narrow, and both learn at one rate.
+            steps=10_000 * (levels + 1),
+            batch_size=32,
+            learning_rate=4e-4,
+            final_learning_rate=0.1,
+            threads=1,
+        ),
     )
 
 
-def automatic(levels: int) -> Config:
-    """Whichever fits the data, decided once their shape is known; the settings of :func:`conv`.
+def fitting(levels: int, data_shape: Sequence[int], family: Family | None = None) -> Config:
+    """The settings of a family; by default of the one that fits the data, as :func:`halikit.ladder` has it.
 
     Args:
         levels: L.
+        data_shape: ``(C, H, W)`` of images, ``(D,)`` of vectors.
+        family: ``"dense"`` or ``"conv"``.
     """
-    config = conv(levels)
-    return config.model_copy(update={"model": config.model.model_copy(update={"family": None})})
+    from halikit.networks.ladder import fitting_family
+
+    return {"dense": dense, "conv": conv}[family or fitting_family(data_shape)](levels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -23,7 +24,7 @@ def are_written() -> bool:
 
 
 class Events:
-    """Writes event files. They are a convenience: where the disk refuses them, nothing but they ends.
+    """Writes event files. They are a convenience: where disk or package refuse them, nothing but they ends.
 
     Args:
         path: Their directory, made with the first of them.
@@ -62,8 +63,12 @@ class Events:
 
     def _opened(self) -> SummaryWriter | None:
         if self._writer is None and self._writes:
-            from torch.utils.tensorboard.writer import SummaryWriter
-
+            try:
+                from torch.utils.tensorboard.writer import SummaryWriter
+            except Exception as error:  # a broken package raises anything
+                self._writes = False
+                warnings.warn(f"no TensorBoard events: it cannot be imported ({error})", stacklevel=2)
+                return None
             self._writer = SummaryWriter(str(self.path), purge_step=self._purge, flush_secs=10)
         return self._writer
 

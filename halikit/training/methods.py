@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from halikit.algorithm import Joints, Judges, Step, play, supports_single_pass
+from halikit.algorithm import Joints, Judges, Step, play, supports_single_pass, unsynchronised
 from halikit.config import TrainingConfig
 from halikit.data import Augmentation, DataSet, Split, order
 from halikit.elbo import Bound, NegativeElbo, check_trains_by_elbo, descend_elbo, negative_elbo
@@ -63,6 +65,19 @@ class Method(ABC):
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Outcome:
         """Add the gradients of step ``step``, counted from 0, on a batch ``(n, *shape of x)`` to ``.grad``."""
 
+    @property
+    def wrapped(self) -> tuple[nn.Module, ...]:
+        """The modules that average their gradients over the processes, where there are several."""
+        return ()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Within it, gradients are each process's own; the first step behind it averages them with its own."""
+        with ExitStack() as stack:
+            for module in self.wrapped:
+                stack.enter_context(unsynchronised(module))
+            yield
+
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """What to record of held-out data, by name, beside the errors; the hierarchy is in evaluation mode."""
         return {}
@@ -104,27 +119,39 @@ class Game(Method):
         self._hierarchy, self._discriminator = hierarchy[:level], discriminator[:level]
         # Of the adapters, each level uses its own alone.
         idle = any(len(game.adapters or ()) > 1 for game in self._discriminator.games)
-        self._draw = self._processes.wrap(Joints(self._hierarchy))
-        self._judge = self._processes.wrap(Judges(self._discriminator), has_idle_parameters=idle)
+        draw, judge = Joints(self._hierarchy), Judges(self._discriminator)
+        if self.settings.compile:
+            # What was compiled for fewer levels is of no use any more, and there may be so many versions only.
+            torch.compiler.reset()
+            for module in (draw, judge):
+                module.compile(mode=self.settings.compile, dynamic=False)
+        self._draw = self._processes.wrap(draw)
+        self._judge = self._processes.wrap(judge, has_idle_parameters=idle)
+
+    @property
+    def wrapped(self) -> tuple[nn.Module, ...]:
+        """Both players' modules."""
+        return self._draw, self._judge
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Step:
         """One step of Algorithm 1, at the noise of its place in the schedule."""
         for game, first in zip(self._whole[1].games, self._input_noises, strict=True):
             game.noise.scale = schedule.input_noise(first, step) if first else 0.0
         settings = self.settings
-        return play(
-            self._hierarchy,
-            self._discriminator,
-            x,
-            objective=self.objective,
-            players=schedule.players(step),
-            single_pass=self.single_pass,
-            encoder_noise=settings.encoder_noise,
-            penalty=settings.gradient_penalty,
-            penalised=settings.penalised,
-            draw=self._draw,
-            judge=self._judge,
-        )
+        with _two_passes_through_compiled() if settings.compile and not self.single_pass else nullcontext():
+            return play(
+                self._hierarchy,
+                self._discriminator,
+                x,
+                objective=self.objective,
+                players=schedule.players(step),
+                single_pass=self.single_pass,
+                encoder_noise=settings.encoder_noise,
+                penalty=settings.gradient_penalty,
+                penalised=settings.penalised,
+                draw=self._draw,
+                judge=self._judge,
+            )
 
     def rest(self) -> None:
         """Give the discriminator its input noise back."""
@@ -174,6 +201,11 @@ class Elbo(Method):
         self._hierarchy = self._whole[:level]
         self._bound = self._processes.wrap(NegativeElbo(self._hierarchy))
 
+    @property
+    def wrapped(self) -> tuple[nn.Module, ...]:
+        """The bound."""
+        return (self._bound,)
+
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Bound:
         """One step of descent."""
         return descend_elbo(self._hierarchy, x, bound=self._bound)
@@ -191,6 +223,7 @@ class LabelsAlone(Method):
         settings: Of the labels.
         labelled: The labelled data.
         averaged: The hierarchy with averaged weights.
+        processes: Those that train it together.
     """
 
     columns = ("supervised_loss",)
@@ -198,10 +231,17 @@ class LabelsAlone(Method):
     grows = False
     decodes = False
 
-    def __init__(self, model: Model, settings: TrainingConfig, labelled: Labelled, averaged: Hierarchy) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: TrainingConfig,
+        labelled: Labelled,
+        averaged: Hierarchy,
+        processes: Processes,
+    ) -> None:
         class_kernel(model.hierarchy)
         self._hierarchy, self._averaged = model.hierarchy, averaged
-        self._settings, self._labelled = settings, labelled
+        self._settings, self._labelled, self._processes = settings, labelled, processes
 
     def stand(self, level: int) -> None:
         """There are the whole hierarchy's classes, or none."""
@@ -210,12 +250,14 @@ class LabelsAlone(Method):
         """One step of descent; of ``x``, whose labels are not seen, only the number is used."""
         settings = self._settings
         noise, weight = settings.encoder_noise, settings.supervised_weight
-        if settings.consistency:
-            unseen = self._labelled.draw(settings.consistency_batch or len(x))
-            moved, strength = self._labelled.moved(unseen, step), weight * settings.consistency
-            agree(self._hierarchy, self._averaged, unseen, moved, noise=noise, weight=strength)
-        x, y = self._labelled.batch(step)
-        return supervise(self._hierarchy, x, y, noise=noise, weight=weight)
+        with self._processes.averaged(self._hierarchy.parameters()):
+            if settings.consistency:
+                wanted = settings.consistency_batch
+                unseen = self._labelled.draw(self._processes.share(wanted) if wanted else len(x))
+                moved, strength = self._labelled.moved(unseen, step), weight * settings.consistency
+                agree(self._hierarchy, self._averaged, unseen, moved, noise=noise, weight=strength)
+            x, y = self._labelled.batch(step)
+            return supervise(self._hierarchy, x, y, noise=noise, weight=weight)
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The share of held-out data that are put into a wrong class."""
@@ -247,7 +289,7 @@ class SupervisedGame(Game):
         processes: Processes,
     ) -> None:
         super().__init__(model, settings, processes)
-        self._supervision = LabelsAlone(model, settings, labelled, averaged)
+        self._supervision = LabelsAlone(model, settings, labelled, averaged, processes)
         self.reason += "; labelled data beside it"
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> SupervisedStep:  # type: ignore[override]
@@ -259,16 +301,25 @@ class SupervisedGame(Game):
         return self._supervision.measure(averaged, part) if len(averaged) == len(self._whole[0]) else {}
 
 
+def _two_passes_through_compiled() -> AbstractContextManager[Any]:
+    """Compiled functions reuse what they have kept in their first backward pass; within this, they do not."""
+    from torch._functorch import config
+
+    return config.patch(donated_buffer=False)
+
+
 @dataclass(frozen=True)
 class Labelled:
-    """The data whose labels are seen.
+    """The data whose labels are seen, each by one of the processes that train together.
 
     Attributes:
         part: Where they are from, on the device where the model trains.
         index: Which of it, ``(N,)`` int64.
-        size: Of a batch, at most N.
+        size: Of a batch of all processes together, at most N.
         augmentation: What is done to images each time.
         seed: Of the order and the augmentation.
+        rank: Number of this process, from 0.
+        world: How many there are.
     """
 
     part: Split
@@ -276,13 +327,16 @@ class Labelled:
     size: int
     augmentation: Augmentation
     seed: int
+    rank: int = 0
+    world: int = 1
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images and labels of a step: another part of the data at each, all of them before one comes again."""
+        """This process's images and labels of a step: another part of the data at each, all before one comes again."""
         assert self.part.labels is not None
         per_epoch = len(self.index) // self.size
         epoch, i = divmod(step, per_epoch)
-        chosen = self.index[order(len(self.index), self.seed, epoch)[i * self.size : (i + 1) * self.size]]
+        batch = order(len(self.index), self.seed, epoch)[i * self.size : (i + 1) * self.size]
+        chosen = self.index[batch[self.rank :: self.world]]
         x = self.augmentation(self.part.batch(chosen), chosen, seed=self.seed, epoch=epoch)
         return x, self.part.labels[chosen.to(self.part.labels.device)]
 
@@ -291,8 +345,9 @@ class Labelled:
         return self.part.batch(torch.randint(len(self.part), (number,), device=self.part.device))
 
     def moved(self, x: Tensor, step: int) -> Tensor:
-        """A batch augmented once more, differently at each step."""
-        return self.augmentation(x, torch.arange(len(x)), seed=self.seed, epoch=step)
+        """This process's share of a batch augmented once more, differently at each step."""
+        place = torch.arange(len(x)) * self.world + self.rank
+        return self.augmentation(x, place, seed=self.seed, epoch=step)
 
 
 def make_method(
@@ -314,7 +369,7 @@ def make_method(
         processes: Those that train together.
 
     Raises:
-        InputError: If the model or the data cannot be trained by it.
+        InputError: If the model or the data cannot be trained by it, or the labels are too few for the processes.
     """
     if settings.method == "elbo":
         return Elbo(model, processes)
@@ -322,14 +377,15 @@ def make_method(
         return Game(model, settings, processes)
     if data is None or data.train.labels is None:
         raise InputError(f"training.labels = {settings.labels}, but there are no labels in the data")
-    if processes.world > 1:
-        raise InputError(f"labels are seen by one process alone so far; this training has {processes.world}")
     classes = class_kernel(model.hierarchy).target.size
     if classes != len(data.classes):
         raise InputError(f"model.classes is {classes}, but {data.spec} has {len(data.classes)}")
     index = choose_labelled(data.train.labels, settings.labels, classes, settings.seed)
-    size = min(len(index), settings.batch_size)
-    labelled = Labelled(data.train, index, size, augmentation, settings.seed)
+    # Shares are equal, so that the mean of their gradients is that of the batch.
+    size = min(len(index), settings.batch_size) // processes.world * processes.world
+    if size < 2 * processes.world:
+        raise InputError(f"training.labels = {len(index)} are too few for {processes.world} processes: each needs two")
+    labelled = Labelled(data.train, index, size, augmentation, settings.seed, processes.rank, processes.world)
     if settings.method == "supervised":
-        return LabelsAlone(model, settings, labelled, averaged)
+        return LabelsAlone(model, settings, labelled, averaged, processes)
     return SupervisedGame(model, settings, labelled, averaged, processes)

@@ -49,8 +49,42 @@ def fill_optimiser(path: Path, optimiser: Adam, module: nn.Module, tensors: Mapp
         shapes = {quantity: () if quantity == "step" else parameter.shape for quantity in _QUANTITIES}
         if {quantity: tensor.shape for quantity, tensor in found.items()} != shapes:
             raise ModelError(f"{path} does not fit the model: the state of {part}.{name} has other shapes")
-        states[index] = found
+        # In the parameter's own memory format, which fused optimisers take for granted.
+        states[index] = {q: t if q == "step" else torch.empty_like(parameter).copy_(t) for q, t in found.items()}
     optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+class _LeanAdam(Adam):
+    """Torch's fused Adam without what surrounds it, which on a CPU takes as long for small models as Adam itself."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move the parameters that have gradients, unless the guard has found one that is not finite."""
+        group = self.param_groups[0]
+        moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+        found: Tensor | None = getattr(self, "found_inf", None)
+        if not moved or moved[0].device.type != "cpu" or not all(self.state.get(parameter) for parameter in moved):
+            super().step()
+        elif found is None or not found:  # on a CPU there is nothing to wait for
+            quantities = ([self.state[parameter][quantity] for parameter in moved] for quantity in _QUANTITIES)
+            steps, means, squares = quantities
+            # Tensors add up faster than a tensor and a number, which is made one each time.
+            torch._foreach_add_(steps, [torch.ones(())] * len(steps))
+            torch._fused_adam_(
+                moved,
+                [parameter.grad for parameter in moved],
+                means,
+                squares,
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=0.0,
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
 
 
 def _trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -60,4 +94,4 @@ def _trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def _adam(module: nn.Module, rate: float, betas: tuple[float, float]) -> Adam:
     parameters = [parameter for _, parameter in _trained(module)]
     # A player may be frozen whole, but Adam refuses to have nothing to do.
-    return Adam(parameters or [torch.zeros(0)], lr=rate, betas=betas, fused=True)
+    return _LeanAdam(parameters or [torch.zeros(0)], lr=rate, betas=betas, fused=True)

@@ -96,6 +96,30 @@ class Processes:
                 distributed.all_reduce(tensor)
                 tensor.div_(self.world)
 
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Let tensors be what they are in the first process."""
+        if self.world > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
+
+    @contextmanager
+    def averaged(self, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+        """Average over the processes what backward passes within this context add to ``.grad``.
+
+        For those that do not go through a module of :meth:`wrap`. In all processes they must reach the same parameters.
+        """
+        if self.world == 1:
+            yield
+            return
+        before = [(parameter, parameter.grad) for parameter in parameters]
+        for parameter, _ in before:
+            parameter.grad = None
+        yield
+        self.average(parameter.grad for parameter, _ in before if parameter.grad is not None)
+        for parameter, gradient in before:
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+
     def heard(self, signal: int | None, step: int) -> int | None:
         """The signal that any process has caught; all are told of it in the same step, not every one."""
         if self.world == 1:

@@ -22,6 +22,7 @@ _IDLE = {
     "training.checkpoint_every",
     "training.device",
     "training.threads",
+    "training.prefetch",
     "model.data_shape",
 }
 

@@ -301,6 +301,8 @@ def read_metrics(run: Path) -> dict[str, list[float]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             head, *rows = csv.reader(file)
+        if not {"step", "seconds"} <= set(head):
+            raise ValueError("it has no columns step and seconds")
         return {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(head)}
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
 
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from halikit import data as datasets
 from halikit.analysis.reconstruction import distances
 from halikit.config import Config, DataConfig, TrainingConfig
+from halikit.discriminator import JointDiscriminator
 from halikit.errors import DivergedError, InputError, StoppedError
 from halikit.hierarchy import Hierarchy
+from halikit.kernels import Kernel
 from halikit.model import Model, fill, named_tensors
 from halikit.random import seeded
 from halikit.training.averaging import Averager
@@ -37,6 +39,8 @@ from halikit.training.signals import Signals
 
 __all__ = ["Trainer"]
 
+# Batches made ready in advance: the one that comes next, and one that is made meanwhile.
+_PREFETCHED = 2
 # How many held-out samples the errors are measured on, and how many are shown.
 _HELD_OUT = 512
 _SHOWN = 16
@@ -65,6 +69,7 @@ class Trainer:
         processes: Those that train together.
         steps: Steps played so far.
         level: Levels that play.
+        memory_format: How feature maps lie in memory.
         single_pass: Whether one backward pass serves both players; ``reason`` says why, or what a step is instead.
     """
 
@@ -87,10 +92,18 @@ class Trainer:
         self.data = _on(self.device, data, model.config.data.size if model.config else None)
         self.augmentation = augmentation or (model.config or Config()).data.augmentation()
         self._check()
+        self.memory_format = _memory_format(model, self.settings, self.device)
         for module in model.parts.values():
             module.to(self.device).train()
+            if self.memory_format == torch.channels_last:
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for part in module.modules():
+                if isinstance(part, Kernel | JointDiscriminator):
+                    part.recomputes = self.settings.recompute
         if self.settings.sync_batch_norm:
             self._synchronise_batch_norm()
+        # What is random in it may have been drawn differently in each process.
+        self.processes.spread(t for part in model.parts.values() for t in part.state_dict().values())
         self.averager = Averager(model.hierarchy, self.settings.averaging)
         self._method = make_method(model, self.settings, self.data, self.augmentation, self.averaged, self.processes)
         self.steps = 0
@@ -191,8 +204,13 @@ class Trainer:
             self.run.checkpoint(self._state())
 
     def _fit(self, total: int, signals: Signals) -> None:
+        while self.steps < total:
+            with self._prefetched() as batches:
+                self._play_on(total, signals, batches)
+
+    def _play_on(self, total: int, signals: Signals, batches: Iterator[Tensor]) -> None:
+        """Play up to step ``total``, or until a return to a checkpoint needs other batches."""
         settings = self.settings
-        batches = self._batches()
         self._meter.start()
         while self.steps < total:
             self._meter.add(self.step(next(batches)))
@@ -202,8 +220,7 @@ class Trainer:
                 counts = self._guard.read()
                 if counts.most_in_row >= settings.max_skipped:
                     self._go_back(counts)
-                    batches = self._batches()
-                    continue
+                    return
                 self._report(counts, evaluates)
             caught = self.processes.heard(signals.caught, self.steps)
             is_due = is_last or caught or self.steps % settings.checkpoint_every == 0
@@ -262,7 +279,7 @@ class Trainer:
         """Take one step: of Algorithm 1, moving both players, unless the method is another.
 
         Args:
-            batch: ``(n, *shape of x)``, two samples or more.
+            batch: ``(n, *shape of x)``, two samples or more for each micro-batch.
 
         Returns:
             Losses and mean predictions, on the device, as the method gives them.
@@ -276,6 +293,11 @@ class Trainer:
                 f"a training batch is (n, {', '.join(map(str, shape))}) with n ≥ 2, got {tuple(batch.shape)}"
             )
         settings = self.settings
+        if len(batch) % settings.accumulate or len(batch) < 2 * settings.accumulate:
+            raise InputError(
+                f"training.accumulate={settings.accumulate} divides a batch into as many equal parts of two samples or "
+                f"more, got a batch of {len(batch)}"
+            )
         level = max(self.level, self.schedule.level(self.steps))
         if level != self.level:
             self._stand(level)
@@ -283,13 +305,16 @@ class Trainer:
         for optimiser, full in zip(self._optimisers, self._rates, strict=True):
             optimiser.param_groups[0]["lr"] = full * rate
             optimiser.zero_grad()
+        if settings.compile:
+            # Whatever earlier steps have left in the memory of CUDA graphs may be written over: nobody reads it again.
+            torch.compiler.cudagraph_mark_step_begin()
         self._guard.before_step()
         # The noise of a step depends on nothing that went before; the caller's generators are given back.
         with (
             seeded(_noise_seed(settings.seed, self.steps, self.processes.rank), self.device),
             torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"),
         ):
-            outcome = self._method.step(batch.to(self.device), self.steps, self.schedule)
+            outcome = self._add_gradients(batch.to(self.device))
         self._guard.after_gradients(outcome, self._optimisers)
         for optimiser in self._optimisers:
             optimiser.step()
@@ -297,6 +322,27 @@ class Trainer:
         self._score = None
         self.averager.update(self.steps)
         return outcome
+
+    def _add_gradients(self, batch: Tensor) -> Outcome:
+        """Those of the mean loss of the micro-batches, one after the other; gives the means of what these come to."""
+        *parts, last = batch.chunk(self.settings.accumulate)
+        outcomes = []
+        with self._method.apart() if parts else nullcontext():
+            for part in parts:
+                outcomes.append(self._method.step(self._laid_out(part), self.steps, self.schedule))
+        outcomes.append(self._method.step(self._laid_out(last), self.steps, self.schedule))
+        if not parts:
+            return outcomes[0]
+        parameters = (p for optimiser in self._optimisers for group in optimiser.param_groups for p in group["params"])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, 1 / len(outcomes))
+        means = (torch.stack(values).mean(0) for values in zip(*outcomes, strict=True))
+        return type(outcomes[0])(*means)
+
+    def _laid_out(self, batch: Tensor) -> Tensor:
+        """The batch in the memory format of the model; vectors as they are."""
+        return batch.contiguous(memory_format=self.memory_format) if batch.dim() == 4 else batch
 
     def _evaluate(self) -> tuple[tuple[float, ...], tuple[float, ...], dict[str, float]]:
         """Errors (Fig. 3) and what the method measures, on held-out data; pictures and the model into the run."""
@@ -447,11 +493,19 @@ class Trainer:
         per_epoch = len(train) // size
         epoch, first = divmod(self.steps, per_epoch)
         while True:
-            order = datasets.order(len(train), self.settings.seed, epoch).to(self.device)
+            order = datasets.order(len(train), self.settings.seed, epoch).to(train.images.device)
             for i in range(first, per_epoch):
                 index = order[i * size + rank : (i + 1) * size : world]
                 yield self.augmentation(train.batch(index), index, seed=self.settings.seed, epoch=epoch)
             epoch, first = epoch + 1, 0
+
+    def _prefetched(self) -> AbstractContextManager[Iterator[Tensor]]:
+        """The batches, made ready in advance where that takes time."""
+        assert self.data is not None
+        depth = self.settings.prefetch
+        if depth == "auto":
+            depth = _PREFETCHED if self.data.train.takes_time else 0
+        return datasets.Prefetched(self._batches(), depth, self.device) if depth else nullcontext(self._batches())
 
     def _stand(self, level: int) -> None:
         """Let the first ``level`` levels play."""
@@ -469,9 +523,24 @@ class Trainer:
             raise InputError(f"the model is for data of shape {shape}, but {self.data.spec} has {self.data.shape}")
         if self.settings.batch_size < 2:
             raise InputError("training.batch_size must be at least 2: batch statistics need a batch")
-        self.processes.share(self.settings.batch_size)
+        share = self.processes.share(self.settings.batch_size)
+        if share % self.settings.accumulate or share < 2 * self.settings.accumulate:
+            raise InputError(
+                f"training.accumulate={self.settings.accumulate} divides the {share} samples that a process takes of a "
+                "batch: they must be a multiple of it, and at least twice as many"
+            )
         self.data.check_batch(self.settings.batch_size)
         self.augmentation.check(shape)
+
+
+def _memory_format(model: Model, settings: TrainingConfig, device: torch.device) -> torch.memory_format:
+    """What the settings ask for; by themselves, the one that tensor cores want of convolutions in half precision."""
+    wanted = settings.memory_format
+    if wanted == "auto":
+        convolves = any(isinstance(m, nn.Conv2d) for part in model.parts.values() for m in part.modules())
+        halves = convolves and device.type == "cuda" and settings.precision == "bf16"
+        wanted = "channels_last" if halves else "contiguous"
+    return torch.channels_last if wanted == "channels_last" else torch.contiguous_format
 
 
 @contextmanager

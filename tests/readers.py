@@ -1,0 +1,157 @@
+"""Readers of files that a stranger may have made, each with good files for it: what is fuzzed, by two tools."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from makers import write_cifar10, write_mnist, write_svhn
+from test_resume import config, rewritten, trainer
+
+import halikit as hk
+from halikit import data, report
+from halikit.config import read_toml, to_toml
+from halikit.errors import InputError
+from halikit.training.checkpoint import open_checkpoint
+from halikit.training.run import read_dump, read_metrics
+
+__all__ = ["READERS", "Reader", "survives"]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Bytes that are good, and what puts bytes into their place and reads them."""
+
+    good: list[bytes]
+    read: Callable[[bytes], object]
+
+
+def survives(read: Callable[[], object]) -> None:
+    """A clean error in a few lines, or none, within seconds."""
+    began, said = time.monotonic(), "fine"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            read()
+        except InputError as error:
+            said = str(error)
+    assert 1 <= len(said.splitlines()) <= 3, said[:5000]
+    assert len(said) < 2000, said[:5000]
+    assert all(line.isprintable() for line in said.split("\n")), ascii(said)
+    assert time.monotonic() - began < 20
+
+
+def _of_file(path: Path, good: list[bytes], load: Callable[[], object]) -> Reader:
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        load()
+
+    return Reader(good, read)
+
+
+def _of_set(place: Path, name: str, file: str, write: Callable[[Path], object]) -> Reader:
+    write(place)
+    path = place / file
+    return _of_file(path, [path.read_bytes()], lambda: data.load(f"{name}:{place}"))
+
+
+def _run(place: Path) -> Path:
+    trainer(config(1, training__steps=2, training__keep=9), place / "run").fit()
+    return place / "run"
+
+
+def _configs(place: Path) -> Reader:
+    path = place / "config.toml"
+    good = [to_toml(settings).encode() for settings in (config(), hk.presets.mnist_semi())]
+    return _of_file(path, good, lambda: read_toml(path))
+
+
+def _models(place: Path) -> Reader:
+    path = _run(place) / "model.safetensors"
+    return _of_file(path, [path.read_bytes()], lambda: hk.load(path))
+
+
+def _checkpoints(place: Path, name: str, *, mends: bool) -> Reader:
+    """One file of a checkpoint; a stranger can compute the checksum in the manifest as well."""
+    path = _run(place) / "checkpoints" / "step-0000002"
+    manifest = (path / "manifest.json").read_bytes()
+    run = trainer(config(1, training__steps=2), place / "run", resume=path, on_notice=lambda _: None)
+
+    def read(content: bytes) -> None:
+        (path / "manifest.json").write_bytes(manifest)
+        rewritten(path, name, content) if mends else (path / name).write_bytes(content)
+        run._resume(open_checkpoint(path))
+
+    return Reader([(path / name).read_bytes()], read)
+
+
+def _mnist(place: Path, file: str) -> Reader:
+    return _of_set(place, "mnist", file, write_mnist)
+
+
+def _cifar(place: Path, file: str) -> Reader:
+    return _of_set(place, "cifar10", file, partial(write_cifar10, n=2))
+
+
+def _svhn(place: Path, *, compressed: bool) -> Reader:
+    return _of_set(place, "svhn", "train_32x32.mat", partial(write_svhn, train=6, test=6, compressed=compressed))
+
+
+def _packs(place: Path) -> Reader:
+    path = place / "some.pack"
+    np.savez(place / "some.npz", images=np.arange(4 * 16, dtype=np.uint8).reshape(4, 4, 4), labels=np.arange(4) % 2)
+    data.pack(f"array:{place / 'some.npz'}", path)
+    return _of_file(path, [path.read_bytes()], lambda: data.load(f"pack:{path}"))
+
+
+def _arrays(place: Path) -> Reader:
+    path = place / "some.npz"
+    good = []
+    for save in (np.savez, np.savez_compressed):
+        save(path, images=np.arange(4 * 16, dtype=np.uint8).reshape(4, 4, 4), labels=np.arange(4) % 2)
+        good.append(path.read_bytes())
+    return _of_file(path, good, lambda: data.load(f"array:{path}"))
+
+
+def _metrics(place: Path) -> Reader:
+    run = _run(place)
+    return _of_file(run / "metrics.csv", [(run / "metrics.csv").read_bytes()], lambda: read_metrics(run))
+
+
+def _findings(place: Path) -> Reader:
+    """What analyses keep in a run for its report."""
+    run = _run(place)
+    report.keep(run, report.Finding("health", "Health", "halikit evaluate run", ["a level", "another"]))
+    path = run / report.FOLDER / "health.json"
+    report.write_report(run)  # draws the curves, which are kept
+    return _of_file(path, [path.read_bytes()], lambda: report.write_report(run))
+
+
+def _dumps(place: Path) -> Reader:
+    values = {"trouble": "some", "step": 3, "skipped": 4, "learning_rates": [0.1], "gradients_not_finite": []}
+    return _of_file(place / "diverged.json", [json.dumps(values).encode()], lambda: read_dump(place))
+
+
+READERS: dict[str, Callable[[Path], Reader]] = {
+    "config": _configs,
+    "model": _models,
+    "manifest": partial(_checkpoints, name="manifest.json", mends=False),
+    "state of a checkpoint": partial(_checkpoints, name="state.json", mends=True),
+    "tensors of a checkpoint": partial(_checkpoints, name="tensors.safetensors", mends=True),
+    "IDX images": partial(_mnist, file="train-images-idx3-ubyte"),
+    "IDX labels": partial(_mnist, file="train-labels-idx1-ubyte"),
+    "CIFAR": partial(_cifar, file="data_batch_1.bin"),
+    "MAT": partial(_svhn, compressed=False),
+    "MAT, compressed": partial(_svhn, compressed=True),
+    "pack": _packs,
+    "array": _arrays,
+    "metrics": _metrics,
+    "finding": _findings,
+    "dump": _dumps,
+}

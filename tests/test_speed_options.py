@@ -1,0 +1,464 @@
+"""Options that make training faster or smaller: none of them changes what is computed."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import gradients, relative_error
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+import halikit as hk
+from halikit.algorithm import ascend, play
+from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
+from halikit.data import Prefetched
+from halikit.errors import InputError
+from halikit.objectives import OBJECTIVES, Losses, jensen_shannon
+
+# Torch's own compiler is full of them.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:.*torch\.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
+
+EXACT = 1e-10
+DENSE, CONV = (1, 8, 8), (1, 16, 16)
+
+shapes = pytest.mark.parametrize("shape", [DENSE, CONV], ids=["dense", "conv"])
+
+
+def small(shape: tuple[int, ...] = DENSE, levels: int = 2, **settings: object) -> hk.Model:
+    """A tiny model, all of whose noise is on unless told otherwise."""
+    torch.manual_seed(0)
+    conv = shape == CONV
+    config = Config(
+        model=ModelConfig(levels=levels, data_shape=shape, widths=(4,) * levels, hidden=4 if conv else 16, depth=1),
+        discriminator=DiscriminatorConfig(width=16, weight_norm=True),
+        training=TrainingConfig(steps=8, batch_size=12, log_every=2, evaluate_every=4, checkpoint_every=2),
+    )
+    return hk.build(override(config, settings))
+
+
+def batch(shape: tuple[int, ...] = DENSE, n: int = 12, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(1)).tanh().to(dtype)
+
+
+def stepped(model: hk.Model, x: Tensor, steps: int = 1) -> hk.Trainer:
+    trainer = hk.Trainer(model)
+    for _ in range(steps):
+        trainer.step(x)
+    return trainer
+
+
+def of_both(model: hk.Model) -> list[Tensor | None]:
+    return [gradient for part in model.parts.values() for gradient in gradients(part)]
+
+
+def weights(trainer: hk.Trainer) -> dict[str, Tensor]:
+    modules = trainer.model.parts | {"averaged": trainer.averaged}
+    return {f"{name}.{key}": value.clone() for name, m in modules.items() for key, value in m.state_dict().items()}
+
+
+def assert_same(actual: hk.Trainer, expected: hk.Trainer, **tolerance: float) -> None:
+    theirs = weights(expected)
+    for name, value in weights(actual).items():
+        torch.testing.assert_close(value, theirs[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=name)
+
+
+def broken_off(model: hk.Model, again: hk.Model, path: Path) -> hk.Trainer:
+    """Trained for five of its eight steps, and from the checkpoint of the fourth on by another trainer."""
+    hk.Trainer(model, "digits", out=path).fit(5)
+    shutil.rmtree(next((path / "checkpoints").glob("step-*5")))
+    trainer = hk.Trainer(again, "digits", out=path, resume=True, on_notice=lambda said: None)
+    assert trainer.steps == 4
+    trainer.fit(4)
+    return trainer
+
+
+# --- compiled players -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that compiling does but the machine code: it takes a second instead of a minute."""
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(_traced))
+
+
+def _traced(module: nn.Module, *, mode: str, dynamic: bool) -> None:
+    module._compiled_call_impl = torch.compile(module._call_impl, backend="aot_eager", dynamic=dynamic)
+
+
+# The mask of dropout is another one where it is compiled.
+QUIET = {"discriminator.dropout": 0.0}
+
+
+@shapes
+@pytest.mark.parametrize("objective", ["jensen_shannon", "least_squares"])
+@pytest.mark.usefixtures("traced")
+def test_compiled_players_have_the_same_gradients(shape: tuple[int, ...], objective: str) -> None:
+    options = QUIET | {"objective": objective, "gradient_penalty": 0.1, "encoder_noise": 0.1}
+    eager = stepped(small(shape, **options), batch(shape))
+    compiled = stepped(small(shape, **options, compile="default"), batch(shape))
+    assert compiled.single_pass == (objective == "jensen_shannon")
+    assert relative_error(of_both(compiled.model), of_both(eager.model)) < 1e-5
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("g++") is None, reason="machine code for the CPU is made by g++")
+@shapes
+def test_machine_code_has_the_same_gradients(shape: tuple[int, ...]) -> None:
+    from torch._inductor import config
+
+    eager = stepped(small(shape, 1, **QUIET), batch(shape))
+    with config.patch(fallback_random=True):
+        compiled = stepped(small(shape, 1, **QUIET, compile="default"), batch(shape))
+    assert relative_error(of_both(compiled.model), of_both(eager.model)) < 1e-4
+
+
+@pytest.mark.usefixtures("traced")
+def test_compiled_players_grow_and_resume(tmp_path: Path) -> None:
+    options = {"compile": "default", "grow_every": 3, **QUIET}
+    whole = hk.Trainer(small(levels=2, **options), "digits", out=tmp_path / "whole")
+    whole.fit()
+    assert whole.level == 2
+    assert_same(broken_off(small(levels=2, **options), small(levels=2, **options), tmp_path / "parts"), whole)
+
+
+@pytest.mark.usefixtures("traced")
+def test_falling_noise_compiles_nothing_anew() -> None:
+    trainer = hk.Trainer(small(levels=1, compile="default", final_input_noise=0.05))
+    counted = []
+    for _ in range(5):
+        trainer.step(batch())
+        counted.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert trainer.model.discriminator.noise.scale == pytest.approx(0.2 - 0.15 * 4 / 8)
+    assert counted[0] > 0
+    assert counted[1:] == counted[:1] * 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"compile": "default", "recompute": True}, {"compile": "fast"}, {"compile": "default", "method": "elbo"}],
+)
+def test_what_cannot_be_compiled_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="compile"):
+        override(Config(), changes)
+
+
+# --- micro-batches ----------------------------------------------------------------------------------------------------
+
+
+def without_chance(model: hk.Model, monkeypatch: pytest.MonkeyPatch) -> hk.Model:
+    """In float64; what kernels would draw depends on what they are given alone."""
+
+    def sample(self: hk.GaussianKernel, given: Tensor, *, generator: object = None) -> Tensor:
+        mean, scale = self.moments(given)
+        return mean + scale * (100 * mean.detach()).sin()
+
+    monkeypatch.setattr(hk.GaussianKernel, "sample", sample)
+    for part in model.parts.values():
+        part.double()
+    return model
+
+
+def placed(model: hk.Model, n: int = 12) -> hk.Model:
+    """What the prior draws depends on a sample's place in the whole batch alone."""
+    rows = torch.randn(n, *model.hierarchy.spaces[-1].shape, generator=torch.Generator().manual_seed(2)).double()
+    left = rows
+
+    def drawn(n: int, *, generator: object = None) -> Tensor:
+        nonlocal left
+        taken, left = left[:n], left[n:] if len(left) > n else rows
+        return taken
+
+    model.hierarchy.prior.sample = drawn
+    return model
+
+
+SILENT = {"discriminator.dropout": 0.0, "input_noise": 0.0}
+
+
+@shapes
+@pytest.mark.parametrize("objective", ["jensen_shannon", "least_squares", "relativistic"])
+def test_accumulated_gradients_are_those_of_the_mean_loss_of_the_micro_batches(
+    shape: tuple[int, ...], objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SILENT | {"objective": objective}
+    x = batch(shape, dtype=torch.float64)
+    reference = placed(without_chance(small(shape, **options), monkeypatch))
+    losses = []
+    for part in x.chunk(3):
+        step = play(
+            reference.hierarchy,
+            reference.discriminator,
+            part,
+            objective=OBJECTIVES[objective],
+            single_pass=False,
+        )
+        losses.append(step.discriminator_loss)
+    trainer = hk.Trainer(without_chance(small(shape, **options, accumulate=3), monkeypatch))
+    placed(trainer.model)
+    outcome = trainer.step(x)
+    expected = [None if g is None else g / 3 for g in of_both(reference)]
+    assert relative_error(of_both(trainer.model), expected) < EXACT
+    torch.testing.assert_close(outcome.discriminator_loss, torch.stack(losses).mean())
+    for name, buffer in trainer.model.hierarchy.named_buffers():
+        torch.testing.assert_close(buffer, reference.hierarchy.get_buffer(name), msg=name)
+
+
+@shapes
+@pytest.mark.parametrize("single_pass", [True, False])
+def test_accumulated_gradients_are_those_of_the_whole_batch_where_nothing_couples_samples(
+    shape: tuple[int, ...], single_pass: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    options = SILENT | {"objective": "jensen_shannon" if single_pass else "least_squares"}
+    for parts in (1, 3):
+        trainer = hk.Trainer(without_chance(small(shape, **options, accumulate=parts), monkeypatch))
+        placed(trainer.model).hierarchy.eval()
+        trainer.step(batch(shape, dtype=torch.float64))
+        assert trainer.single_pass == single_pass
+        found.append(of_both(trainer.model))
+    assert relative_error(*found) < EXACT
+
+
+def test_micro_batches_draw_different_noise() -> None:
+    """A batch whose two halves are equal: with the same noise for both, half of it alone would do."""
+    half = batch(n=6)
+    twice = stepped(small(accumulate=2), torch.cat([half, half]))
+    once = stepped(small(), half)
+    assert relative_error(of_both(twice.model), of_both(once.model)) > 0.01
+
+
+def test_one_bad_micro_batch_skips_the_step() -> None:
+    trainer = hk.Trainer(small(accumulate=3))
+    trainer.step(batch())
+    before = weights(trainer)
+    x = batch()
+    x[0] = torch.nan
+    trainer.step(x)
+    after = weights(trainer)
+    names = [name for name in before if not name.startswith("averaged") and before[name].is_floating_point()]
+    assert all(torch.equal(before[name], after[name]) for name in names)
+    trainer.step(batch())
+    assert any(not torch.equal(before[name], weights(trainer)[name]) for name in names)
+
+
+def test_accumulation_resumes(tmp_path: Path) -> None:
+    whole = hk.Trainer(small(accumulate=3), "digits", out=tmp_path / "whole")
+    whole.fit()
+    assert_same(broken_off(small(accumulate=3), small(accumulate=3), tmp_path / "parts"), whole)
+
+
+def test_batches_that_cannot_be_divided_are_refused() -> None:
+    with pytest.raises(InputError, match="multiple"):
+        hk.Trainer(small(accumulate=5), "digits")
+    with pytest.raises(InputError, match="as many equal parts"):
+        hk.Trainer(small(accumulate=5)).step(batch())
+    with pytest.raises(ConfigError, match="not divided"):
+        override(Config(), {"accumulate": 2, "labels": 10})
+
+
+# --- activations computed again ---------------------------------------------------------------------------------------
+
+
+def with_spectral_norm(model: hk.Model) -> hk.Model:
+    """Every forward in training moves its buffers, which the weights depend on."""
+    stage = nn.Sequential(nn.Flatten(), spectral_norm(nn.Linear(64, 16)))
+    discriminator = hk.build_discriminator(model.hierarchy, width=16, stages={0: stage})
+    return hk.Model(model.hierarchy, discriminator, model.config)
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv", "spectral norm"])
+@pytest.mark.parametrize("changes", [{}, {"objective": "least_squares", "gradient_penalty": 0.1}], ids=["one", "two"])
+def test_recomputing_changes_neither_gradients_nor_statistics(kind: str, changes: dict[str, object]) -> None:
+    shape = CONV if kind == "conv" else DENSE
+    trainers = []
+    for recompute in (False, True):
+        model = small(shape, **changes, recompute=recompute)
+        trainers.append(stepped(with_spectral_norm(model) if kind == "spectral norm" else model, batch(shape), 2))
+    kept, again = trainers
+    assert relative_error(of_both(again.model), of_both(kept.model)) < 1e-5
+    assert_same(again, kept, rtol=1e-4, atol=1e-6)
+    counters = [buffer for name, buffer in again.model.hierarchy.named_buffers() if name.endswith("tracked")]
+    assert counters
+    assert all(int(counter) == 2 for counter in counters)
+
+
+def test_recomputing_keeps_less() -> None:
+    sizes = []
+    for recompute in (False, True):
+        model = small(CONV, recompute=recompute)
+        trainer = hk.Trainer(model)
+        sizes.append(kept_bytes(trainer, batch(CONV)))
+    assert sizes[1] < 0.6 * sizes[0], sizes
+
+
+def kept_bytes(trainer: hk.Trainer, x: Tensor) -> int:
+    """Of what a step keeps for its backward pass: what autograd saves, and what networks and stages are given."""
+    own = {p.untyped_storage().data_ptr() for part in trainer.model.parts.values() for p in part.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in own:
+            kept[place] = tensor
+        return tensor
+
+    networks = [module.network for module in trainer.model.hierarchy.modules() if hasattr(module, "network")]
+    hooks = [
+        module.register_forward_pre_hook(lambda module, given: [keep(x) for x in given] and None)
+        for module in (*networks, *trainer.model.discriminator.stages)
+    ]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trainer.step(x)
+    for hook in hooks:
+        hook.remove()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+# --- memory format and precision --------------------------------------------------------------------------------------
+
+
+def test_channels_last_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for layout in ("contiguous", "channels_last"):
+        model = without_chance(small(CONV, **SILENT, memory_format=layout), monkeypatch)
+        trainer = hk.Trainer(model)
+        placed(model)
+        trainer.step(batch(CONV, dtype=torch.float64))
+        convolutions = [m for m in trainer.model.hierarchy.modules() if isinstance(m, nn.Conv2d) and m.in_channels > 1]
+        assert all(
+            m.weight.is_contiguous(memory_format=getattr(torch, layout.replace("ous", "ous_format")))
+            for m in convolutions
+        )
+        found.append(of_both(trainer.model))
+    assert relative_error(*found) < EXACT
+
+
+def test_channels_last_resumes(tmp_path: Path) -> None:
+    x = torch.rand(60, *CONV, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    options = {"memory_format": "channels_last"}
+    whole = hk.Trainer(small(CONV, **options), x)
+    whole.fit(4)
+    hk.Trainer(small(CONV, **options), x, out=tmp_path / "run").fit(2)
+    rest = hk.Trainer(small(CONV, **options), x, out=tmp_path / "run", resume=True, on_notice=lambda said: None)
+    rest.fit(2)
+    assert_same(rest, whole)
+
+
+def test_feature_maps_are_contiguous_on_a_cpu_unless_asked_for() -> None:
+    assert hk.Trainer(small(CONV)).memory_format == torch.contiguous_format
+    assert hk.Trainer(small(CONV, memory_format="channels_last")).memory_format == torch.channels_last
+
+
+@shapes
+def test_half_precision_keeps_losses_ratios_and_the_gauge(shape: tuple[int, ...]) -> None:
+    """Under autocast: logits, losses and weights stay in single precision, and gradients point the same way."""
+    trainers = [stepped(small(shape, **QUIET, precision=precision), batch(shape, 96)) for precision in ("32", "bf16")]
+    single, half = (torch.cat([g.flatten() for g in of_both(t.model) if g is not None]) for t in trainers)
+    assert half.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(single, half, 0) > 0.98
+    model = small(shape, **QUIET)
+    seen: list[torch.dtype] = []
+
+    def objective(s_q: Tensor, s_p: Tensor) -> Losses:
+        seen.append(s_q.dtype)
+        return jensen_shannon(s_q, s_p)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        step = play(model.hierarchy, model.discriminator, batch(shape), objective=objective)
+        states = ascend(model.hierarchy, batch(shape, 512))
+    assert set(seen) == {torch.float32}
+    assert step.discriminator_loss.dtype == step.rho_q.dtype == torch.float32
+    for name, z in states.items():
+        z = z.detach()
+        if name != "x":
+            assert z.float().std() == pytest.approx(1, abs=0.03)
+            assert abs(z.float().mean()) < 0.05
+
+
+# --- batches made ready -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("pack") / "digits.pack"
+    hk.data.pack("digits", path)
+    return f"pack:{path}"
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "halikit batches"]
+
+
+def test_a_pack_is_read_ahead_and_gives_the_same_training(pack: str) -> None:
+    data = hk.data.load(pack)
+    assert data.train.takes_time
+    assert not hk.data.load("digits").train.takes_time
+    during: list[list[str]] = []
+    trainers = []
+    for prefetch in (0, 1, "auto", 5):
+        trainer = hk.Trainer(
+            small(prefetch=prefetch),
+            data,
+            augmentation=hk.data.Augmentation(shift=1),
+            on_record=lambda record: during.append(threads()),
+        )
+        trainer.fit()
+        assert threads() == []
+        trainers.append(trainer)
+    assert during[0] == []
+    assert all(during[4:])
+    for trainer in trainers[1:]:
+        assert_same(trainer, trainers[0])
+
+
+def test_the_order_is_that_of_the_iterator() -> None:
+    made = [torch.full((2,), float(number)) for number in range(50)]
+    with Prefetched(iter(made), 3, torch.device("cpu")) as batches:
+        found = list(batches)
+        with pytest.raises(StopIteration):
+            next(batches)
+    assert torch.equal(torch.stack(found), torch.stack(made))
+
+
+def test_what_goes_wrong_in_the_thread_surfaces_in_the_step(pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = hk.data.Split.batch
+    calls: list[int] = []
+
+    def failing(self: hk.data.Split, index: Tensor) -> Tensor:
+        if threading.current_thread().name == "halikit batches":
+            calls.append(len(index))
+            if len(calls) == 4:
+                raise OSError("the disk is gone")
+        return original(self, index)
+
+    monkeypatch.setattr(hk.data.Split, "batch", failing)
+    trainer = hk.Trainer(small(), hk.data.load(pack))
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        trainer.fit()
+    assert trainer.steps == 3
+    assert "failing" in [entry.name for entry in caught.traceback]
+    assert threads() == []
+
+
+def test_a_thread_that_is_gone_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = threading.Event()
+
+    def never() -> Iterator[Tensor]:
+        wait.wait()
+        yield torch.zeros(1)
+
+    with Prefetched(never(), 1, torch.device("cpu")) as batches:
+        monkeypatch.setattr(threading.Thread, "is_alive", lambda self: False)
+        with pytest.raises(RuntimeError, match="is gone"):
+            next(batches)
+        monkeypatch.undo()
+        wait.set()
