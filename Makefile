@@ -1,5 +1,5 @@
 # make train   set up, train three levels on the embedded digits
-# make test    set up, check style and types, run the whole suite
+# make test    set up, check style and types, build the documentation, run the whole suite
 # make soak    the proofs that take longer
 # make docs    build the documentation into site/
 # make clean   remove what these targets made; runs/ stays
@@ -31,9 +31,10 @@ PYTEST := $(BIN)/python -m pytest -q $(PYTEST_ARGS)
 .DEFAULT_GOAL := train
 
 train: $(VENV)/.installed
+	@echo 'To type halikit yourself:  . $(BIN)/activate'
 	@$(BIN)/halikit train --levels $(LEVELS)
 
-test: lint
+test: lint docs
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS)
 
 lint: $(VENV)/.installed-dev
@@ -66,7 +67,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing halikit and its test tools into $(VENV)/; this takes a few minutes …'
 	$(call install,.[dev])
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-docs
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing the documentation tools into $(VENV)/; this takes a few minutes …'
