@@ -312,6 +312,7 @@ SLIDERS = "return document.querySelectorAll('.slider input[data-entry]').length"
 PICTURES = "return [...document.querySelectorAll('#tiles img')].map(image => image.src)"
 
 
+@pytest.mark.timeout(900)  # of a machine that is busy; it takes seconds
 def test_page_of_the_model_that_ships(tmp_path: Path, browser: Browser) -> None:
     digit = tmp_path / "digit.png"
     Image.fromarray(np.full((40, 40), 255, np.uint8)).save(digit)
@@ -374,6 +375,7 @@ def test_page_of_the_model_that_ships(tmp_path: Path, browser: Browser) -> None:
         assert process.wait(60) == 0
 
 
+@pytest.mark.timeout(900)  # of a machine that is busy; it takes seconds
 def test_pages_of_other_models(browser: Browser) -> None:
     strange = "</script><script>document.title='obeyed'</script>"
     colour = Explorer(tiny_ladder(1, (3, 8, 8), family="conv").eval(), strange, data=images((3, 8, 8), labels=False))
@@ -389,6 +391,7 @@ def test_pages_of_other_models(browser: Browser) -> None:
             assert browser.messages() == []
 
 
+@pytest.mark.timeout(900)  # of a machine that is busy; it takes seconds
 def test_a_run_without_its_data_says_so(tmp_path: Path) -> None:
     part = np.random.default_rng(0).integers(0, 256, (40, 6, 6), dtype=np.uint8)
     np.save(tmp_path / "images.npy", part)
