@@ -12,4 +12,5 @@ for run in runs/digits-l3 runs/mnist-l2; do
     halikit report "$run" --all
 done
 halikit evaluate runs/digits-l3 --metric reconstruction --scale fit
+python inpainting.py runs/mnist-l2
 python encode.py runs/mnist-l2 "$DIR"
