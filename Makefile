@@ -1,5 +1,5 @@
 # make train   set up, train three levels on the embedded digits
-# make test    set up, check style and types, run the whole suite
+# make test    set up, check style and types, build the documentation, run the whole suite
 # make soak    the proofs that take longer
 # make docs    build the documentation into site/
 # make clean   remove what these targets made; runs/ stays
@@ -31,16 +31,20 @@ PYTEST := $(BIN)/python -m pytest -q $(PYTEST_ARGS)
 .DEFAULT_GOAL := train
 
 train: $(VENV)/.installed
+	@echo 'To type halikit yourself:  . $(BIN)/activate'
 	@$(BIN)/halikit train --levels $(LEVELS)
 
-test: lint
+test: lint docs
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --quiet --output-format concise .
 	@$(BIN)/mypy --no-error-summary
 
+# Atheris has no wheels for every system and Python.
 soak: $(VENV)/.installed-dev
+	@$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev,fuzz]' >$(LOG) 2>&1 \
+	    || echo 'atheris does not install here: its tests are skipped'
 	@$(PYTEST) -m soak --timeout 0
 
 docs: $(VENV)/.installed-docs
@@ -63,7 +67,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing halikit and its test tools into $(VENV)/; this takes a few minutes …'
 	$(call install,.[dev])
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-docs
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing the documentation tools into $(VENV)/; this takes a few minutes …'

@@ -36,7 +36,7 @@ def main(folder: Path | None = None, steps: int = 3000, number: int = 1000, out:
         data = hk.data.load(f"pack:{pack}")
 
         torch.manual_seed(0)
-        changes = {"data_shape": data.shape, "hidden": 16, "discriminator.width": 128, "training.steps": steps}
+        changes = {"data_shape": data.shape, "training.steps": steps}
         trainer = hk.Trainer(hk.build(override(conv(2), changes)), data)
         trainer.fit()
         x = data.held_out.batch(torch.arange(min(12, len(data.held_out))))

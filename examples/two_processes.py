@@ -1,4 +1,4 @@
-"""Two processes, one model: torchrun --nproc-per-node 2 examples/two_processes.py"""
+"""Two processes, one model: ``torchrun --nproc-per-node 2 examples/two_processes.py``."""
 
 from pathlib import Path
 

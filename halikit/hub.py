@@ -163,6 +163,8 @@ def pull(repo: str, out: str | Path, *, revision: str | None = None) -> Path:
         raise InputError(f"{out} is there already; choose another directory with --out, or remove it")
     if Path(repo).is_dir():
         return _install(Path(repo), out)
+    if "/" not in repo:
+        raise InputError(f"{repo} is no folder here, and models of the hub are called USER/NAME")
     with _hub(f"{repo} cannot be pulled") as api:
         folder = api.snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS))
     return _install(Path(str(folder)), out)
@@ -378,7 +380,7 @@ def _told(finding: Finding, picture: str) -> str:
 def _limits(config: Config) -> str:
     limits = [
         f"It knows {config.data.spec} and nothing else: other data come back as the nearest of these.",
-        "Reconstructions change what they show, the more so from higher levels, which keep what kind of thing it is and "
+        "Reconstructions change what they show, the more so from higher levels, which keep what it is and "
         "lose which one; what is filled in is plausible, not what was there.",
         "Its samples are as one-sided as the data that it was trained on.",
     ]

@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of one reader, where atheris is installed: python tests/fuzz_atheris.py READER [-runs=N …].
+"""Coverage-guided fuzzing of one reader, with atheris: python tests/fuzz_atheris.py READER [-runs=N …].
 
-The readers are those of ``readers.py``; further arguments are libFuzzer's. Exit code 0 where nothing was found; else the
-input that did it lies in the current directory.
+The readers are those of ``readers.py``; further arguments are libFuzzer's. Exit code 0 where nothing was found; else
+the input that did it lies in the current directory.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["halikit", "tomllib"]):
+    from readers import READERS, survives
+
     import halikit.config
     import halikit.data
     import halikit.model
     import halikit.report
     import halikit.training  # noqa: F401
-    from readers import READERS, survives
 
 
 def main() -> None:

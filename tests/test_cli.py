@@ -154,7 +154,7 @@ def test_epochs_instead_of_steps(tmp_path: Path) -> None:
 
 
 def test_the_family_and_its_settings_follow_from_the_data(tmp_path: Path) -> None:
-    np.save(tmp_path / "faces.npy", np.zeros((100, 24, 24, 3), np.uint8))
+    np.save(tmp_path / "faces.npy", np.random.default_rng(0).integers(0, 256, (100, 24, 24, 3), np.uint8))
 
     def settings(*options: str) -> dict[str, Any]:
         said = halikit("train", "--levels", "2", *options, "--dry-run", "--json", cwd=tmp_path).stdout

@@ -107,7 +107,9 @@ def test_compression_changes_no_answer() -> None:
     x, y = rng.normal(size=(60, 300)), rng.normal(size=(500, 300))
     answers = [z[:, :40].sum(1) > 0 for z in (x, y)]
     asked = Questions(("a",), *(a[:, None] for a in answers))
-    found = svm_scores(x, y, asked)
+    told: list[tuple[int, int]] = []
+    found = svm_scores(x, y, asked, on_progress=lambda *progress: told.append(progress))
+    assert told == [(1, 1)]
     mean, std = x.mean(0), x.std(0)
     plain = LinearSVC(C=found.regularisation[0], dual=False, class_weight="balanced").fit((x - mean) / std, answers[0])
     expected = balanced_accuracy(plain.predict((y - mean) / std), answers[1])
@@ -164,7 +166,12 @@ def test_a_random_encoder_is_that_of_the_config_with_statistics_of_the_data() ->
 def test_attributes_kept_by_reconstructions(tmp_path: Path) -> None:
     data = faces(2400)
     asked = questions(data, data.train, data.validation)
-    judge = fit_classifier(data.train, data.validation, asked, spec="faces:somewhere", width=6, epochs=8)
+    told: list[tuple[int, int]] = []
+    parts = (data.train, data.validation, asked)
+    judge = fit_classifier(
+        *parts, spec="faces:somewhere", width=6, epochs=8, on_progress=lambda *progress: told.append(progress)
+    )
+    assert told == [(done, len(told)) for done in range(1, len(told) + 1)]
     assert min(judge.scores[:2]) > 0.8
     assert "somewhere" not in judge.trained_on
     save_classifier(tmp_path / "c.safetensors", judge)

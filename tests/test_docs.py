@@ -128,6 +128,13 @@ def test_blocks_have_a_kind_that_is_known() -> None:
     assert all(page.read_text("utf-8").count("```") == 2 * len(blocks(page)) for page in PAGES)
 
 
+def test_links_outside_the_site_lead_somewhere() -> None:
+    """Those of the pages that mkdocs does not read; it looks after its own."""
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "halikit/pretrained/README.md"):
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text("utf-8"))
+        assert [link for link in links if not ((ROOT / page).parent / link).exists()] == [], page
+
+
 def test_examples_are_all_in_the_docs() -> None:
     included = {name for page in PAGES for name in re.findall(r'--8<-- "examples/(\w+\.py)"', page.read_text("utf-8"))}
     assert included | {"figures.py"} == {path.name for path in (ROOT / "examples").glob("*.py")}

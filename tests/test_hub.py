@@ -175,7 +175,8 @@ def test_pulled_from_a_hub(trained: Path, endpoint: Path, tmp_path: Path, haliki
     halikit("sample", run, "-n", "4")
     assert len(hk.from_pretrained("me/model").hierarchy) == 2
     assert "has no such model" in halikit("pull", "me/nothing", "--out", tmp_path / "other", code=2)
-    assert "Repo id must" in halikit("pull", "no name!", "--out", tmp_path / "other", code=2)
+    assert "Repo id must" in halikit("pull", "no/name!", "--out", tmp_path / "other", code=2)
+    assert "models of the hub are called USER/NAME" in halikit("pull", "name", "--out", tmp_path / "other", code=2)
     with pytest.raises(InputError, match="has no such model"):
         hk.from_pretrained("me/nothing")
 

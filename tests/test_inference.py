@@ -142,12 +142,12 @@ def test_programs_run_without_halikit_on_any_number_of_data(hierarchy: hk.Hierar
 
 def test_onnx_runs_elsewhere_on_any_number_of_data(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
-    hierarchy = density_ladder(1, (6,))
+    hierarchy = density_ladder(1, SHAPE, family="conv")
     files = export(hierarchy, tmp_path, format="onnx")
     check(files, 1)
     session = runtime.InferenceSession(files[0].path, providers=["CPUExecutionProvider"])
     for n in (1, 9):
-        x = torch.randn(n, 6)
+        x = batch(SHAPE, n)
         (found,) = session.run(["z1"], {"x": x.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(found), hierarchy.encode(x)["z1"], rtol=1e-4, atol=1e-5)

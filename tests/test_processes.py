@@ -72,6 +72,7 @@ GAMES = {
     "growing, with an idle adapter": config(3, training__grow_every=4),
     "rounds and a penalty": config(2, training__d_steps=2, training__gradient_penalty=0.1),
     "two passes, pairs": config(2, training__objective="least_squares", discriminator__form="pairwise"),
+    "micro-batches": config(2, training__accumulate=2, training__objective="least_squares"),
     "an autoencoder": config(
         2, training__method="elbo", model__observation_scale=0.5, model__gauge=None, model__max_scale=None
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def fit_classifier(
     epochs: int = 20,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Classifier:
     """Train a classifier on the answers of a training part, and score it on the originals to be reconstructed.
 
@@ -122,6 +124,7 @@ def fit_classifier(
         epochs: Passes over the training part.
         seed: Of weights, order and dropout.
         device: Where to train.
+        on_progress: Called with (steps done, steps in all).
 
     Raises:
         InputError: If the data are no images, or fewer than a batch.
@@ -138,13 +141,16 @@ def fit_classifier(
         per_epoch = len(train) // _BATCH
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * per_epoch)
         for epoch in range(epochs):
-            for index in order(len(train), seed, epoch)[: per_epoch * _BATCH].split(_BATCH):
+            batches = order(len(train), seed, epoch)[: per_epoch * _BATCH].split(_BATCH)
+            for done, index in enumerate(batches, epoch * per_epoch + 1):
                 logits = network(train.batch(index).to(device))
                 loss = binary_cross_entropy_with_logits(logits, answers[index].float().to(device), pos_weight=weight)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
                 schedule.step()
+                if on_progress:
+                    on_progress(done, epochs * per_epoch)
     network.eval()
     about = f"{len(train):,} images of {spec.partition(':')[0]}, {epochs} epochs, seed {seed}"
     judge = Classifier(network, shape, asked.names, width, about, ())

@@ -32,9 +32,8 @@ def sample(
     Raises:
         ValueError: If the truncation is not positive, or the prior is not the standard normal.
     """
-    inference = Inference(hierarchy)
     if truncation is None:
-        return inference.sample(n, generator=generator)
+        return Inference(hierarchy).sample(n, generator=generator)
     if not truncation > 0:
         raise ValueError(f"a truncation is a positive number of standard deviations, got {truncation}")
     if hierarchy.prior.distribution is not None:
@@ -44,4 +43,4 @@ def sample(
     bound = math.erf(truncation / math.sqrt(2))
     z = math.sqrt(2) * torch.erfinv((2 * uniform - 1) * bound)
     dtype = next((p.dtype for p in hierarchy.parameters()), torch.float32)
-    return inference.draw(z.to(dtype), generator=generator)
+    return Inference(hierarchy).draw(z.to(dtype), generator=generator)

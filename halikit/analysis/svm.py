@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -141,7 +141,9 @@ def random_encoder(config: Config, images: Split, *, seed: int = 0) -> Hierarchy
     return hierarchy.eval()
 
 
-def svm_scores(fit: Array, test: Array, asked: Questions, *, seed: int = 0) -> SvmScores:
+def svm_scores(
+    fit: Array, test: Array, asked: Questions, *, seed: int = 0, on_progress: Callable[[int, int], None] | None = None
+) -> SvmScores:
     """Fit a linear SVM per question and count its answers on the test part.
 
     Features are standardised by the fitting part, of which a quarter, the same for every model, chooses the
@@ -152,6 +154,7 @@ def svm_scores(fit: Array, test: Array, asked: Questions, *, seed: int = 0) -> S
         test: ``(m, D)``.
         asked: Of the same images.
         seed: Of the split.
+        on_progress: Called with (questions done, questions in all).
     """
     fit, test = _compressed(*_standardised(fit, test))
     scores, chosen = [], []
@@ -166,15 +169,24 @@ def svm_scores(fit: Array, test: Array, asked: Questions, *, seed: int = 0) -> S
         best = max(_GRID, key=lambda c: (by_c[c], -c))
         chosen.append(best)
         scores.append(balanced_accuracy(_svm(fit, answers, best).predict(test), asked.test[:, i]))
+        if on_progress:
+            on_progress(i + 1, len(asked.names))
     return SvmScores(tuple(scores), tuple(chosen))
 
 
 def feature_scores(
-    hierarchy: Hierarchy, levels: Sequence[int], fit: Split, test: Split, asked: Questions, *, seed: int = 0
+    hierarchy: Hierarchy,
+    levels: Sequence[int],
+    fit: Split,
+    test: Split,
+    asked: Questions,
+    *,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> SvmScores:
     """:func:`svm_scores` of :func:`encoder_features`; see there for the arguments."""
     features = encoder_features(hierarchy, fit, levels), encoder_features(hierarchy, test, levels)
-    return svm_scores(*features, asked, seed=seed)
+    return svm_scores(*features, asked, seed=seed, on_progress=on_progress)
 
 
 def compare(models: Mapping[str, SvmScores], asked: Questions, title: str, *, fewest: int) -> Comparison:

@@ -101,7 +101,7 @@ def main() -> None:
     except typer.TyperException as error:
         message = error.format_message()
         # Without arguments the help has been printed, and there is nothing to complain of.
-        code = _complain(f"{message}\nsee: halikit --help", error.exit_code) if message else error.exit_code
+        code = _complain(f"{message}\nsee: {_typed(error)} --help", error.exit_code) if message else error.exit_code
     except HalikitError as error:
         if debug:
             raise
@@ -124,6 +124,12 @@ def main() -> None:
             )
         )
     sys.exit(code)
+
+
+def _typed(error: typer.TyperException) -> str:
+    """The command that was used badly, as one types it."""
+    context = getattr(error, "ctx", None)
+    return "halikit" + (context.command_path.removeprefix(context.find_root().command_path) if context else "")
 
 
 def _make_printable() -> None:

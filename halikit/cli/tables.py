@@ -64,8 +64,8 @@ def svm_table(runs: list[Path], options: Options) -> tuple[Comparison, dict[str,
     columns: dict[str, SvmScores] = {}
 
     def add(name: str, hierarchy: Hierarchy, levels: list[int]) -> None:
-        with common.progress(f"classifying by {name}"):
-            columns[name] = feature_scores(hierarchy, levels, fit, test, asked, seed=options.seed)
+        with common.progress(f"classifying by {name}") as advance:
+            columns[name] = feature_scores(hierarchy, levels, fit, test, asked, seed=options.seed, on_progress=advance)
 
     for run, (model, config, trained) in zip(runs, opened, strict=True):
         latents = min(trained, config.model.levels)
@@ -121,7 +121,7 @@ def attributes_table(
         if (judge.shape, judge.names) != (data.shape, asked.names):
             raise InputError(f"{path} is a classifier of other images or attributes than those of {data.spec}")
     else:
-        with common.progress("training the classifier"):
+        with common.progress("training the classifier") as advance:
             judge = fit_classifier(
                 *(data.train, data.held_out, asked),
                 spec=data.spec,
@@ -129,6 +129,7 @@ def attributes_table(
                 epochs=epochs,
                 seed=options.seed,
                 device=device,
+                on_progress=advance,
             )
         save_classifier(path, judge)
     kept: dict[str, tuple[float, ...]] = {}

@@ -88,7 +88,6 @@ def train(
     if chosen.preset is None and not (checkpoint or config) and chosen.model.family != "paper":
         # Only now that the data are known is the family, and with it its settings.
         chosen = reduce(override, changes, families.fitting(chosen.model.levels, loaded.shape, chosen.model.family))
-        loaded.check_batch(chosen.training.batch_size)
     chosen = _fitted(chosen, loaded, epochs)
     path = out or common.fresh(_default_path(chosen, loaded.spec))
 
@@ -189,8 +188,6 @@ def _load(config: Config) -> DataSet:
     with common.progress("reading the data") as advance:
         settings = config.data
         loaded = data.load(settings.spec, size=settings.size, strict=settings.strict, on_progress=advance)
-    # Before a model is built for data that it cannot be trained on.
-    loaded.check_batch(config.training.batch_size)
     settings.augmentation().check(loaded.shape)
     return loaded
 
@@ -201,6 +198,8 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     from halikit.model import resolved
     from halikit.training.schedule import Schedule
 
+    # Before a model is built for data that it cannot be trained on.
+    data.check_batch(config.training.batch_size)
     if config.model.data_shape not in (None, data.shape):
         raise InputError(
             f"{data.spec} has data of shape {list(data.shape)}, but model.data_shape is "

@@ -76,9 +76,10 @@ class InputNoise(nn.Module):
 
     @scale.setter
     def scale(self, scale: float) -> None:
-        if scale != self._given:
-            self._given, self._is_on = scale, scale > 0
-            self._scale.fill_(scale)
+        """Another standard deviation from now on, at least 0."""
+        self._given, self._is_on = scale, scale > 0
+        # Even if it is the same: the tensor may have been put back with the running statistics of a skipped step.
+        self._scale.fill_(scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x + scale · ε`` in training, ``x`` in evaluation; any shape."""

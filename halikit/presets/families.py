@@ -41,7 +41,7 @@ def conv(levels: int) -> Config:
         levels: L.
     """
     return Config(
-        # Small enough for one core; more of everything, in the same proportions, is better where there is a GPU.
+        # Small enough for one core.
         model=ModelConfig(levels=levels, family="conv", hidden=12, depth=1),
         discriminator=DiscriminatorConfig(width=64, weight_norm=True),
         training=TrainingConfig(

@@ -27,7 +27,7 @@ from halikit.training.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from halikit.training.guard import Counts, Guard
 from halikit.training.health import Health
 from halikit.training.lock import locked
-from halikit.training.memory import explained_shortage
+from halikit.training.memory import explained_shortage, keep_freed
 from halikit.training.meter import Meter
 from halikit.training.methods import Outcome, make_method
 from halikit.training.optimisers import fill_optimiser, make_optimisers, optimiser_tensors
@@ -89,6 +89,8 @@ class Trainer:
         self.settings = settings or (model.config.training if model.config else TrainingConfig())
         self.processes = Processes(self.settings.device, self.settings.timeout)
         self.device = self.processes.device
+        if self.device.type == "cpu":
+            keep_freed()
         self.data = _on(self.device, data, model.config.data.size if model.config else None)
         self.augmentation = augmentation or (model.config or Config()).data.augmentation()
         self._check()

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Makes the numbers of conv.md. DIR holds mnist/ (the four official files) and celeba/ (images and attributes).
+set -euo pipefail
+DIR=${1:?usage: conv.sh DIR}
+export OMP_NUM_THREADS=1
+steps=(--steps 6000 --set evaluate_every=1000)
+halikit data pack "celeba:$DIR/celeba" faces.pack --size 32
+halikit train --levels 2 --data pack:faces.pack --set data.flip=true "${steps[@]}" --out runs/celeba32-l2
+halikit train --levels 2 --data "mnist:$DIR/mnist" "${steps[@]}" --out runs/mnist-conv-l2
+halikit evaluate runs/mnist-conv-l2
+for run in runs/celeba32-l2 runs/mnist-conv-l2; do
+    for metric in reconstruction health samples; do halikit evaluate "$run" --metric $metric; done
+    halikit inpaint "$run"
+done
