@@ -297,7 +297,8 @@ def command(*arguments: str | Path, cwd: Path) -> Iterator[tuple[str, subprocess
     line = [sys.executable, "-m", "halikit", "explore", *map(str, arguments), "--no-browser"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     env = os.environ | {"PYTHONPATH": str(Path(hk.__file__).parent.parent)}
-    process = subprocess.Popen(line, text=True, cwd=cwd, env=env, **pipes)
+    # What runs the tests may ignore Ctrl-C, as a shell's background does, and a child would inherit that.
+    process = subprocess.Popen(line, text=True, cwd=cwd, env=env, preexec_fn=_heed_interrupts, **pipes)
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -306,6 +307,10 @@ def command(*arguments: str | Path, cwd: Path) -> Iterator[tuple[str, subprocess
     finally:
         process.kill()
         process.communicate(timeout=60)
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 SLIDERS = "return document.querySelectorAll('.slider input[data-entry]').length"
