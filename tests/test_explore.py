@@ -297,7 +297,8 @@ def command(*arguments: str | Path, cwd: Path) -> Iterator[tuple[str, subprocess
     line = [sys.executable, "-m", "halikit", "explore", *map(str, arguments), "--no-browser"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     env = os.environ | {"PYTHONPATH": str(Path(hk.__file__).parent.parent)}
-    process = subprocess.Popen(line, text=True, cwd=cwd, env=env, **pipes)
+    # What runs the tests may ignore Ctrl-C, as a shell's background does, and a child would inherit that.
+    process = subprocess.Popen(line, text=True, cwd=cwd, env=env, preexec_fn=_heed_interrupts, **pipes)
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -308,10 +309,15 @@ def command(*arguments: str | Path, cwd: Path) -> Iterator[tuple[str, subprocess
         process.communicate(timeout=60)
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 SLIDERS = "return document.querySelectorAll('.slider input[data-entry]').length"
 PICTURES = "return [...document.querySelectorAll('#tiles img')].map(image => image.src)"
 
 
+@pytest.mark.timeout(900)  # of a machine that is busy; it takes seconds
 def test_page_of_the_model_that_ships(tmp_path: Path, browser: Browser) -> None:
     digit = tmp_path / "digit.png"
     Image.fromarray(np.full((40, 40), 255, np.uint8)).save(digit)
@@ -374,6 +380,7 @@ def test_page_of_the_model_that_ships(tmp_path: Path, browser: Browser) -> None:
         assert process.wait(60) == 0
 
 
+@pytest.mark.timeout(900)  # of a machine that is busy; it takes seconds
 def test_pages_of_other_models(browser: Browser) -> None:
     strange = "</script><script>document.title='obeyed'</script>"
     colour = Explorer(tiny_ladder(1, (3, 8, 8), family="conv").eval(), strange, data=images((3, 8, 8), labels=False))
@@ -389,6 +396,7 @@ def test_pages_of_other_models(browser: Browser) -> None:
             assert browser.messages() == []
 
 
+@pytest.mark.timeout(900)  # of a machine that is busy; it takes seconds
 def test_a_run_without_its_data_says_so(tmp_path: Path) -> None:
     part = np.random.default_rng(0).integers(0, 256, (40, 6, 6), dtype=np.uint8)
     np.save(tmp_path / "images.npy", part)

@@ -29,6 +29,8 @@ from halikit.model import ModelError
 from halikit.presets.families import dense
 from halikit.report import Finding, keep
 
+pytestmark = pytest.mark.timeout(900)  # of a machine that is busy; the tests take seconds
+
 COMMIT = "a" * 40
 
 

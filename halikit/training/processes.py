@@ -30,6 +30,7 @@ class Processes:
 
     Raises:
         InputError: If the device is not there, or lightning-fabric, which several processes need, cannot be imported.
+        ResourceError: If the processes do not find each other.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -42,10 +43,14 @@ class Processes:
         if self.world == 1:
             self.device = resolve_device(device)
             return
-        fabric = _launched(resolve_device(device).type, self.world, timeout)
-        self.rank, self.device = fabric.global_rank, fabric.device
-        # What is agreed on by the hosts must not wait for the devices.
-        self._hosts = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        self.rank = int(os.environ.get("RANK", "0"))
+        with self.explained_silence():
+            fabric = _launched(resolve_device(device).type, self.world, timeout)
+            self.rank, self.device = fabric.global_rank, fabric.device
+            # What is agreed on by the hosts must not wait for the devices.
+            self._hosts = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            # The first one holds what the others meet by: were it refused what follows, it would leave before they met.
+            self.wait()
 
     @property
     def is_first(self) -> bool:
