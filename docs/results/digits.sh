@@ -8,7 +8,7 @@ run() {
     /usr/bin/time -f "$name wall %e s, user %U s" -a -o times.txt halikit train "$@" --out "runs/$name" >"$name.log"
     halikit evaluate "runs/$name" --json >>digits.jsonl
 }
-for seed in 0 1 2 3 4; do run "l3-s$seed" --levels 3 --seed "$seed"; done
+for seed in 0 1 2 3 4 5 6 7 8 9; do run "l3-s$seed" --levels 3 --seed "$seed"; done
 for seed in 0 1; do
     for levels in 1 2 4 5; do run "l$levels-s$seed" --levels "$levels" --seed "$seed"; done
     run "l3-nogauge-s$seed" --levels 3 --seed "$seed" --set gauge=none --set max_scale=none
