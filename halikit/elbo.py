@@ -1,5 +1,7 @@
 """The evidence lower bound, by which a variational autoencoder trains: the baseline on the hierarchy's own kernels.
 
+The paper compares with it in sections 5.2 and 7.1; the bound is Kingma and Welling's (2014).
+
 Densities are defined in evaluation mode. While it trains, batch normalisation within the networks takes the statistics
 of the batch, as is usual for autoencoders, so the loss of a training step is that of the networks as they stand under
 these statistics; a bound in the strict sense is what :func:`negative_elbo` gives in evaluation mode. A gauge would

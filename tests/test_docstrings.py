@@ -13,6 +13,18 @@ DOCUMENTED = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "modules.md").read_text
 Function = ast.FunctionDef
 
 
+# Modules of the theory and of what the paper does with it; the others there say of themselves that they are tools.
+THEORY = ["algorithm", "discriminator", "elbo", "hierarchy", "joints", "objectives", "supervision"]
+TOOLS = {"__init__", "interpolation", "linear_gaussian", "neighbours", "quantity"}
+SOURCE = re.compile(
+    r"Eqs?\. |[Ss]ections? \d|Tables? \d|Algorithm 1|Figs?\. |Prop|[A-Z]\w+(?:'s)? (?:et al\. |& \w+ )?\(?\d{4}\)"
+)
+UNIT = re.compile(
+    r"\[0, 1\]|nats|per element|a second|share|root mean square|standard deviation|scale|smallest K|at (?:least|most)",
+    re.IGNORECASE,
+)
+
+
 def public_functions() -> Iterator[tuple[str, Function, str]]:
     """What documented modules list in ``__all__``: functions and methods, with their docstring and their class's."""
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -66,3 +78,27 @@ def test_errors_are_named() -> None:
         if raised - {"AttributeError", "NotImplementedError", "TypeError"} and not re.search("Raises:|Raise a ", said):
             silent.append((name, sorted(raised)))
     assert silent == []
+
+
+def test_numbers_have_a_unit_or_a_range() -> None:
+    numbers = [
+        (name, ast.get_docstring(function) or "")
+        for name, function, _ in public_functions()
+        if function.returns is not None and re.fullmatch(r"float( \| None)?", ast.unparse(function.returns))
+    ]
+    assert numbers
+    assert [name for name, said in numbers if not UNIT.search(said)] == []
+
+
+def test_the_theory_names_its_source() -> None:
+    """The equation, section, table or paper that a module is of stands in one of its docstrings."""
+    paths = [PACKAGE / f"{name}.py" for name in THEORY]
+    places = [*sorted(PACKAGE.glob("kernels/*.py")), *sorted(PACKAGE.glob("analysis/*.py"))]
+    paths += [path for path in places if path.stem not in TOOLS]
+    without = []
+    for path in paths:
+        documented = (ast.Module, ast.ClassDef, Function)
+        nodes = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, documented))
+        if not any(SOURCE.search(ast.get_docstring(node) or "") for node in nodes):
+            without.append(path.name)
+    assert without == []

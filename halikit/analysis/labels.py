@@ -1,4 +1,7 @@
-"""How much of the data's classes survives each level, and whether samples cover them."""
+"""How much of the data's classes survives each level, and whether samples cover them; ours.
+
+Section 5.2 asks the same of attributes.
+"""
 
 from __future__ import annotations
 
