@@ -21,6 +21,8 @@ from torch import Tensor, nn
 import halikit as hk
 from halikit.cli import main
 
+# A script of its own, for an extra that does not install everywhere; tests/test_fuzz.py starts it.
+collect_ignore = ["fuzz_atheris.py"]
 torch.set_num_threads(1)
 # The same examples every time, and no deadlines, which a busy machine would miss.
 hypothesis.settings.register_profile("halikit", derandomize=True, deadline=None, max_examples=50)
