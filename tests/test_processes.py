@@ -210,6 +210,14 @@ def test_too_few_labels_for_the_processes_are_refused() -> None:
         make_method(*some)
 
 
+def test_a_batch_for_consistency_that_cannot_be_divided_is_refused() -> None:
+    settings = config(2, training__method="supervised", training__consistency_batch=7, **FEW)
+    model, processes = hk.build(settings), Processes("cpu", 60)
+    processes.world = 2
+    with pytest.raises(InputError, match=r"training.consistency_batch=7 is for all 2 processes together"):
+        make_method(model, settings.training, data.load("digits"), Augmentation(), model.hierarchy, processes)
+
+
 @dataclass(frozen=True)
 class Recorder(Augmentation):
     """Changes nothing and remembers which images went by."""

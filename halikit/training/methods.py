@@ -242,6 +242,8 @@ class LabelsAlone(Method):
         class_kernel(model.hierarchy)
         self._hierarchy, self._averaged = model.hierarchy, averaged
         self._settings, self._labelled, self._processes = settings, labelled, processes
+        wanted = settings.consistency_batch
+        self._unseen = processes.share(wanted, "training.consistency_batch") if wanted else None
 
     def stand(self, level: int) -> None:
         """There are the whole hierarchy's classes, or none."""
@@ -252,8 +254,7 @@ class LabelsAlone(Method):
         noise, weight = settings.encoder_noise, settings.supervised_weight
         with self._processes.averaged(self._hierarchy.parameters()):
             if settings.consistency:
-                wanted = settings.consistency_batch
-                unseen = self._labelled.draw(self._processes.share(wanted) if wanted else len(x))
+                unseen = self._labelled.draw(self._unseen or len(x))
                 moved, strength = self._labelled.moved(unseen, step), weight * settings.consistency
                 agree(self._hierarchy, self._averaged, unseen, moved, noise=noise, weight=strength)
             x, y = self._labelled.batch(step)

@@ -57,15 +57,15 @@ class Processes:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
 
-    def share(self, batch_size: int) -> int:
-        """What one process takes of a batch.
+    def share(self, batch_size: int, setting: str = "training.batch_size") -> int:
+        """What one process takes of a batch, whose size is that of a setting.
 
         Raises:
             InputError: If it cannot be divided, or leaves fewer than two samples.
         """
         if batch_size % self.world or batch_size < 2 * self.world:
             raise InputError(
-                f"training.batch_size={batch_size} is for all {self.world} processes together: it must be a multiple "
+                f"{setting}={batch_size} is for all {self.world} processes together: it must be a multiple "
                 f"of {self.world}, and at least {2 * self.world}"
             )
         return batch_size // self.world
