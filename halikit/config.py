@@ -176,7 +176,7 @@ class TrainingConfig(_Section):
     precision: Literal["32", "bf16"] = "32"
     threads: Positive | None = Field(None, description="threads of one operation on CPU; as torch is set by default")
     compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = Field(
-        None, description="torch.compile of both players, in this mode"
+        None, description="the whole step as one graph, compiled by torch in this mode"
     )
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto", description="how feature maps lie in memory"

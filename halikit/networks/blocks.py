@@ -114,9 +114,9 @@ class Dropout(nn.Module):
         """Activations dropped and the others scaled by ``1 / (1 − probability)`` in training; any shape."""
         if not self.training or not self.threshold:
             return x
-        if x.device.type != "cpu" or torch.compiler.is_compiling():  # there its own are as cheap
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # there torch's own is as cheap
             return nn.functional.dropout(x, self.probability)
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 7) // 8,))
         # In the order in which the activations lie in memory.
         format_ = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
         kept = torch.empty_like(x, memory_format=format_)

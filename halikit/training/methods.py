@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from halikit.algorithm import Joints, Judges, Step, play, supports_single_pass, unsynchronised
+from halikit.algorithm import Joints, Judges, Players, Step, play, supports_single_pass, unsynchronised
 from halikit.config import TrainingConfig
 from halikit.data import Augmentation, DataSet, Split, order
 from halikit.elbo import Bound, NegativeElbo, check_trains_by_elbo, descend_elbo, negative_elbo
@@ -21,6 +22,7 @@ from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
 from halikit.supervision import Supervised, agree, choose_labelled, class_kernel, classify, supervise
+from halikit.training.captured import Captured
 from halikit.training.processes import Processes
 from halikit.training.schedule import Schedule
 
@@ -117,41 +119,56 @@ class Game(Method):
         """The first levels of both players."""
         hierarchy, discriminator = self._whole
         self._hierarchy, self._discriminator = hierarchy[:level], discriminator[:level]
-        # Of the adapters, each level uses its own alone.
-        idle = any(len(game.adapters or ()) > 1 for game in self._discriminator.games)
-        draw, judge = Joints(self._hierarchy), Judges(self._discriminator)
-        if self.settings.compile:
-            # What was compiled for fewer levels is of no use any more, and there may be so many versions only.
-            torch.compiler.reset()
-            for module in (draw, judge):
-                module.compile(mode=self.settings.compile, dynamic=False)
-        self._draw = self._processes.wrap(draw)
-        self._judge = self._processes.wrap(judge, has_idle_parameters=idle)
+        self._captured: dict[Players, Captured[Step]] = {}
+        self._draw: nn.Module | None = None
+        self._judge: nn.Module | None = None
+        if not self.settings.compile:
+            self._draw, self._judge = self._wrapped()
 
     @property
     def wrapped(self) -> tuple[nn.Module, ...]:
-        """Both players' modules."""
-        return self._draw, self._judge
+        """Both players' modules, unless a step is one graph."""
+        return tuple(module for module in (self._draw, self._judge) if module is not None)
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Step:
         """One step of Algorithm 1, at the noise of its place in the schedule."""
         for game, first in zip(self._whole[1].games, self._input_noises, strict=True):
             game.noise.scale = schedule.input_noise(first, step) if first else 0.0
-        settings = self.settings
-        with _two_passes_through_compiled() if settings.compile and not self.single_pass else nullcontext():
-            return play(
-                self._hierarchy,
-                self._discriminator,
-                x,
-                objective=self.objective,
-                players=schedule.players(step),
-                single_pass=self.single_pass,
-                encoder_noise=settings.encoder_noise,
-                penalty=settings.gradient_penalty,
-                penalised=settings.penalised,
-                draw=self._draw,
-                judge=self._judge,
+        players = schedule.players(step)
+        if not self.settings.compile:
+            return self._play(players, x)
+        if players not in self._captured:
+            self._captured[players] = Captured(
+                partial(self._play, players),
+                (self._hierarchy, self._discriminator),
+                mode=self.settings.compile,
+                keeps=self.settings.accumulate > 1,
             )
+        with self._processes.averaged(p for part in self._whole for p in part.parameters()):
+            return self._captured[players](x)
+
+    def _play(self, players: Players, x: Tensor) -> Step:
+        settings = self.settings
+        return play(
+            self._hierarchy,
+            self._discriminator,
+            x,
+            objective=self.objective,
+            players=players,
+            single_pass=self.single_pass,
+            encoder_noise=settings.encoder_noise,
+            penalty=settings.gradient_penalty,
+            penalised=settings.penalised,
+            draw=self._draw,
+            judge=self._judge,
+        )
+
+    def _wrapped(self) -> tuple[nn.Module, nn.Module]:
+        """Both players, as the processes see them."""
+        # Of the adapters, each level uses its own alone.
+        idle = any(len(game.adapters or ()) > 1 for game in self._discriminator.games)
+        draw, judge = Joints(self._hierarchy), Judges(self._discriminator)
+        return self._processes.wrap(draw), self._processes.wrap(judge, has_idle_parameters=idle)
 
     def rest(self) -> None:
         """Give the discriminator its input noise back."""
@@ -300,13 +317,6 @@ class SupervisedGame(Game):
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The share of held-out data that are put into a wrong class."""
         return self._supervision.measure(averaged, part) if len(averaged) == len(self._whole[0]) else {}
-
-
-def _two_passes_through_compiled() -> AbstractContextManager[Any]:
-    """Compiled functions reuse what they have kept in their first backward pass; within this, they do not."""
-    from torch._functorch import config
-
-    return config.patch(donated_buffer=False)
 
 
 @dataclass(frozen=True)
