@@ -55,6 +55,19 @@ def halikit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
+def without_machine_code(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Let a captured step be played as it is, operation by operation; gives the graphs as they come."""
+    graphs: list[object] = []
+
+    def interpreted(graph: nn.Module, inputs: list[Tensor], *, options: dict[str, object]) -> nn.Module:
+        graph.recompile()
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile", interpreted)
+    return graphs
+
+
 def size_of(path: str | Path) -> tuple[int, int]:
     with Image.open(path) as image:
         return image.size

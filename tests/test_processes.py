@@ -20,6 +20,7 @@ import pytest
 import torch
 from children import Child, fork, until
 from children import _no_child_survives as _no_child_survives
+from conftest import without_machine_code
 from test_resume import config, steps_of, trainer
 from torch import Tensor, nn
 
@@ -73,6 +74,7 @@ GAMES = {
     "rounds and a penalty": config(2, training__d_steps=2, training__gradient_penalty=0.1),
     "two passes, pairs": config(2, training__objective="least_squares", discriminator__form="pairwise"),
     "micro-batches": config(2, training__accumulate=2, training__objective="least_squares"),
+    "one graph": config(3, training__grow_every=4, training__compile="default", training__accumulate=2),
     "an autoencoder": config(
         2, training__method="elbo", model__observation_scale=0.5, model__gauge=None, model__max_scale=None
     ),
@@ -88,7 +90,9 @@ LABELS = {
 
 
 @pytest.mark.parametrize("settings", (GAMES | LABELS).values(), ids=(GAMES | LABELS).keys())
-def test_ranks_stay_equal(settings: Config, tmp_path: Path) -> None:
+def test_ranks_stay_equal(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_machine_code(monkeypatch)
+
     def train(rank: int) -> None:
         torch.manual_seed(rank)  # each draws weights of its own, and the first one's are taken
         run = hk.Trainer(hk.build(settings), "digits", out=tmp_path / "run")
