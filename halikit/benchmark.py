@@ -213,6 +213,7 @@ def _timed(model: Model, rounds: int) -> Benchmark:
         flop, turns = {}, {}
         for name, way in ways.items():
             torch.set_num_threads(way.threads)
+            prepared[name]()  # what compiles does so now
             with FlopCounterMode(display=False) as counter:
                 prepared[name]()
             flop[name] = counter.get_total_flops()
@@ -231,7 +232,8 @@ def _timed(model: Model, rounds: int) -> Benchmark:
         for threads, (products, copies) in seen.items()
     }
     own = machine[ways[_HALIKIT].threads]
-    moved = _bytes_moved(model, prepared[_HALIKIT])
+    eager = Trainer(model, settings=settings.model_copy(update={"compile": None}))
+    moved = _bytes_moved(model, lambda: eager.step(_batch(model)))
     return Benchmark(
         settings.batch_size,
         tuple(
@@ -280,7 +282,7 @@ def _ways(model: Model) -> dict[str, _Way]:
     device = resolve_device(settings.device)
     for part in model.parts.values():
         part.to(device)
-    x = torch.rand(settings.batch_size, *model.hierarchy.spaces[0].shape, device=device) * 2 - 1
+    x = _batch(model)
     default = torch.get_num_threads()
     threads = settings.threads or default
 
@@ -299,6 +301,11 @@ def _ways(model: Model) -> dict[str, _Way]:
     ways[_TWO_PASSES] = _Way(threads, partial(halikit, single_pass=False))
     ways[_HALIKIT] = _Way(threads, partial(halikit, single_pass=True))
     return ways
+
+
+def _batch(model: Model) -> Tensor:
+    shape = (_settings(model).batch_size, *model.hierarchy.spaces[0].shape)
+    return torch.rand(shape, device=model.hierarchy.prior.device) * 2 - 1
 
 
 def _probes(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:

@@ -40,6 +40,10 @@ def train(
     labels: Annotated[
         int | None, typer.Option(min=1, help="Data whose labels are seen, drawn evenly over the classes by the seed.")
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Instead of these settings what the paper compares with, made of them: ali, vae or hvae."),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings from a TOML file.", show_default=False)] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as often as needed.")
@@ -62,9 +66,12 @@ def train(
     import torch
 
     from halikit.config import override, parse_assignments, to_toml
+    from halikit.errors import InputError
     from halikit.model import build
-    from halikit.presets import families
+    from halikit.presets import BASELINES, families
 
+    if baseline not in (None, *BASELINES):
+        raise InputError(f"--baseline is one of {', '.join(BASELINES)}, got {baseline!r}")
     flags = {
         "data.spec": data,
         "training.steps": steps,
@@ -77,7 +84,7 @@ def train(
     chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
     checkpoint = None
     if resume or resume_from:
-        out = out or _home(resume_from) or _default_path(chosen, data or chosen.data.spec)
+        out = out or _home(resume_from) or _default_path(chosen, data or chosen.data.spec, baseline)
         checkpoint = _checkpoint(out, resume_from)
         chosen = _resumed(checkpoint, chosen, preset=preset, levels=levels, file=config)
     flags = {name: value for name, value in flags.items() if value is not None}
@@ -89,7 +96,9 @@ def train(
         # Only now that the data are known is the family, and with it its settings.
         chosen = reduce(override, changes, families.fitting(chosen.model.levels, loaded.shape, chosen.model.family))
     chosen = _fitted(chosen, loaded, epochs)
-    path = out or common.fresh(_default_path(chosen, loaded.spec))
+    path = out or common.fresh(_default_path(chosen, loaded.spec, baseline))
+    if baseline and not checkpoint:
+        chosen = BASELINES[baseline](chosen)
 
     torch.manual_seed(chosen.training.seed)
     model = build(chosen)
@@ -218,9 +227,10 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     return config
 
 
-def _default_path(config: Config, spec: str) -> Path:
+def _default_path(config: Config, spec: str, baseline: str | None) -> Path:
     # Nothing that a config says leads out of runs/.
-    return Path("runs") / f"{config.preset or Path(spec.split(':')[0]).name}-l{config.model.levels}"
+    name = f"{config.preset or Path(spec.split(':')[0]).name}-l{config.model.levels}"
+    return Path("runs") / (f"{baseline}_{name}" if baseline else name)
 
 
 def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None, as_json: bool) -> None:

@@ -17,11 +17,13 @@ from halikit.presets.ali import (
     ali_imagenet128,
     ali_mnist,
     ali_svhn,
+    joined,
 )
 from halikit.presets.digits import digits
 from halikit.presets.mnist import mnist, mnist_semi, mnist_semi_best, mnist_supervised
 from halikit.presets.paper import celeba64, celeba128, cifar10, imagenet128, svhn
 from halikit.presets.vae import (
+    autoencoder,
     hvae_celeba64,
     hvae_celeba128,
     hvae_cifar10,
@@ -39,6 +41,7 @@ from halikit.presets.vae import (
 )
 
 __all__ = [
+    "BASELINES",
     "PRESETS",
     "ali_celeba64",
     "ali_celeba128",
@@ -110,6 +113,13 @@ PRESETS: dict[str, Callable[[], Config]] = {
         hvae_celeba128,
         hvae_imagenet128,
     )
+}
+
+# What the paper compares with, made of any settings.
+BASELINES: dict[str, Callable[[Config], Config]] = {
+    "ali": joined,
+    "vae": lambda config: autoencoder(joined(config)),
+    "hvae": autoencoder,
 }
 
 

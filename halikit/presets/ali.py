@@ -19,50 +19,57 @@ __all__ = [
     "ali_imagenet128",
     "ali_mnist",
     "ali_svhn",
+    "joined",
 ]
 
 
 def ali_imagenet128() -> Config:
     """ALI on ImageNet at 128×128: Table 4 without z1."""
-    return _joined(paper.imagenet128())
+    return joined(paper.imagenet128())
 
 
 def ali_celeba128() -> Config:
     """ALI on CelebA at 128×128: Table 4 without z1."""
-    return _joined(paper.celeba128())
+    return joined(paper.celeba128())
 
 
 def ali_celeba64() -> Config:
     """ALI on CelebA at 64×64: the networks of celeba64 without z1."""
-    return _joined(paper.celeba64())
+    return joined(paper.celeba64())
 
 
 def ali_cifar10() -> Config:
     """ALI on CIFAR-10: the networks of cifar10 without z1."""
-    return _joined(paper.cifar10())
+    return joined(paper.cifar10())
 
 
 def ali_svhn() -> Config:
     """ALI on SVHN: the networks of svhn without z1."""
-    return _joined(paper.svhn())
+    return joined(paper.svhn())
 
 
 def ali_mnist() -> Config:
     """ALI on MNIST: the layers of mnist, in one level."""
-    return _joined(of_mnist.mnist())
+    return joined(of_mnist.mnist())
 
 
 def ali_digits() -> Config:
     """ALI on scikit-learn's 8×8 digits: the layers of digits, in one level."""
-    return _joined(of_digits.digits())
+    return joined(of_digits.digits())
 
 
-def _joined(config: Config) -> Config:
-    """One level with the networks of all of a config's."""
+def joined(config: Config) -> Config:
+    """ALI for a config of several levels: one level with the networks of all of them, end to end.
+
+    Args:
+        config: With the shape of its data.
+    """
     model = config.model
-    changes: dict[str, object] = {"model.levels": 1, "preset": f"ali_{config.preset}"}
+    changes: dict[str, object] = {"model.levels": 1, "preset": config.preset and f"ali_{config.preset}"}
     if model.family != "paper":
-        changes["model.depth"] = model.levels * model.depth
+        changes["model.maps"] = 0
+        if model.family != "conv":  # there each halving has its layers, in however many levels they are
+            changes["model.depth"] = model.levels * model.depth
         # The widths of a stack depend on its levels, so the top's is written out.
         changes["model.widths"] = (model.widths or _widths(model))[-1:]
     return override(config, changes)
