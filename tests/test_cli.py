@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,15 @@ def test_runs_get_names_of_their_own(tmp_path: Path) -> None:
     assert last == ["runs/digits-l1", "runs/digits-l1-2"]
 
 
+def test_a_baseline_has_the_settings_of_what_it_is_compared_with(tmp_path: Path) -> None:
+    options = ["--levels", "2", "--steps", "2", "--batch-size", "8", "--baseline", "vae"]
+    halikit("train", *options, cwd=tmp_path)
+    with (tmp_path / "runs" / "vae_digits-l2" / "config.toml").open("rb") as file:
+        config = tomllib.load(file)
+    assert (config["model"]["levels"], config["training"]["method"], config["training"]["steps"]) == (1, "elbo", 2)
+    assert "all 2 steps are played" in halikit("train", *options, "--resume", cwd=tmp_path).stdout
+
+
 def test_epochs_instead_of_steps(tmp_path: Path) -> None:
     said = halikit("train", "--epochs", "2", "--batch-size", "100", "--dry-run", "--json", cwd=tmp_path).stdout
     assert json.loads(said)["training"]["steps"] == 30
@@ -176,6 +186,7 @@ def test_the_family_and_its_settings_follow_from_the_data(tmp_path: Path) -> Non
     ("arguments", "message"),
     [
         (["train", "--levels", "0"], "levels"),
+        (["train", "--baseline", "gan"], "--baseline is one of ali, vae, hvae, got 'gan'"),
         (["train", "--preset", "digitz"], "did you mean 'digits'"),
         (["train", "--preset", "digits", "--levels", "4"], "has 3 levels"),
         (["train", "--preset", "celeba128", "--levels", "3"], "has 2 levels"),

@@ -12,9 +12,11 @@ from halikit.algorithm import supports_single_pass
 from halikit.cli.train import check_together, chosen_config
 from halikit.config import Config, ConfigError, ModelConfig, override, to_toml
 from halikit.errors import InputError
+from halikit.model import resolved
 from halikit.networks.paper import paper_discriminator
 from halikit.objectives import jensen_shannon
 from halikit.presets import PRESETS, comments
+from halikit.presets.families import fitting
 from halikit.summary import Row, Summary, summarise
 
 PAPER = [name for name in PRESETS if PRESETS[name]().model.family == "paper"]
@@ -252,6 +254,20 @@ def test_ali_keeps_the_top_of_a_dense_hierarchy(name: str) -> None:
     assert joined.spaces[-1].shape == stack.spaces[-1].shape
     hidden = [sum(row.norm == "BN" for part in s.encoder for row in part.rows) for s in (joined, stack)]
     assert hidden[0] == hidden[1]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)], ids=["dense", "conv"])
+def test_any_settings_have_their_baselines(shape: tuple[int, ...]) -> None:
+    config = resolved(override(fitting(3, shape), {"model.data_shape": shape, "training.steps": 77}))
+    stack = hk.build(config).hierarchy
+    for name, levels in (("ali", 1), ("vae", 1), ("hvae", 3)):
+        baseline = hk.presets.BASELINES[name](config)
+        hierarchy = hk.build(baseline).hierarchy
+        assert len(hierarchy) == levels
+        assert hierarchy.spaces[-1].shape == stack.spaces[-1].shape
+        assert baseline.training.steps == 77
+        assert baseline.training.method == ("adversarial" if name == "ali" else "elbo")
+        assert baseline.preset is None
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -86,7 +86,9 @@ def train(
     if resume or resume_from:
         out = out or _home(resume_from) or _default_path(chosen, data or chosen.data.spec, baseline)
         checkpoint = _checkpoint(out, resume_from)
-        chosen = _resumed(checkpoint, chosen, preset=preset, levels=levels, file=config)
+        # A baseline has neither the preset nor the levels of what it was made of.
+        names = {"preset": None, "levels": None} if baseline else {"preset": preset, "levels": levels}
+        chosen = _resumed(checkpoint, chosen, file=config, **names)
     flags = {name: value for name, value in flags.items() if value is not None}
     changes = [flags, parse_assignments(assignments or [])]
     chosen = reduce(override, changes, chosen)
