@@ -71,6 +71,9 @@ def test_attributes_kept_are_judged_by_one_classifier(runs: list[str], tmp_path:
     assert both["models"] == ["data", "run0 z1", "run0 z2", "run1 z1", "run1 z2"]
     assert [row[:3] for row in both["scores"]] == first["scores"]
     assert both["best"][0] is None
+    samples = json.loads(said(runs[0], "--metric", "samples", "--features", str(vgg), "--json", "--number", "60"))
+    assert samples["features"] == str(vgg)
+    assert samples["fid"]["value"] > 0
 
 
 @pytest.mark.parametrize(

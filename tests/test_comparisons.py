@@ -14,6 +14,7 @@ from conftest import tiny_ladder
 
 import halikit as hk
 from halikit.analysis.attributes import (
+    classifier_features,
     fit_classifier,
     load_classifier,
     preservation,
@@ -177,6 +178,10 @@ def test_attributes_kept_by_reconstructions(tmp_path: Path) -> None:
     save_classifier(tmp_path / "c.safetensors", judge)
     loaded = load_classifier(tmp_path / "c.safetensors")
     assert (loaded.names, loaded.scores, loaded.trained_on) == (judge.names, judge.scores, judge.trained_on)
+    x = data.validation.batch(torch.arange(5))
+    features = classifier_features(loaded)(x)
+    assert features.shape == (5, 48)
+    torch.testing.assert_close(loaded.network.layers[-1](features), judge.network(x))
     h = tiny_ladder(1, (1, 8, 8)).eval()
     scores = reconstruction_scores(loaded, h, data.validation, asked, 1)
     assert scores == reconstruction_scores(judge, h, data.validation, asked, 1)

@@ -27,6 +27,7 @@ from halikit.random import seeded
 __all__ = [
     "Classifier",
     "Vgg16",
+    "classifier_features",
     "fit_classifier",
     "load_classifier",
     "original_scores",
@@ -234,6 +235,21 @@ def load_classifier(path: Path, *, device: torch.device | str = "cpu") -> Classi
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is no classifier of attributes, or damaged: {error}") from None
+
+
+def classifier_features(classifier: Classifier) -> Callable[[Tensor], Tensor]:
+    """What a classifier makes of images before its last layer: features for :mod:`halikit.analysis.sample_quality`.
+
+    Returns:
+        From images ``(n, C, H, W)`` in [−1, 1] on its device to features ``(n, 8 width)`` on the CPU.
+    """
+    layers = classifier.network.layers[:-1]
+
+    @torch.no_grad()
+    def features(images: Tensor) -> Tensor:
+        return torch.cat([layers(chunk).cpu() for chunk in images.split(_CHUNK)])
+
+    return features
 
 
 @torch.no_grad()

@@ -63,7 +63,10 @@ def evaluate(
         typer.Option(help="reconstruction: of a Gaussian on a deterministic p(x|z1), a number or fit."),
     ] = None,
     features: Annotated[
-        Path | None, typer.Option(help="samples: a feature network in ONNX, for distances, FID and KID.")
+        Path | None,
+        typer.Option(
+            help="samples: a feature network, in ONNX or a classifier that attributes kept, for FID and KID too."
+        ),
     ] = None,
     level: Annotated[
         list[str] | None,

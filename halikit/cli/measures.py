@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -181,7 +182,7 @@ def samples(asked: Asked) -> Found:
     drawn = torch.cat(
         [sample(hierarchy, min(500, len(x) - i), generator=asked.generator) for i in range(0, len(x), 500)]
     )
-    network = sample_quality.onnx_features(asked.features) if asked.features else None
+    network = _feature_network(asked)
     kinds = [x.flatten(1), drawn.flatten(1)]
     if network is not None:
         kinds = [torch.cat([network(chunk) for chunk in images.split(100)]) for images in (x, drawn)]
@@ -194,9 +195,27 @@ def samples(asked: Asked) -> Found:
     lines = [f"{len(x):,} samples against as many held-out data, in {where}"]
     lines += [f"  {name:10} {quantity}" for name, quantity in described.items()]
     if network is None:
-        lines.append("  no FID or KID: they need a feature network, --features FILE.onnx")
+        lines.append("  no FID or KID: they need features, --features FILE.onnx or CLASSIFIER.safetensors")
     values = {name: quantity.as_dict() for name, quantity in described.items()}
     return Found("Samples and data", lines, {"number": len(x), "features": str(asked.features or "pixels")} | values)
+
+
+def _feature_network(asked: Asked) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The network asked for: a classifier that --metric attributes has kept, or one in ONNX."""
+    from halikit.analysis.attributes import classifier_features, load_classifier
+    from halikit.analysis.sample_quality import onnx_features
+    from halikit.errors import InputError
+
+    if asked.features is None:
+        return None
+    if asked.features.suffix != ".safetensors":
+        return onnx_features(asked.features)
+    classifier = load_classifier(asked.features, device=asked.model.hierarchy.prior.device)
+    if classifier.shape != asked.data.shape:
+        raise InputError(
+            f"{asked.features} takes images of {classifier.shape}, and {asked.data.spec} has {asked.data.shape}"
+        )
+    return classifier_features(classifier)
 
 
 def _measured_on(asked: Asked) -> torch.Tensor:
