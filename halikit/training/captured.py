@@ -73,8 +73,11 @@ class Captured(Generic[Outcome]):
         from torch._inductor.exc import InvalidCxxCompiler
 
         device = inputs[-1].device
+        options: dict[str, Any] = _inductor.list_mode_options(self._mode)
+        # Of memory that it writes over, torch 2.13 sometimes needs the old content yet: gradients are wrong then.
+        options |= {"inplace_buffers": False, "allow_buffer_reuse": False}
         # Drawing on a CPU, the compiler's own code is slower than torch's.
-        options: dict[str, Any] = _inductor.list_mode_options(self._mode) | {"fallback_random": device.type == "cpu"}
+        options["fallback_random"] = device.type == "cpu"
         try:
             with seeded(0, device):
                 graph = make_fx(self._pure)(*inputs)
