@@ -14,12 +14,24 @@ from halikit.hierarchy import Hierarchy, Link
 from halikit.kernels import CategoricalKernel, Gauge, GaussianKernel
 from halikit.spaces import Space
 
-__all__ = ["Supervised", "agree", "choose_labelled", "class_kernel", "classify", "supervise", "with_classes"]
+__all__ = [
+    "Guess",
+    "Shares",
+    "Supervised",
+    "choose_labelled",
+    "class_kernel",
+    "classify",
+    "guess",
+    "supervise",
+    "with_classes",
+]
 
 # Of the relaxed one-hot draws: nearly hard, and still with a gradient.
 _TEMPERATURE = 0.5
 # Probability of a class from which on a teacher counts as sure.
 _SURE = 0.95
+# Share of the mean of what it says that is kept at each batch.
+_KEPT = 0.99
 
 
 class Supervised(NamedTuple):
@@ -85,44 +97,95 @@ def classify(hierarchy: Hierarchy, x: Tensor, *, sample: bool = False) -> Tensor
     return kernel.logits(z)
 
 
-def supervise(hierarchy: Hierarchy, x: Tensor, y: Tensor, *, noise: float = 0.0, weight: float = 1.0) -> Supervised:
+class Guess(NamedTuple):
+    """Data without labels, and the classes that are asked of them.
+
+    Attributes:
+        x: ``(n, *shape of x)``.
+        y: ``(n,)`` int64.
+        weight: Of each one's loss, ``(n,)``; 0 where the class is not sure.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+
+
+class Shares(nn.Module):
+    """How often a teacher says each class: a running mean, as much a state of the training as the weights are.
+
+    Args:
+        classes: Their number K.
+
+    Attributes:
+        mean: ``(K,)``; at first the uniform prior.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.register_buffer("mean", torch.full((classes,), 1 / classes))
+
+    @torch.no_grad()
+    def update(self, said: Tensor) -> None:
+        """Move the mean towards that of a batch of probabilities, ``(n, K)``."""
+        self.mean.lerp_(said.mean(0), 1 - _KEPT)
+
+    def forward(self, said: Tensor) -> Tensor:
+        """The probabilities ``(n, K)`` as they were if all classes were said equally often."""
+        said = said / self.mean
+        return said / said.sum(1, keepdim=True)
+
+
+@torch.no_grad()
+def guess(teacher: Hierarchy, x: Tensor, moved: Tensor, shares: Shares, *, weight: float = 1.0) -> Guess:
+    """Ask of changed data the classes that a teacher is sure of.
+
+    The paper has nothing of the kind: it is the consistency of FixMatch (Sohn et al. 2020), the teacher the averaged
+    weights. All classes are as frequent as the prior has it: what the teacher says is divided by how often it has said
+    so of late (the distribution alignment of Berthelot et al. 2020).
+
+    Args:
+        teacher: The hierarchy with averaged weights, in evaluation mode.
+        x: Data without labels, ``(n, *shape of x)``, for the teacher.
+        moved: The same, augmented, ``(n, *shape of x)``.
+        shares: Of what the teacher says; moved on.
+        weight: Of the loss beside that of labelled data.
+    """
+    said = classify(teacher, x).float().softmax(1)
+    shares.update(said)
+    sure, y = shares(said).max(1)
+    return Guess(moved, y, weight * (sure > _SURE))
+
+
+def supervise(
+    hierarchy: Hierarchy,
+    x: Tensor,
+    y: Tensor,
+    guessed: Guess | None = None,
+    *,
+    noise: float = 0.0,
+    weight: float = 1.0,
+) -> Supervised:
     """Eq. 10 up to the gradients, which are added to ``.grad``: the minus sign that it lacks is there.
 
     Args:
         hierarchy: With classes on top.
         x: Labelled data, ``(n, *shape of x)``.
         y: Their labels, ``(n,)`` int64.
+        guessed: Other data to be put into classes beside them.
         noise: σ of Eq. 9, the standard deviation of the noise on the encoder's input, at least 0.
         weight: Of this loss beside the game's.
     """
-    noisy = x.add(torch.randn_like(x), alpha=noise) if noise else x
-    loss = cross_entropy(classify(hierarchy, noisy, sample=True).float(), y)
-    (weight * loss).backward()
+    # In one batch, so that batch statistics are the same for both.
+    seen = x if guessed is None else torch.cat([x, guessed.x])
+    noisy = seen.add(torch.randn_like(seen), alpha=noise) if noise else seen
+    logits = classify(hierarchy, noisy, sample=True).float()
+    loss = total = cross_entropy(logits[: len(x)], y)
+    if guessed is not None:
+        total = loss + (guessed.weight * cross_entropy(logits[len(x) :], guessed.y, reduction="none")).mean()
+    (weight * total).backward()
     return Supervised(loss.detach())
-
-
-def agree(hierarchy: Hierarchy, teacher: Hierarchy, x: Tensor, moved: Tensor, *, noise: float, weight: float) -> None:
-    """Ask of changed data the classes that a teacher is sure of; the gradients are added to ``.grad``.
-
-    The paper has nothing of the kind: it is the consistency of FixMatch (Sohn et al. 2020), the teacher the averaged
-    weights. All classes are as frequent as the prior has it: what the teacher says is divided by how often it says so
-    in this batch (the distribution alignment of Berthelot et al. 2020).
-
-    Args:
-        hierarchy: With classes on top.
-        teacher: The same with averaged weights, in evaluation mode.
-        x: Data without labels, ``(n, *shape of x)``, for the teacher.
-        moved: The same, augmented, ``(n, *shape of x)``.
-        noise: Standard deviation of the noise on the encoder's input, at least 0.
-        weight: Of this loss beside the game's.
-    """
-    with torch.no_grad():
-        said = classify(teacher, x).float().softmax(1)
-        said = said / said.mean(0)
-        sure, y = (said / said.sum(1, keepdim=True)).max(1)
-    noisy = moved.add(torch.randn_like(moved), alpha=noise) if noise else moved
-    losses = cross_entropy(classify(hierarchy, noisy, sample=True).float(), y, reduction="none")
-    (weight * (losses * (sure > _SURE)).mean()).backward()
 
 
 def choose_labelled(labels: Tensor, number: int, classes: int, seed: int) -> Tensor:

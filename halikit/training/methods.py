@@ -20,7 +20,7 @@ from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
-from halikit.supervision import Supervised, agree, choose_labelled, class_kernel, classify, supervise
+from halikit.supervision import Shares, Supervised, choose_labelled, class_kernel, classify, guess, supervise
 from halikit.training.processes import Processes
 from halikit.training.schedule import Schedule
 
@@ -77,6 +77,11 @@ class Method(ABC):
             for module in self.wrapped:
                 stack.enter_context(unsynchronised(module))
             yield
+
+    @property
+    def kept(self) -> dict[str, nn.Module]:
+        """What has a state beside the model's, by name."""
+        return {}
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """What to record of held-out data, by name, beside the errors; the hierarchy is in evaluation mode."""
@@ -239,11 +244,12 @@ class LabelsAlone(Method):
         averaged: Hierarchy,
         processes: Processes,
     ) -> None:
-        class_kernel(model.hierarchy)
+        classes = class_kernel(model.hierarchy).target.size
         self._hierarchy, self._averaged = model.hierarchy, averaged
         self._settings, self._labelled, self._processes = settings, labelled, processes
         wanted = settings.consistency_batch
         self._unseen = processes.share(wanted, "training.consistency_batch") if wanted else None
+        self._shares = Shares(classes).to(processes.device) if settings.consistency else None
 
     def stand(self, level: int) -> None:
         """There are the whole hierarchy's classes, or none."""
@@ -253,12 +259,18 @@ class LabelsAlone(Method):
         settings = self._settings
         noise, weight = settings.encoder_noise, settings.supervised_weight
         with self._processes.averaged(self._hierarchy.parameters()):
-            if settings.consistency:
+            guessed = None
+            if self._shares:
                 unseen = self._labelled.draw(self._unseen or len(x))
-                moved, strength = self._labelled.moved(unseen, step), weight * settings.consistency
-                agree(self._hierarchy, self._averaged, unseen, moved, noise=noise, weight=strength)
+                moved = self._labelled.moved(unseen, step)
+                guessed = guess(self._averaged, unseen, moved, self._shares, weight=settings.consistency)
             x, y = self._labelled.batch(step)
-            return supervise(self._hierarchy, x, y, noise=noise, weight=weight)
+            return supervise(self._hierarchy, x, y, guessed, noise=noise, weight=weight)
+
+    @property
+    def kept(self) -> dict[str, nn.Module]:
+        """How often the teacher says each class."""
+        return {"shares": self._shares} if self._shares else {}
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The share of held-out data that are put into a wrong class."""
@@ -296,6 +308,11 @@ class SupervisedGame(Game):
     def step(self, x: Tensor, step: int, schedule: Schedule) -> SupervisedStep:  # type: ignore[override]
         """One step of Algorithm 1 and one batch of labelled data, whose gradients add up."""
         return SupervisedStep(*super().step(x, step, schedule), *self._supervision.step(x, step, schedule))
+
+    @property
+    def kept(self) -> dict[str, nn.Module]:
+        """What the labels' part keeps."""
+        return self._supervision.kept
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The share of held-out data that are put into a wrong class."""
