@@ -60,9 +60,7 @@ def test_samples_are_those_of_the_hierarchy_batch_by_batch(hierarchy: hk.Hierarc
     torch.manual_seed(3)
     found = Inference(hierarchy, batch_size=4).sample(9)
     torch.testing.assert_close(found, expected.detach())
-    twice = [
-        Inference(hierarchy, batch_size=4).sample(9, generator=torch.Generator().manual_seed(5)) for _ in range(2)
-    ]
+    twice = [Inference(hierarchy, batch_size=4).sample(9, generator=torch.Generator().manual_seed(5)) for _ in range(2)]
     torch.testing.assert_close(*twice, rtol=0, atol=0)
     assert not torch.equal(twice[0], found)
 
