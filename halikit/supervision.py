@@ -28,8 +28,6 @@ __all__ = [
 
 # Of the relaxed one-hot draws: nearly hard, and still with a gradient.
 _TEMPERATURE = 0.5
-# Probability of a class from which on a teacher counts as sure.
-_SURE = 0.95
 # Share of the mean of what it says that is kept at each batch.
 _KEPT = 0.99
 
@@ -138,7 +136,9 @@ class Shares(nn.Module):
 
 
 @torch.no_grad()
-def guess(teacher: Hierarchy, x: Tensor, moved: Tensor, shares: Shares, *, weight: float = 1.0) -> Guess:
+def guess(
+    teacher: Hierarchy, x: Tensor, moved: Tensor, shares: Shares, *, threshold: float = 0.95, weight: float = 1.0
+) -> Guess:
     """Ask of changed data the classes that a teacher is sure of.
 
     The paper has nothing of the kind: it is the consistency of FixMatch (Sohn et al. 2020), the teacher the averaged
@@ -150,12 +150,13 @@ def guess(teacher: Hierarchy, x: Tensor, moved: Tensor, shares: Shares, *, weigh
         x: Data without labels, ``(n, *shape of x)``, for the teacher.
         moved: The same, augmented, ``(n, *shape of x)``.
         shares: Of what the teacher says; moved on.
+        threshold: Probability of a class from which on the teacher counts as sure, in [0, 1).
         weight: Of the loss beside that of labelled data.
     """
     said = classify(teacher, x).float().softmax(1)
     shares.update(said)
     sure, y = shares(said).max(1)
-    return Guess(moved, y, weight * (sure > _SURE))
+    return Guess(moved, y, weight * (sure > threshold))
 
 
 def supervise(

@@ -241,6 +241,8 @@ def test_consistency_changes_training_and_is_refused_without_labels() -> None:
         assert any(not torch.equal(trained[one][name], trained[other][name]) for name in trained[0])
     with pytest.raises(ConfigError, match="consistency_batch = 24 has no effect here: consistency is 0"):
         override(Config(), {"labels": 10, "consistency_batch": 24})
+    with pytest.raises(ConfigError, match=r"consistency_threshold = 0\.5 has no effect here: consistency is 0"):
+        override(Config(), {"labels": 10, "consistency_threshold": 0.5})
     with pytest.raises(ConfigError, match="there are no labels"):
         override(Config(), {"consistency": 1.0})
 

@@ -263,7 +263,8 @@ class LabelsAlone(Method):
             if self._shares:
                 unseen = self._labelled.draw(self._unseen or len(x))
                 moved = self._labelled.moved(unseen, step)
-                guessed = guess(self._averaged, unseen, moved, self._shares, weight=settings.consistency)
+                threshold, strength = settings.consistency_threshold, settings.consistency
+                guessed = guess(self._averaged, unseen, moved, self._shares, threshold=threshold, weight=strength)
             x, y = self._labelled.batch(step)
             return supervise(self._hierarchy, x, y, guessed, noise=noise, weight=weight)
 
