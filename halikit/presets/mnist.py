@@ -55,18 +55,19 @@ def mnist_semi_best() -> Config:
         "preset": "mnist_semi_best",
         "model.family": "mixed",
         "discriminator.family": "dense",
-        "training.steps": 10_000,
+        "training.steps": 6_000,
         "training.batch_size": 64,
         "training.learning_rate": 2e-3,
         "training.final_learning_rate": 0.02,
         "training.decay_from": 0.3,
-        "training.encoder_noise": 0.2,
+        "training.encoder_noise": 0.3,
         "training.consistency": 1.0,
-        "training.consistency_batch": 200,
+        "training.consistency_batch": 300,
+        "training.consistency_threshold": 0.8,
         "data.shift": 2,
         "data.rotate": 15.0,
         "data.zoom": 0.15,
-        "data.warp": 2.0,
+        "data.warp": 1.0,
     }
     return override(mnist_semi(), changes)
 
