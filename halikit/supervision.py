@@ -22,12 +22,18 @@ __all__ = [
     "class_kernel",
     "classify",
     "guess",
+    "propagate",
     "supervise",
     "with_classes",
 ]
 
 # Of the relaxed one-hot draws: nearly hard, and still with a gradient.
 _TEMPERATURE = 0.5
+# Of label propagation: what a datum takes of its neighbours' classes in a round, and rounds.
+_TAKEN = 0.99
+_ROUNDS = 200
+# So many rows of distances at a time.
+_ROWS = 500
 # Share of the mean of what it says that is kept at each batch.
 _KEPT = 0.99
 
@@ -187,6 +193,49 @@ def supervise(
         total = loss + (guessed.weight * cross_entropy(logits[len(x) :], guessed.y, reduction="none")).mean()
     (weight * total).backward()
     return Supervised(loss.detach())
+
+
+def propagate(x: Tensor, index: Tensor, labels: Tensor, classes: int, neighbours: int) -> Tensor:
+    """Spread few labels over the graph of nearest neighbours, as Zhou et al. (2004) do.
+
+    Each datum is joined to its nearest ones, both ways, and all classes weigh the same in the end. The paper has
+    nothing of the kind. Time is quadratic in n; nothing is random.
+
+    Args:
+        x: All data, ``(n, …)``, compared by Euclidean distance.
+        index: Those that have labels, ``(m,)`` int64.
+        labels: Theirs, ``(m,)`` int64.
+        classes: Their number K.
+        neighbours: Nearest data that each one is joined to, 1 … n − 1.
+
+    Returns:
+        A label of each datum, ``(n,)`` int64, on the device of ``x``.
+
+    Raises:
+        InputError: If there are not so many neighbours.
+    """
+    if not 1 <= neighbours < len(x):
+        raise InputError(f"of {len(x)} data each has 1 to {len(x) - 1} neighbours, not {neighbours}")
+    points = x.flatten(1)
+    squares, nearest = points.square().sum(1), []
+    for rows in torch.arange(len(x), device=x.device).split(_ROWS):
+        # Up to what is the same in a row, the squared distances.
+        distance = torch.addmm(squares[None], points[rows], points.T, alpha=-2)
+        distance[torch.arange(len(rows), device=x.device), rows] = torch.inf
+        nearest.append(distance.topk(neighbours, largest=False).indices.cpu())
+    # From here on the CPU, where sums come in one order.
+    graph = torch.cat(nearest)
+    share = (neighbours + torch.bincount(graph.flatten(), minlength=len(x))).float().rsqrt()[:, None]
+    given = torch.zeros(len(x), classes)
+    given[index.cpu(), labels.cpu()] = 1
+    belief = given
+    for _ in range(_ROUNDS):
+        sent = share * belief
+        received = sent[graph].sum(1).index_add_(0, graph.flatten(), sent.repeat_interleave(neighbours, 0))
+        belief = torch.lerp(given, share * received, _TAKEN)
+    found = (belief / belief.sum(0)).argmax(1)
+    found[index.cpu()] = labels.cpu()
+    return found.to(x.device)
 
 
 def choose_labelled(labels: Tensor, number: int, classes: int, seed: int) -> Tensor:

@@ -16,7 +16,7 @@ from halikit.analysis.classification import class_errors
 from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
 from halikit.data import DataSet, Split, load
 from halikit.errors import InputError
-from halikit.supervision import Guess, Shares, choose_labelled, classify, guess, supervise, with_classes
+from halikit.supervision import Guess, Shares, choose_labelled, classify, guess, propagate, supervise, with_classes
 from halikit.training.run import Record
 
 DIGITS = (1, 8, 8)
@@ -260,6 +260,42 @@ def test_the_shares_are_part_of_a_run(tmp_path: Path) -> None:
     later = hk.Trainer(small(consistency=1.0), "digits", out=tmp_path / "other", resume=True, on_notice=lambda _: None)
     later.fit(2)
     assert later.steps == 22
+
+
+@given(st.integers(1, 8), st.integers(0, 2**31 - 1))
+def test_labels_spread_within_clusters_whatever_their_sizes(neighbours: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    y = torch.repeat_interleave(torch.arange(3), torch.tensor([10, 40, 90]))[torch.randperm(140)]
+    x = 100 * torch.eye(3)[y] + torch.randn(140, 3)
+    index = torch.stack([(y == label).nonzero()[0, 0] for label in range(3)])
+    found = propagate(x, index, y[index], 3, neighbours)
+    assert torch.equal(found[index], y[index])
+    if neighbours == 8:  # enough for a cluster to be one piece
+        assert torch.equal(found, y)
+        assert torch.equal(found, propagate(x.view(140, 1, 3, 1), index, y[index], 3, neighbours))
+
+
+def test_labels_spread_over_real_digits() -> None:
+    part = load("digits").train
+    index = choose_labelled(part.labels, 30, 10, 0)
+    found = propagate(part.batch(torch.arange(len(part))), index, part.labels[index], 10, 5)
+    assert (found != part.labels).double().mean() < 0.1
+
+
+def test_spread_labels_train_better_than_the_few_they_come_from() -> None:
+    errors = []
+    for changes in ({}, {"propagation": 5}):
+        trainer = hk.Trainer(alone(labels=20, **changes), "digits")
+        trainer.fit()
+        errors.append(class_errors(trainer.averaged, load("digits").test).errors)
+    assert errors[1] < errors[0] / 1.5
+
+
+def test_what_propagation_needs_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="propagation = 5 has no effect here: there are no labels"):
+        override(Config(), {"propagation": 5})
+    with pytest.raises(InputError, match="of 1500 data each has 1 to 1499 neighbours, not 1500"):
+        hk.Trainer(alone(propagation=1500), "digits")
 
 
 def test_the_presets_with_few_labels() -> None:

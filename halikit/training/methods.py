@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -20,7 +20,16 @@ from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
-from halikit.supervision import Shares, Supervised, choose_labelled, class_kernel, classify, guess, supervise
+from halikit.supervision import (
+    Shares,
+    Supervised,
+    choose_labelled,
+    class_kernel,
+    classify,
+    guess,
+    propagate,
+    supervise,
+)
 from halikit.training.processes import Processes
 from halikit.training.schedule import Schedule
 
@@ -399,12 +408,16 @@ def make_method(
     classes = class_kernel(model.hierarchy).target.size
     if classes != len(data.classes):
         raise InputError(f"model.classes is {classes}, but {data.spec} has {len(data.classes)}")
-    index = choose_labelled(data.train.labels, settings.labels, classes, settings.seed)
+    part, index = data.train, choose_labelled(data.train.labels, settings.labels, classes, settings.seed)
+    if settings.propagation:
+        x, seen = part.batch(torch.arange(len(part))), data.train.labels[index.to(data.train.labels.device)]
+        part = replace(part, labels=propagate(x, index, seen, classes, settings.propagation))
+        index = torch.arange(len(part))
     # Shares are equal, so that the mean of their gradients is that of the batch.
     size = min(len(index), settings.batch_size) // processes.world * processes.world
     if size < 2 * processes.world:
         raise InputError(f"training.labels = {len(index)} are too few for {processes.world} processes: each needs two")
-    labelled = Labelled(data.train, index, size, augmentation, settings.seed, processes.rank, processes.world)
+    labelled = Labelled(part, index, size, augmentation, settings.seed, processes.rank, processes.world)
     if settings.method == "supervised":
         return LabelsAlone(model, settings, labelled, averaged, processes)
     return SupervisedGame(model, settings, labelled, averaged, processes)
