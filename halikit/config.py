@@ -149,9 +149,11 @@ _OF_THE_GAME = {
 }
 
 
+_OF_CONSISTENCY = {"consistency_batch", "consistency_threshold"}
+_OF_LABELS = {"propagation", "consistency"} | _OF_CONSISTENCY
 _IDLE_UNDER = {
     "adversarial": set(),
-    "elbo": _OF_THE_GAME | {"encoder_noise", "labels", "supervised_weight", "consistency", "consistency_batch"},
+    "elbo": _OF_THE_GAME | {"encoder_noise", "labels", "supervised_weight"} | _OF_LABELS,
     "supervised": _OF_THE_GAME | {"supervised_weight"},
 }
 
@@ -165,10 +167,14 @@ class TrainingConfig(_Section):
     )
     labels: Positive | None = Field(None, description="data whose labels are seen, drawn evenly over the classes")
     supervised_weight: NonNegative = Field(1.0, description="weight of Eq. 10 in the generators' loss")
+    propagation: Positive | None = Field(
+        None, description="nearest neighbours over which labels spread to all data, before training; not at all if none"
+    )
     consistency: NonNegative = Field(
         0.0, description="weight beside that: classes that averaged weights are sure of, asked of augmented data"
     )
     consistency_batch: Positive | None = Field(None, description="data it looks at in a step; as in a batch if none")
+    consistency_threshold: Fraction = Field(0.95, description="probability of a class from which on they are sure")
     steps: Positive = 10_000
     batch_size: Positive = 128
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -215,8 +221,8 @@ class TrainingConfig(_Section):
     @property
     def applicable(self) -> tuple[str, ...]:
         """The settings that have an effect, given the method."""
-        idle = _IDLE_UNDER[self.method] | (set() if self.labels else {"supervised_weight", "consistency"})
-        idle |= set() if self.labels and self.consistency else {"consistency_batch"}
+        idle = _IDLE_UNDER[self.method] | (set() if self.labels else {"supervised_weight"} | _OF_LABELS)
+        idle |= set() if self.labels and self.consistency else _OF_CONSISTENCY
         return tuple(name for name in super().applicable if name not in idle)
 
     @property

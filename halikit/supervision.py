@@ -14,12 +14,28 @@ from halikit.hierarchy import Hierarchy, Link
 from halikit.kernels import CategoricalKernel, Gauge, GaussianKernel
 from halikit.spaces import Space
 
-__all__ = ["Supervised", "agree", "choose_labelled", "class_kernel", "classify", "supervise", "with_classes"]
+__all__ = [
+    "Guess",
+    "Shares",
+    "Supervised",
+    "choose_labelled",
+    "class_kernel",
+    "classify",
+    "guess",
+    "propagate",
+    "supervise",
+    "with_classes",
+]
 
 # Of the relaxed one-hot draws: nearly hard, and still with a gradient.
 _TEMPERATURE = 0.5
-# Probability of a class from which on a teacher counts as sure.
-_SURE = 0.95
+# Of label propagation: what a datum takes of its neighbours' classes in a round, and rounds.
+_TAKEN = 0.99
+_ROUNDS = 200
+# So many rows of distances at a time.
+_ROWS = 500
+# Share of the mean of what it says that is kept at each batch.
+_KEPT = 0.99
 
 
 class Supervised(NamedTuple):
@@ -85,44 +101,141 @@ def classify(hierarchy: Hierarchy, x: Tensor, *, sample: bool = False) -> Tensor
     return kernel.logits(z)
 
 
-def supervise(hierarchy: Hierarchy, x: Tensor, y: Tensor, *, noise: float = 0.0, weight: float = 1.0) -> Supervised:
+class Guess(NamedTuple):
+    """Data without labels, and the classes that are asked of them.
+
+    Attributes:
+        x: ``(n, *shape of x)``.
+        y: ``(n,)`` int64.
+        weight: Of each one's loss, ``(n,)``; 0 where the class is not sure.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+
+
+class Shares(nn.Module):
+    """How often a teacher says each class: a running mean, as much a state of the training as the weights are.
+
+    Args:
+        classes: Their number K.
+
+    Attributes:
+        mean: ``(K,)``; at first the uniform prior.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.register_buffer("mean", torch.full((classes,), 1 / classes))
+
+    @torch.no_grad()
+    def update(self, said: Tensor) -> None:
+        """Move the mean towards that of a batch of probabilities, ``(n, K)``."""
+        self.mean.lerp_(said.mean(0), 1 - _KEPT)
+
+    def forward(self, said: Tensor) -> Tensor:
+        """The probabilities ``(n, K)`` as they were if all classes were said equally often."""
+        said = said / self.mean
+        return said / said.sum(1, keepdim=True)
+
+
+@torch.no_grad()
+def guess(
+    teacher: Hierarchy, x: Tensor, moved: Tensor, shares: Shares, *, threshold: float = 0.95, weight: float = 1.0
+) -> Guess:
+    """Ask of changed data the classes that a teacher is sure of.
+
+    The paper has nothing of the kind: it is the consistency of FixMatch (Sohn et al. 2020), the teacher the averaged
+    weights. All classes are as frequent as the prior has it: what the teacher says is divided by how often it has said
+    so of late (the distribution alignment of Berthelot et al. 2020).
+
+    Args:
+        teacher: The hierarchy with averaged weights, in evaluation mode.
+        x: Data without labels, ``(n, *shape of x)``, for the teacher.
+        moved: The same, augmented, ``(n, *shape of x)``.
+        shares: Of what the teacher says; moved on.
+        threshold: Probability of a class from which on the teacher counts as sure, in [0, 1).
+        weight: Of the loss beside that of labelled data.
+    """
+    said = classify(teacher, x).float().softmax(1)
+    shares.update(said)
+    sure, y = shares(said).max(1)
+    return Guess(moved, y, weight * (sure > threshold))
+
+
+def supervise(
+    hierarchy: Hierarchy,
+    x: Tensor,
+    y: Tensor,
+    guessed: Guess | None = None,
+    *,
+    noise: float = 0.0,
+    weight: float = 1.0,
+) -> Supervised:
     """Eq. 10 up to the gradients, which are added to ``.grad``: the minus sign that it lacks is there.
 
     Args:
         hierarchy: With classes on top.
         x: Labelled data, ``(n, *shape of x)``.
         y: Their labels, ``(n,)`` int64.
+        guessed: Other data to be put into classes beside them.
         noise: σ of Eq. 9, the standard deviation of the noise on the encoder's input, at least 0.
         weight: Of this loss beside the game's.
     """
-    noisy = x.add(torch.randn_like(x), alpha=noise) if noise else x
-    loss = cross_entropy(classify(hierarchy, noisy, sample=True).float(), y)
-    (weight * loss).backward()
+    # In one batch, so that batch statistics are the same for both.
+    seen = x if guessed is None else torch.cat([x, guessed.x])
+    noisy = seen.add(torch.randn_like(seen), alpha=noise) if noise else seen
+    logits = classify(hierarchy, noisy, sample=True).float()
+    loss = total = cross_entropy(logits[: len(x)], y)
+    if guessed is not None:
+        total = loss + (guessed.weight * cross_entropy(logits[len(x) :], guessed.y, reduction="none")).mean()
+    (weight * total).backward()
     return Supervised(loss.detach())
 
 
-def agree(hierarchy: Hierarchy, teacher: Hierarchy, x: Tensor, moved: Tensor, *, noise: float, weight: float) -> None:
-    """Ask of changed data the classes that a teacher is sure of; the gradients are added to ``.grad``.
+def propagate(x: Tensor, index: Tensor, labels: Tensor, classes: int, neighbours: int) -> Tensor:
+    """Spread few labels over the graph of nearest neighbours, as Zhou et al. (2004) do.
 
-    The paper has nothing of the kind: it is the consistency of FixMatch (Sohn et al. 2020), the teacher the averaged
-    weights. All classes are as frequent as the prior has it: what the teacher says is divided by how often it says so
-    in this batch (the distribution alignment of Berthelot et al. 2020).
+    Each datum is joined to its nearest ones, both ways, and all classes weigh the same in the end. The paper has
+    nothing of the kind. Time is quadratic in n; nothing is random.
 
     Args:
-        hierarchy: With classes on top.
-        teacher: The same with averaged weights, in evaluation mode.
-        x: Data without labels, ``(n, *shape of x)``, for the teacher.
-        moved: The same, augmented, ``(n, *shape of x)``.
-        noise: Standard deviation of the noise on the encoder's input, at least 0.
-        weight: Of this loss beside the game's.
+        x: All data, ``(n, …)``, compared by Euclidean distance.
+        index: Those that have labels, ``(m,)`` int64.
+        labels: Theirs, ``(m,)`` int64.
+        classes: Their number K.
+        neighbours: Nearest data that each one is joined to, 1 … n − 1.
+
+    Returns:
+        A label of each datum, ``(n,)`` int64, on the device of ``x``.
+
+    Raises:
+        InputError: If there are not so many neighbours.
     """
-    with torch.no_grad():
-        said = classify(teacher, x).float().softmax(1)
-        said = said / said.mean(0)
-        sure, y = (said / said.sum(1, keepdim=True)).max(1)
-    noisy = moved.add(torch.randn_like(moved), alpha=noise) if noise else moved
-    losses = cross_entropy(classify(hierarchy, noisy, sample=True).float(), y, reduction="none")
-    (weight * (losses * (sure > _SURE)).mean()).backward()
+    if not 1 <= neighbours < len(x):
+        raise InputError(f"of {len(x)} data each has 1 to {len(x) - 1} neighbours, not {neighbours}")
+    points = x.flatten(1)
+    squares, nearest = points.square().sum(1), []
+    for rows in torch.arange(len(x), device=x.device).split(_ROWS):
+        # Up to what is the same in a row, the squared distances.
+        distance = torch.addmm(squares[None], points[rows], points.T, alpha=-2)
+        distance[torch.arange(len(rows), device=x.device), rows] = torch.inf
+        nearest.append(distance.topk(neighbours, largest=False).indices.cpu())
+    # From here on the CPU, where sums come in one order.
+    graph = torch.cat(nearest)
+    share = (neighbours + torch.bincount(graph.flatten(), minlength=len(x))).float().rsqrt()[:, None]
+    given = torch.zeros(len(x), classes)
+    given[index.cpu(), labels.cpu()] = 1
+    belief = given
+    for _ in range(_ROUNDS):
+        sent = share * belief
+        received = sent[graph].sum(1).index_add_(0, graph.flatten(), sent.repeat_interleave(neighbours, 0))
+        belief = torch.lerp(given, share * received, _TAKEN)
+    found = (belief / belief.sum(0)).argmax(1)
+    found[index.cpu()] = labels.cpu()
+    return found.to(x.device)
 
 
 def choose_labelled(labels: Tensor, number: int, classes: int, seed: int) -> Tensor:

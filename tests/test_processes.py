@@ -85,6 +85,7 @@ FEW = {"model__classes": 10, "training__labels": 20, "training__consistency": 0.
 LABELS = {
     "labels": config(2, **FEW),
     "labels in rounds": config(2, training__d_steps=2, **FEW),
+    "labels that spread": config(2, training__propagation=3, **FEW),
     "labels alone": config(2, training__method="supervised", **FEW),
 }
 

@@ -90,6 +90,9 @@ CASES = {
     "an autoencoder": config(
         2, training__method="elbo", model__observation_scale=0.5, model__gauge=None, model__max_scale=None
     ),
+    "labels and consistency": config(
+        1, model__classes=10, training__labels=20, training__consistency=0.5, data__flip=True
+    ),
     "several epochs": config(1, training__batch_size=500, model__gauge=None, model__max_scale=None),
 }
 

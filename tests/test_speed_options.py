@@ -18,6 +18,7 @@ from halikit.algorithm import ascend, play
 from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
 from halikit.data import Prefetched
 from halikit.errors import InputError
+from halikit.networks.blocks import Convolution
 from halikit.objectives import OBJECTIVES, Losses, jensen_shannon
 
 # Torch's own compiler is full of them.
@@ -383,6 +384,19 @@ def test_channels_last_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -
         )
         found.append(of_both(trainer.model))
     assert relative_error(*found) < EXACT
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convolutions_on_a_cpu_give_one_layout_whatever_the_channels(channels: int) -> None:
+    torch.manual_seed(0)
+    layer = Convolution(channels, 8, 3, 2, 1)
+    x = torch.randn(5, channels, 12, 10, requires_grad=True)
+    y = layer(x)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    expected = nn.functional.conv2d(x, layer.weight, layer.bias, 2, 1)
+    torch.testing.assert_close(y, expected)
+    given, wanted = (torch.autograd.grad(out.square().sum(), [x, layer.weight]) for out in (y, expected))
+    torch.testing.assert_close(given, wanted)
 
 
 def test_channels_last_resumes(tmp_path: Path) -> None:

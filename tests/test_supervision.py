@@ -9,13 +9,14 @@ import torch
 from conftest import gradients
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 import halikit as hk
 from halikit.analysis.classification import class_errors
 from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
 from halikit.data import DataSet, Split, load
 from halikit.errors import InputError
-from halikit.supervision import agree, choose_labelled, classify, supervise, with_classes
+from halikit.supervision import Guess, Shares, choose_labelled, classify, guess, propagate, supervise, with_classes
 from halikit.training.run import Record
 
 DIGITS = (1, 8, 8)
@@ -176,13 +177,14 @@ def test_what_labels_need_is_refused_in_words() -> None:
         hk.Trainer(small(classes=7), "digits")
 
 
-def test_agreement_asks_for_what_the_teacher_is_sure_of() -> None:
+def test_a_guess_asks_for_what_the_teacher_is_sure_of() -> None:
     h, teacher = small().hierarchy, small().hierarchy.eval()
     y = torch.arange(40) % 10
     x = torch.randn(10, *DIGITS)[y] + 0.1 * torch.randn(40, *DIGITS)
-    agree(h, teacher, x, x, noise=0.0, weight=1.0)
-    # Fresh weights are sure of nothing.
-    assert not torch.cat([g.flatten() for g in gradients(h.links[-1].up)]).any()
+    moved = x.flip(3)
+    guessed = guess(teacher, x, moved, Shares(10))
+    assert torch.equal(guessed.x, moved)
+    assert not guessed.weight.any()  # fresh weights are sure of nothing
 
     optimiser = torch.optim.Adam(teacher.train().parameters(), 3e-2)
     for _ in range(100):
@@ -190,22 +192,46 @@ def test_agreement_asks_for_what_the_teacher_is_sure_of() -> None:
         supervise(teacher, x, y)
         optimiser.step()
     teacher.eval().zero_grad()
+    guessed = guess(teacher, x, moved, Shares(10), weight=3.0)
+    assert (guessed.y == y).double().mean() > 0.9
+    assert set(guessed.weight.tolist()) <= {0.0, 3.0}
+    assert guessed.weight.double().mean() > 2
+    assert all(p.grad is None for p in teacher.parameters())
+
     optimiser = torch.optim.Adam(h.parameters(), 3e-2)
     for _ in range(80):
         optimiser.zero_grad()
-        agree(h, teacher, x, x, noise=0.1, weight=1.0)
+        supervise(h, x[:10], y[:10], guessed, noise=0.1)
         optimiser.step()
-    assert (classify(h.eval(), x).argmax(1) == y).double().mean() > 0.9
-    assert all(p.grad is None for p in teacher.parameters())
+    assert (classify(h.eval(), moved).argmax(1) == y).double().mean() > 0.9
 
-    # What it says of everything does not count: the prior has that class no more often than others.
-    with torch.no_grad():
-        teacher.links[-1].up.network[-1].bias[3] += 30
-    others = x[y != 3]
-    assert (classify(teacher, others).argmax(1) == 3).all()
+
+def test_classes_that_a_teacher_says_too_often_count_less() -> None:
+    shares = Shares(3)
+    said = torch.tensor([[0.6, 0.3, 0.1]]).expand(5, 3)
+    torch.testing.assert_close(shares(said), said)
+    for _ in range(2000):
+        shares.update(said)
+    torch.testing.assert_close(shares.mean, said[0])
+    torch.testing.assert_close(shares(said), torch.full((5, 3), 1 / 3))
+    # What is above a class's own share is what counts.
+    assert shares(torch.tensor([[0.5, 0.3, 0.2]])).argmax() == 2
+
+
+def test_guesses_add_to_the_cost_and_not_to_what_is_recorded() -> None:
+    h = small().hierarchy.eval()
+    for link in h.links[:-1]:
+        link.up.max_scale = 0.0011
+    x, y, others = torch.randn(20, *DIGITS), torch.arange(20) % 10, torch.randn(30, *DIGITS)
+    weight = (torch.arange(30) % 3 == 0).float()
+    found = supervise(h, x, y, Guess(others, torch.arange(30) % 10, weight)).supervised_loss
+    both = gradients(h.links[-1].up)
     h.zero_grad()
-    agree(h, teacher, others, others, noise=0.1, weight=1.0)
-    assert not torch.cat([g.flatten() for g in gradients(h.links[-1].up)]).any()
+    torch.testing.assert_close(supervise(h, x, y).supervised_loss, found, rtol=1e-2, atol=1e-3)
+    kept = weight.bool()
+    supervise(h, others[kept], (torch.arange(30) % 10)[kept], weight=1 / 3)
+    for a, b in zip(both, gradients(h.links[-1].up), strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=1e-3)
 
 
 def test_consistency_changes_training_and_is_refused_without_labels() -> None:
@@ -215,8 +241,61 @@ def test_consistency_changes_training_and_is_refused_without_labels() -> None:
         assert any(not torch.equal(trained[one][name], trained[other][name]) for name in trained[0])
     with pytest.raises(ConfigError, match="consistency_batch = 24 has no effect here: consistency is 0"):
         override(Config(), {"labels": 10, "consistency_batch": 24})
+    with pytest.raises(ConfigError, match=r"consistency_threshold = 0\.5 has no effect here: consistency is 0"):
+        override(Config(), {"labels": 10, "consistency_threshold": 0.5})
     with pytest.raises(ConfigError, match="there are no labels"):
         override(Config(), {"consistency": 1.0})
+
+
+def test_the_shares_are_part_of_a_run(tmp_path: Path) -> None:
+    model = small(consistency=1.0, checkpoint_every=10)
+    trainer = hk.Trainer(model, "digits", out=tmp_path / "run")
+    trainer.fit()
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*20")
+    mean = load_file(checkpoint / "tensors.safetensors")["shares.mean"]
+    assert mean.sum() == pytest.approx(1)
+    assert not torch.equal(mean, Shares(10).mean)
+    # A run without them can go on with consistency.
+    hk.Trainer(small(), "digits", out=tmp_path / "other").fit()
+    later = hk.Trainer(small(consistency=1.0), "digits", out=tmp_path / "other", resume=True, on_notice=lambda _: None)
+    later.fit(2)
+    assert later.steps == 22
+
+
+@given(st.integers(1, 8), st.integers(0, 2**31 - 1))
+def test_labels_spread_within_clusters_whatever_their_sizes(neighbours: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    y = torch.repeat_interleave(torch.arange(3), torch.tensor([10, 40, 90]))[torch.randperm(140)]
+    x = 100 * torch.eye(3)[y] + torch.randn(140, 3)
+    index = torch.stack([(y == label).nonzero()[0, 0] for label in range(3)])
+    found = propagate(x, index, y[index], 3, neighbours)
+    assert torch.equal(found[index], y[index])
+    if neighbours == 8:  # enough for a cluster to be one piece
+        assert torch.equal(found, y)
+        assert torch.equal(found, propagate(x.view(140, 1, 3, 1), index, y[index], 3, neighbours))
+
+
+def test_labels_spread_over_real_digits() -> None:
+    part = load("digits").train
+    index = choose_labelled(part.labels, 30, 10, 0)
+    found = propagate(part.batch(torch.arange(len(part))), index, part.labels[index], 10, 5)
+    assert (found != part.labels).double().mean() < 0.1
+
+
+def test_spread_labels_train_better_than_the_few_they_come_from() -> None:
+    errors = []
+    for changes in ({}, {"propagation": 5}):
+        trainer = hk.Trainer(alone(labels=20, **changes), "digits")
+        trainer.fit()
+        errors.append(class_errors(trainer.averaged, load("digits").test).errors)
+    assert errors[1] < errors[0] / 1.5
+
+
+def test_what_propagation_needs_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="propagation = 5 has no effect here: there are no labels"):
+        override(Config(), {"propagation": 5})
+    with pytest.raises(InputError, match="of 1500 data each has 1 to 1499 neighbours, not 1500"):
+        hk.Trainer(alone(propagation=1500), "digits")
 
 
 def test_the_presets_with_few_labels() -> None:

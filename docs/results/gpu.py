@@ -166,9 +166,7 @@ def profile(name: str) -> list[dict[str, Any]]:
     own = "self_device_time_total" if DEVICE.type == "cuda" else "self_cpu_time_total"
     total = sum(getattr(row, own) for row in rows)
     rows = sorted(rows, key=lambda row: -getattr(row, own))[:20]
-    return [
-        {"operation": row.key[:90], "share": getattr(row, own) / total, "calls": row.count / times} for row in rows
-    ]
+    return [{"operation": row.key[:90], "share": getattr(row, own) / total, "calls": row.count / times} for row in rows]
 
 
 def memory(name: str) -> dict[str, int] | str:

@@ -13,9 +13,8 @@ run() {
 for seed in "${@:-0}"; do
     run "alone-s$seed" --preset mnist_supervised --seed "$seed"
     run "conv-alone-s$seed" --preset mnist_supervised --steps 1000 --set model.family=mixed --set evaluate_every=500 --seed "$seed"
-    run "best-s$seed" --preset mnist_semi_best --steps 2500 --set evaluate_every=500 --set checkpoint_every=250 --seed "$seed"
-    halikit evaluate "runs/best-s$seed" --metric errors --json >"best-s$seed-2500.json"
-    run "best-s$seed" --resume --steps 4000
+    run "spread-s$seed" --preset mnist_supervised --set training.propagation=5 --seed "$seed"
+    run "best-s$seed" --preset mnist_semi_best --seed "$seed"
     run "strict-s$seed" --preset mnist_semi --steps 5000 --seed "$seed"
 done
-for name in alone conv-alone best strict; do halikit evaluate runs/"$name"-s* --metric errors --json; done >semi_supervised.jsonl
+for name in alone conv-alone spread best strict; do halikit evaluate runs/"$name"-s* --metric errors --json; done >semi_supervised.jsonl

@@ -155,6 +155,8 @@ class Convolution(nn.Conv2d):
         if x.device.type == "cpu":
             # Spares oneDNN a rearrangement before and after each layer; all that follows stays in this format.
             x = x.contiguous(memory_format=torch.channels_last)
+            if x.shape[1] == 1:  # either format, and torch takes it for the other one
+                x = x.as_strided(x.shape, (x[0].numel(), 1, x.shape[3], 1))
         return super().forward(x)
 
 

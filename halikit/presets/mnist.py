@@ -49,24 +49,26 @@ def mnist_semi() -> Config:
 def mnist_semi_best() -> Config:
     """MNIST with 100 labels by more than the paper has: augmented images, and consistency of their classes.
 
-    The encoder is convolutional; the consistency looks at more images than the game plays on, which costs more.
+    The encoder is convolutional; the consistency looks at more images than the game plays on, which costs more. Its
+    settings were chosen on validation digits, whose labels are labels too.
     """
     changes = {
         "preset": "mnist_semi_best",
         "model.family": "mixed",
         "discriminator.family": "dense",
-        "training.steps": 10_000,
+        "training.steps": 6_000,
         "training.batch_size": 64,
         "training.learning_rate": 2e-3,
         "training.final_learning_rate": 0.02,
         "training.decay_from": 0.3,
-        "training.encoder_noise": 0.2,
+        "training.encoder_noise": 0.3,
         "training.consistency": 1.0,
-        "training.consistency_batch": 200,
+        "training.consistency_batch": 300,
+        "training.consistency_threshold": 0.8,
         "data.shift": 2,
         "data.rotate": 15.0,
         "data.zoom": 0.15,
-        "data.warp": 2.0,
+        "data.warp": 1.0,
     }
     return override(mnist_semi(), changes)
 

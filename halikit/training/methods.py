@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, NamedTuple
 
@@ -21,7 +21,16 @@ from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
-from halikit.supervision import Supervised, agree, choose_labelled, class_kernel, classify, supervise
+from halikit.supervision import (
+    Shares,
+    Supervised,
+    choose_labelled,
+    class_kernel,
+    classify,
+    guess,
+    propagate,
+    supervise,
+)
 from halikit.training.captured import Captured
 from halikit.training.processes import Processes
 from halikit.training.schedule import Schedule
@@ -79,6 +88,11 @@ class Method(ABC):
             for module in self.wrapped:
                 stack.enter_context(unsynchronised(module))
             yield
+
+    @property
+    def kept(self) -> dict[str, nn.Module]:
+        """What has a state beside the model's, by name."""
+        return {}
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """What to record of held-out data, by name, beside the errors; the hierarchy is in evaluation mode."""
@@ -256,11 +270,12 @@ class LabelsAlone(Method):
         averaged: Hierarchy,
         processes: Processes,
     ) -> None:
-        class_kernel(model.hierarchy)
+        classes = class_kernel(model.hierarchy).target.size
         self._hierarchy, self._averaged = model.hierarchy, averaged
         self._settings, self._labelled, self._processes = settings, labelled, processes
         wanted = settings.consistency_batch
         self._unseen = processes.share(wanted, "training.consistency_batch") if wanted else None
+        self._shares = Shares(classes).to(processes.device) if settings.consistency else None
 
     def stand(self, level: int) -> None:
         """There are the whole hierarchy's classes, or none."""
@@ -270,12 +285,19 @@ class LabelsAlone(Method):
         settings = self._settings
         noise, weight = settings.encoder_noise, settings.supervised_weight
         with self._processes.averaged(self._hierarchy.parameters()):
-            if settings.consistency:
+            guessed = None
+            if self._shares:
                 unseen = self._labelled.draw(self._unseen or len(x))
-                moved, strength = self._labelled.moved(unseen, step), weight * settings.consistency
-                agree(self._hierarchy, self._averaged, unseen, moved, noise=noise, weight=strength)
+                moved = self._labelled.moved(unseen, step)
+                threshold, strength = settings.consistency_threshold, settings.consistency
+                guessed = guess(self._averaged, unseen, moved, self._shares, threshold=threshold, weight=strength)
             x, y = self._labelled.batch(step)
-            return supervise(self._hierarchy, x, y, noise=noise, weight=weight)
+            return supervise(self._hierarchy, x, y, guessed, noise=noise, weight=weight)
+
+    @property
+    def kept(self) -> dict[str, nn.Module]:
+        """How often the teacher says each class."""
+        return {"shares": self._shares} if self._shares else {}
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The share of held-out data that are put into a wrong class."""
@@ -313,6 +335,11 @@ class SupervisedGame(Game):
     def step(self, x: Tensor, step: int, schedule: Schedule) -> SupervisedStep:  # type: ignore[override]
         """One step of Algorithm 1 and one batch of labelled data, whose gradients add up."""
         return SupervisedStep(*super().step(x, step, schedule), *self._supervision.step(x, step, schedule))
+
+    @property
+    def kept(self) -> dict[str, nn.Module]:
+        """What the labels' part keeps."""
+        return self._supervision.kept
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The share of held-out data that are put into a wrong class."""
@@ -391,12 +418,16 @@ def make_method(
     classes = class_kernel(model.hierarchy).target.size
     if classes != len(data.classes):
         raise InputError(f"model.classes is {classes}, but {data.spec} has {len(data.classes)}")
-    index = choose_labelled(data.train.labels, settings.labels, classes, settings.seed)
+    part, index = data.train, choose_labelled(data.train.labels, settings.labels, classes, settings.seed)
+    if settings.propagation:
+        x, seen = part.batch(torch.arange(len(part))), data.train.labels[index.to(data.train.labels.device)]
+        part = replace(part, labels=propagate(x, index, seen, classes, settings.propagation))
+        index = torch.arange(len(part))
     # Shares are equal, so that the mean of their gradients is that of the batch.
     size = min(len(index), settings.batch_size) // processes.world * processes.world
     if size < 2 * processes.world:
         raise InputError(f"training.labels = {len(index)} are too few for {processes.world} processes: each needs two")
-    labelled = Labelled(data.train, index, size, augmentation, settings.seed, processes.rank, processes.world)
+    labelled = Labelled(part, index, size, augmentation, settings.seed, processes.rank, processes.world)
     if settings.method == "supervised":
         return LabelsAlone(model, settings, labelled, averaged, processes)
     return SupervisedGame(model, settings, labelled, averaged, processes)

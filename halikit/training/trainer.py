@@ -113,7 +113,7 @@ class Trainer:
         self._stand(self.schedule.level(0))
         self._optimisers = make_optimisers(model, self.settings)
         self._rates = [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers]
-        self._guard = Guard(model.parts.values(), self.processes)
+        self._guard = Guard((model.parts | self._method.kept).values(), self.processes)
         self._meter = Meter(len(self._method.columns))
         # What the best checkpoint is chosen by, where this very step was evaluated.
         self._score: float | None = None
@@ -470,7 +470,9 @@ class Trainer:
         """
         path, tensors, facts = checkpoint.path, checkpoint.tensors(), checkpoint.facts
         for name, module in self._modules().items():
-            fill(path, module, tensors, name)
+            # What a method keeps begins anew where the settings ask for it since.
+            if name not in self._method.kept or any(key.startswith(f"{name}.") for key in tensors):
+                fill(path, module, tensors, name)
         for (name, part), optimiser in zip(self.model.parts.items(), self._optimisers, strict=True):
             fill_optimiser(path, optimiser, part, tensors, f"optimiser.{name}")
         try:
@@ -482,7 +484,7 @@ class Trainer:
         self.steps, self._rate_share, self._score = checkpoint.step, facts["rate_share"], None
 
     def _modules(self) -> dict[str, nn.Module]:
-        return self.model.parts | {"averaged": self.averaged}
+        return self.model.parts | {"averaged": self.averaged} | self._method.kept
 
     def _batches(self) -> Iterator[Tensor]:
         """Full batches in the order of (seed, epoch), from where the steps played so far have come to.
