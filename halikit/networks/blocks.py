@@ -92,25 +92,6 @@ class InputNoise(nn.Module):
         return f"scale={self.scale}"
 
 
-@torch.library.custom_op("halikit::kept", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def _kept(x: Tensor, threshold: int) -> Tensor:
-    """1 where a random byte is at least the threshold, 0 elsewhere; like ``x``.
-
-    An operation of its own, for a compiler that sees words taken for bytes forgets that they are the same memory.
-    """
-    words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 7) // 8,))
-    kept = _like(x)
-    # In the order in which the activations lie in memory.
-    bytes_ = words.view(torch.uint8)[: x.numel()].as_strided(x.shape, kept.stride())
-    # 1 from the threshold on, 0 below it; a comparison and its conversion from bool take three times as long.
-    return kept.copy_(bytes_).sub_(threshold - 1).clamp_(0, 1)
-
-
-@_kept.register_fake
-def _like(x: Tensor, threshold: int = 0) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.channels_last if _is_channels_last(x) else torch.contiguous_format)
-
-
 class Dropout(nn.Module):
     """Dropout with cheap masks on CPU: one random byte per activation, a fifth of the time of torch's Bernoulli draws.
 
@@ -135,7 +116,13 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu" or torch.compiler.is_compiling():  # there torch's own is as cheap
             return nn.functional.dropout(x, self.probability)
-        kept: Tensor = _kept(x.detach(), self.threshold)
+        words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 7) // 8,))
+        # In the order in which the activations lie in memory.
+        format_ = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+        kept = torch.empty_like(x, memory_format=format_)
+        bytes_ = words.view(torch.uint8)[: x.numel()].as_strided(x.shape, kept.stride())
+        # 1 from the threshold on, 0 below it; a comparison and its conversion from bool take three times as long.
+        kept.copy_(bytes_).sub_(self.threshold - 1).clamp_(0, 1)
         return x * kept.div_(1 - self.probability)
 
     def extra_repr(self) -> str:
