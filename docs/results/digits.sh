@@ -14,3 +14,4 @@ for seed in 0 1; do
     run "l3-nogauge-s$seed" --levels 3 --seed "$seed" --set gauge=none --set max_scale=none
     run "l3-nogrowth-s$seed" --levels 3 --seed "$seed" --set grow_every=none
 done
+run l5-s2 --levels 5 --seed 2
