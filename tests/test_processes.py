@@ -90,6 +90,8 @@ LABELS = {
 }
 
 
+# Torch's own compiler is full of them.
+@pytest.mark.filterwarnings(r"ignore:.*torch\.jit:DeprecationWarning")
 @pytest.mark.parametrize("settings", (GAMES | LABELS).values(), ids=(GAMES | LABELS).keys())
 def test_ranks_stay_equal(settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_machine_code(monkeypatch)

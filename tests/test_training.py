@@ -278,4 +278,5 @@ def test_one_level_learns_the_mean_of_its_data() -> None:
     trainer.fit()
     samples = trainer.averaged.sample(2000)
     assert (samples.mean(0) - data.mean(0)).abs().max() < 0.25
-    assert (samples.std(0) - data.std(0)).abs().max() < 0.25
+    # Eight runs, of four seeds and two lengths, came to between 0.08 and 0.28; a collapse would be at 0.5.
+    assert (samples.std(0) - data.std(0)).abs().max() < 0.35
