@@ -274,9 +274,10 @@ def test_one_level_learns_the_mean_of_its_data() -> None:
     data = torch.randn(1000, 2) * 0.5 + torch.tensor([2.0, -1.0])
     hierarchy = hk.ladder(1, (2,), widths=[2], hidden=32)
     model = hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=32))
-    trainer = hk.Trainer(model, data, settings=TrainingConfig(steps=600, learning_rate=2e-3, batch_size=64))
+    rates = {"learning_rate": 2e-3, "discriminator_learning_rate": 8e-3, "final_learning_rate": 0.05}
+    trainer = hk.Trainer(model, data, settings=TrainingConfig(steps=600, batch_size=64, **rates))
     trainer.fit()
     samples = trainer.averaged.sample(2000)
-    assert (samples.mean(0) - data.mean(0)).abs().max() < 0.25
-    # Eight runs, of four seeds and two lengths, came to between 0.08 and 0.28; a collapse would be at 0.5.
-    assert (samples.std(0) - data.std(0)).abs().max() < 0.35
+    # Of four seeds the worst came to 0.05 and 0.08.
+    assert (samples.mean(0) - data.mean(0)).abs().max() < 0.15
+    assert (samples.std(0) - data.std(0)).abs().max() < 0.15
