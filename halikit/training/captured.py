@@ -90,6 +90,8 @@ class Captured(Generic[Outcome]):
                     compiled(*inputs)
         except InvalidCxxCompiler:
             raise InputError("training.compile on a CPU needs a C++ compiler, such as g++, and finds none") from None
+        except torch.OutOfMemoryError:  # that is no fault of the step's; the trainer explains it
+            raise
         except RuntimeError as error:
             raise InputError(
                 f"this step cannot be compiled, set training.compile to none: {str(error).strip().splitlines()[0]}"
