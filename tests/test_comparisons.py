@@ -22,6 +22,7 @@ from halikit.analysis.attributes import (
     save_classifier,
 )
 from halikit.analysis.comparison import Comparison
+from halikit.analysis.linear_svm import fit_svms, principal_coordinates
 from halikit.analysis.svm import (
     Questions,
     balanced_accuracy,
@@ -98,6 +99,38 @@ def test_svms_find_what_is_linear_and_nothing_in_noise() -> None:
     linear, noise = svm_scores(x, y, asked).scores
     assert linear > 0.95
     assert 0.4 < noise < 0.6
+
+
+@pytest.mark.parametrize(("n", "features"), [(200, 20), (60, 150)])
+def test_machines_in_one_go_are_those_of_scikit_learn(n: int, features: int) -> None:
+    """Each with its own images and its own regularisation, on rotated features."""
+    from sklearn.svm import LinearSVC
+
+    rng = np.random.default_rng(0)
+    x, unseen = rng.normal(size=(n, features)), rng.normal(size=(100, features))
+    answers = np.stack([x[:, 0] > 0.5, x[:, 1] + rng.normal(size=n) > 0, rng.random(n) > 0.8], 1)
+    used = rng.random((n, 3)) > 0.2
+    c = torch.tensor([1e-4, 1e-2, 1.0])
+    rotated, rotated_unseen = principal_coordinates(torch.from_numpy(x), torch.from_numpy(unseen))
+    assert rotated.shape == (n, min(n, features) + 1)
+    weights = fit_svms(rotated, torch.from_numpy(answers), torch.from_numpy(used), c)
+    for i in range(3):
+        rows = used[:, i]
+        single = LinearSVC(C=float(c[i]), dual=False, class_weight="balanced", tol=1e-8, max_iter=5000)
+        single.fit(x[rows], answers[rows, i])
+        expected = single.decision_function(unseen)
+        np.testing.assert_allclose(rotated_unseen @ weights[:, i], expected, atol=5e-3 * np.abs(expected).max())
+
+
+def test_machines_begin_where_they_are_told_and_end_at_the_same_place() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.randn(80, 6, generator=rng), torch.ones(80, 1)], 1)
+    answers = x[:, :2] > 0.3
+    used, c = torch.ones_like(answers), torch.tensor([0.01, 1.0])
+    fresh = fit_svms(x, answers, used, c)
+    torch.testing.assert_close(
+        fit_svms(x, answers, used, c, torch.randn(7, 2, generator=rng)), fresh, atol=1e-3, rtol=0
+    )
 
 
 def test_compression_changes_no_answer() -> None:

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from halikit.analysis.comparison import Comparison
+from halikit.analysis.linear_svm import fit_svms, principal_coordinates
 from halikit.config import Config
 from halikit.data import DataSet, Split
 from halikit.errors import InputError
@@ -34,8 +36,10 @@ __all__ = [
 _CHUNK = 500
 # Batches that give a random encoder's normalisations their statistics.
 _SETTLING = 50
-# Where the regularisation is looked for, in LinearSVC's C, for standardised features.
+# Where the regularisation is looked for, from strong to weak, for standardised features; and how many weaker ones in a
+# row may be no better before the search ends.
 _GRID = tuple(10.0**exponent for exponent in range(-5, 2))
+_PATIENCE = 2
 # Share of the fitting part on which it is chosen.
 _CHOICE = 0.25
 
@@ -147,7 +151,8 @@ def svm_scores(
     """Fit a linear SVM per question and count its answers on the test part.
 
     Features are standardised by the fitting part, of which a quarter, the same for every model, chooses the
-    regularisation; then all of it is fitted. Positives and negatives weigh alike. The test part chooses nothing.
+    regularisation: from the strongest on, until two weaker ones in a row are no better. Then all of it is fitted.
+    Positives and negatives weigh alike. The test part chooses nothing.
 
     Args:
         fit: ``(n, D)``.
@@ -156,22 +161,15 @@ def svm_scores(
         seed: Of the split.
         on_progress: Called with (questions done, questions in all).
     """
-    fit, test = _compressed(*_standardised(fit, test))
-    scores, chosen = [], []
-    for i in range(len(asked.names)):
-        answers = asked.fit[:, i]
-        train, choice = _split(answers, seed)
-        by_c = {
-            c: balanced_accuracy(_svm(fit[train], answers[train], c).predict(fit[choice]), answers[choice])
-            for c in _GRID
-        }
-        # Of equals, the strongest regularisation.
-        best = max(_GRID, key=lambda c: (by_c[c], -c))
-        chosen.append(best)
-        scores.append(balanced_accuracy(_svm(fit, answers, best).predict(test), asked.test[:, i]))
-        if on_progress:
-            on_progress(i + 1, len(asked.names))
-    return SvmScores(tuple(scores), tuple(chosen))
+    x, unseen = principal_coordinates(*(torch.from_numpy(part) for part in _standardised(fit, test)))
+    answers = torch.from_numpy(asked.fit)
+    number = len(asked.names)
+    chosen = _regularisation(x, answers, seed, on_progress)
+    predicted = (unseen @ fit_svms(x, answers, torch.ones_like(answers), chosen) > 0).numpy()
+    if on_progress:
+        on_progress(number, number)
+    scores = [balanced_accuracy(predicted[:, i], asked.test[:, i]) for i in range(number)]
+    return SvmScores(tuple(scores), tuple(chosen.tolist()))
 
 
 def feature_scores(
@@ -212,37 +210,47 @@ def balanced_accuracy(predicted: Array, answers: Array) -> float:
     return float((predicted[answers].mean() + (~predicted[~answers]).mean()) / 2)
 
 
-def _svm(x: Array, answers: Array, c: float) -> Any:
-    from sklearn.svm import LinearSVC
+def _regularisation(x: Tensor, answers: Tensor, seed: int, on_progress: Callable[[int, int], None] | None) -> Tensor:
+    """The C of each question, ``(A,)`` float64, by the part that chooses; of equals the strongest."""
+    choosing = torch.stack([_choosing(column, seed) for column in answers.T], 1)
+    number = answers.shape[1]
+    chosen, best = torch.zeros(number, dtype=torch.float64), [-1.0] * number
+    weights = x.new_zeros(x.shape[1], number)
+    # How many values of C in a row were no better, for each question that is still open.
+    idle = dict.fromkeys(range(number), 0)
+    for c in _GRID:
+        left = list(idle)
+        weights[:, left] = fit_svms(
+            x, answers[:, left], ~choosing[:, left], chosen.new_full((len(left),), c), weights[:, left]
+        )
+        for i in left:
+            rows = choosing[:, i]
+            told = (x[rows] @ weights[:, i] > 0).numpy()
+            score = balanced_accuracy(told, answers[rows, i].numpy())
+            if score > best[i]:
+                best[i], chosen[i], idle[i] = score, c, 0
+            else:
+                idle[i] += 1
+            if idle[i] == _PATIENCE:
+                del idle[i]
+        if not idle:
+            break
+        if on_progress and len(idle) < len(left):
+            on_progress(number - len(idle), number)
+    return chosen
 
-    return LinearSVC(C=c, dual=False, class_weight="balanced", max_iter=5000).fit(x, answers)
 
-
-def _split(answers: Array, seed: int) -> tuple[Array, Array]:
-    """Indices to fit and to choose by, with positives and negatives in the same shares."""
+def _choosing(answers: Tensor, seed: int) -> Tensor:
+    """Which images choose, ``(n,)`` bool, with positives and negatives in the same shares."""
     generator = np.random.default_rng(seed)
-    choice = []
+    chosen = torch.zeros_like(answers)
     for value in (False, True):
-        index = generator.permutation(np.flatnonzero(answers == value))
-        choice.append(index[: max(1, round(_CHOICE * len(index)))])
-    chosen = np.sort(np.concatenate(choice))
-    return np.setdiff1d(np.arange(len(answers)), chosen), chosen
+        index = generator.permutation(np.flatnonzero((answers == value).numpy()))
+        chosen[index[: max(1, round(_CHOICE * len(index)))]] = True
+    return chosen
 
 
 def _standardised(fit: Array, test: Array) -> tuple[Array, Array]:
     mean, std = fit.mean(0, dtype=np.float64), fit.std(0, dtype=np.float64)
     std[std < 1e-6] = 1.0
     return (fit - mean) / std, (test - mean) / std
-
-
-def _compressed(fit: Array, test: Array) -> tuple[Array, Array]:
-    """The same features in the coordinates that the fitting part spans, where it has fewer images than features.
-
-    A linear SVM's weights lie in that span, and rotations change neither its margins nor its penalty: the classifiers
-    are the same, and a maps' worth of features costs no more than there are images.
-    """
-    if fit.shape[0] >= fit.shape[1]:
-        return fit, test
-    # fit = coordinates · basis, by the QR decomposition of the transpose.
-    basis, upper = np.linalg.qr(fit.T)
-    return np.ascontiguousarray(upper.T), test @ basis
