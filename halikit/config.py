@@ -149,7 +149,7 @@ _OF_THE_GAME = {
 }
 
 
-_OF_CONSISTENCY = {"consistency_batch", "consistency_threshold"}
+_OF_CONSISTENCY = {"consistency_batch", "consistency_threshold", "consistency_graph"}
 _OF_LABELS = {"propagation", "consistency"} | _OF_CONSISTENCY
 _IDLE_UNDER = {
     "adversarial": set(),
@@ -175,6 +175,9 @@ class TrainingConfig(_Section):
     )
     consistency_batch: Positive | None = Field(None, description="data it looks at in a step; as in a batch if none")
     consistency_threshold: Fraction = Field(0.95, description="probability of a class from which on they are sure")
+    consistency_graph: Positive | None = Field(
+        None, description="steps before labels spread (anew) over nearest latents, and no other class is asked; or none"
+    )
     steps: Positive = 10_000
     batch_size: Positive = 128
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -235,6 +238,8 @@ class TrainingConfig(_Section):
     def _settings_fit_the_method(self) -> Self:
         if self.method == "supervised" and self.labels is None:
             raise ValueError("method = 'supervised' needs labels, such as labels = 100")
+        if self.propagation and self.consistency_graph:
+            raise ValueError("propagation leaves no datum without a label: consistency_graph has nothing to spread")
         if self.labels and self.accumulate > 1:
             raise ValueError("accumulate = 1 is all that training with labels has: its labelled batch is not divided")
         if self.compile and (self.method != "adversarial" or self.recompute):

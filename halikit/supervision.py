@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from halikit.data import Split
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy, Link
 from halikit.kernels import CategoricalKernel, Gauge, GaussianKernel
 from halikit.spaces import Space
 
 __all__ = [
+    "Graph",
     "Guess",
     "Shares",
     "Supervised",
@@ -32,7 +34,9 @@ _TEMPERATURE = 0.5
 # Of label propagation: what a datum takes of its neighbours' classes in a round, and rounds.
 _TAKEN = 0.99
 _ROUNDS = 200
-# So many rows of distances at a time.
+# Of the graph that a teacher's latents make: nearest neighbours of each.
+_NEIGHBOURS = 5
+# So many rows of distances, or images, at a time.
 _ROWS = 500
 # Share of the mean of what it says that is kept at each batch.
 _KEPT = 0.99
@@ -139,6 +143,43 @@ class Shares(nn.Module):
         """The probabilities ``(n, K)`` as they were if all classes were said equally often."""
         said = said / self.mean
         return said / said.sum(1, keepdim=True)
+
+
+class Graph(nn.Module):
+    """What the labels say of all data when they spread over a graph of a teacher's latents; kept with the training.
+
+    Args:
+        number: Of data, n.
+
+    Attributes:
+        labels: ``(n,)`` int64; -1 as long as nothing has been spread.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.labels: Tensor
+        self.register_buffer("labels", torch.full((number,), -1))
+
+    @torch.no_grad()
+    def renew(self, teacher: Hierarchy, part: Split, index: Tensor) -> None:
+        """Spread the labels anew over the topmost latents below the classes, by :func:`propagate`.
+
+        Args:
+            teacher: The hierarchy with averaged weights, in evaluation mode.
+            part: All data, n.
+            index: Those whose labels are seen, ``(m,)`` int64.
+        """
+        assert part.labels is not None
+        below, kernel = teacher[:-1], class_kernel(teacher)
+        rows = torch.arange(len(part), device=part.device).split(_ROWS)
+        z = torch.cat([below.encode(part.batch(i))[kernel.source.name] for i in rows])
+        seen = part.labels[index.to(part.labels.device)]
+        self.labels.copy_(propagate(z, index, seen, kernel.target.size, min(_NEIGHBOURS, len(part) - 1)))
+
+    def forward(self, index: Tensor, y: Tensor) -> Tensor:
+        """Whether it says these classes of these data, or nothing, ``(n,)`` bool."""
+        said = self.labels[index]
+        return (said == y) | (said < 0)
 
 
 @torch.no_grad()

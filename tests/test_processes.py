@@ -86,6 +86,7 @@ LABELS = {
     "labels": config(2, **FEW),
     "labels in rounds": config(2, training__d_steps=2, **FEW),
     "labels that spread": config(2, training__propagation=3, **FEW),
+    "labels that spread over latents": config(2, training__consistency_graph=5, **FEW),
     "labels alone": config(2, training__method="supervised", **FEW),
 }
 

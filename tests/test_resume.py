@@ -93,6 +93,14 @@ CASES = {
     "labels and consistency": config(
         1, model__classes=10, training__labels=20, training__consistency=0.5, data__flip=True
     ),
+    "labels that spread over latents": config(
+        1,
+        model__classes=10,
+        training__labels=20,
+        training__consistency=0.5,
+        training__consistency_threshold=0.2,
+        training__consistency_graph=10,
+    ),
     "several epochs": config(1, training__batch_size=500, model__gauge=None, model__max_scale=None),
 }
 

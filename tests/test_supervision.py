@@ -16,7 +16,17 @@ from halikit.analysis.classification import class_errors
 from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
 from halikit.data import DataSet, Split, load
 from halikit.errors import InputError
-from halikit.supervision import Guess, Shares, choose_labelled, classify, guess, propagate, supervise, with_classes
+from halikit.supervision import (
+    Graph,
+    Guess,
+    Shares,
+    choose_labelled,
+    classify,
+    guess,
+    propagate,
+    supervise,
+    with_classes,
+)
 from halikit.training.run import Record
 
 DIGITS = (1, 8, 8)
@@ -291,7 +301,50 @@ def test_spread_labels_train_better_than_the_few_they_come_from() -> None:
     assert errors[1] < errors[0] / 1.5
 
 
+def test_a_graph_of_latents_spreads_the_labels_further_than_their_network_does() -> None:
+    trainer = hk.Trainer(alone(labels=20), "digits")
+    trainer.fit()
+    part = load("digits").train
+    index = choose_labelled(part.labels, 20, 10, 0)
+    said = classify(trainer.averaged, part.batch(torch.arange(len(part)))).argmax(1)
+    graph = Graph(len(part))
+    assert graph(torch.arange(50), said[:50]).all()  # it has nothing to say yet
+    graph.renew(trainer.averaged, part, index)
+    assert torch.equal(graph.labels[index], part.labels[index])
+    everything = torch.arange(len(part))
+    agreed = graph(everything, said)
+    assert torch.equal(agreed, graph.labels == said)
+    assert 0.3 < agreed.double().mean() < 1
+    wrong, wrong_where_agreed = (said != part.labels).double(), (said != part.labels)[agreed].double()
+    assert (graph.labels != part.labels).double().mean() < 0.8 * wrong.mean()
+    assert wrong_where_agreed.mean() < 0.75 * wrong.mean()
+
+
+def test_the_graph_is_part_of_a_run_and_changes_it_once_it_has_spread(tmp_path: Path) -> None:
+    def trained(name: str, **changes: object) -> dict[str, torch.Tensor]:
+        model = small(levels=1, consistency=1.0, consistency_threshold=0.0, checkpoint_every=10, **changes)
+        hk.Trainer(model, "digits", out=tmp_path / name).fit()
+        paths = {"first": "step-0000010", "last": "step-0000020"}
+        weights = {n: load_file(tmp_path / name / "checkpoints" / p / "tensors.safetensors") for n, p in paths.items()}
+        return {f"{n}.{key}": tensor for n, tensors in weights.items() for key, tensor in tensors.items()}
+
+    without, later = trained("without"), trained("later", consistency_graph=12)
+    for name, tensor in without.items():
+        if name.startswith("first.hierarchy"):
+            torch.testing.assert_close(later[name], tensor, rtol=0, atol=0)
+    assert any(not torch.equal(later[name], tensor) for name, tensor in without.items() if name.startswith("last.hier"))
+    assert (later["first.graph.labels"] == -1).all()
+    labels = load("digits").train.labels
+    index = choose_labelled(labels, 30, 10, 0)
+    assert torch.equal(later["last.graph.labels"][index], labels[index])
+    assert (later["last.graph.labels"] == labels).double().mean() > 0.5
+
+
 def test_what_propagation_needs_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="consistency_graph has nothing to spread"):
+        override(Config(), {"labels": 10, "propagation": 5, "consistency": 1.0, "consistency_graph": 50})
+    with pytest.raises(ConfigError, match="consistency_graph = 50 has no effect here: consistency is 0"):
+        override(Config(), {"labels": 10, "consistency_graph": 50})
     with pytest.raises(ConfigError, match="propagation = 5 has no effect here: there are no labels"):
         override(Config(), {"propagation": 5})
     with pytest.raises(InputError, match="of 1500 data each has 1 to 1499 neighbours, not 1500"):

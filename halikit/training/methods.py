@@ -22,6 +22,7 @@ from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
 from halikit.supervision import (
+    Graph,
     Shares,
     Supervised,
     choose_labelled,
@@ -276,6 +277,7 @@ class LabelsAlone(Method):
         wanted = settings.consistency_batch
         self._unseen = processes.share(wanted, "training.consistency_batch") if wanted else None
         self._shares = Shares(classes).to(processes.device) if settings.consistency else None
+        self._graph = Graph(len(labelled.part)).to(processes.device) if settings.consistency_graph else None
 
     def stand(self, level: int) -> None:
         """There are the whole hierarchy's classes, or none."""
@@ -287,17 +289,22 @@ class LabelsAlone(Method):
         with self._processes.averaged(self._hierarchy.parameters()):
             guessed = None
             if self._shares:
-                unseen = self._labelled.draw(self._unseen or len(x))
+                index, unseen = self._labelled.draw(self._unseen or len(x))
                 moved = self._labelled.moved(unseen, step)
                 threshold, strength = settings.consistency_threshold, settings.consistency
                 guessed = guess(self._averaged, unseen, moved, self._shares, threshold=threshold, weight=strength)
+                if self._graph and settings.consistency_graph:
+                    if step and step % settings.consistency_graph == 0:
+                        self._graph.renew(self._averaged, self._labelled.part, self._labelled.index)
+                        self._processes.spread(self._graph.buffers())
+                    guessed = guessed._replace(weight=guessed.weight * self._graph(index, guessed.y))
             x, y = self._labelled.batch(step)
             return supervise(self._hierarchy, x, y, guessed, noise=noise, weight=weight)
 
     @property
     def kept(self) -> dict[str, nn.Module]:
-        """How often the teacher says each class."""
-        return {"shares": self._shares} if self._shares else {}
+        """How often the teacher says each class, and what the graph of its latents says of each datum."""
+        return {name: part for name, part in (("shares", self._shares), ("graph", self._graph)) if part}
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The share of held-out data that are put into a wrong class."""
@@ -378,9 +385,10 @@ class Labelled:
         x = self.augmentation(self.part.batch(chosen), chosen, seed=self.seed, epoch=epoch)
         return x, self.part.labels[chosen.to(self.part.labels.device)]
 
-    def draw(self, number: int) -> Tensor:
-        """As they are, any images of the part, ``(number, *shape of x)``; which, is noise of the step."""
-        return self.part.batch(torch.randint(len(self.part), (number,), device=self.part.device))
+    def draw(self, number: int) -> tuple[Tensor, Tensor]:
+        """Any images of the part, as they are, ``(number, *shape of x)``, behind their indices: noise of the step."""
+        index = torch.randint(len(self.part), (number,), device=self.part.device)
+        return index, self.part.batch(index)
 
     def moved(self, x: Tensor, step: int) -> Tensor:
         """This process's share of a batch augmented once more, differently at each step."""
