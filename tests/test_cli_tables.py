@@ -48,6 +48,8 @@ def test_errors_are_counted_and_summed_up(runs: list[str]) -> None:
     assert summary["mean"] == pytest.approx(sum(errors) / 2)
     assert summary["std"] == pytest.approx(abs(errors[0] - errors[1]) / 2**0.5)
     assert f"{errors[0]:,} errors of 297 test images" in said(*runs, "--metric", "errors")
+    with pytest.raises(InputError, match="this run augments none"):
+        said(*runs, "--metric", "errors", "--views", "2")
 
 
 def test_svms_of_two_runs_stand_beside_pixels_and_random_weights(runs: list[str], tmp_path: Path) -> None:

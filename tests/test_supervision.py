@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import halikit as hk
 from halikit.analysis.classification import class_errors
 from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
-from halikit.data import DataSet, Split, load
+from halikit.data import Augmentation, DataSet, Split, load
 from halikit.errors import InputError
 from halikit.supervision import (
     Graph,
@@ -172,6 +172,20 @@ def test_labels_alone_train_the_classifier_and_leave_the_decoder() -> None:
     assert all(torch.equal(p, old) for p, old in zip(model.hierarchy.links[0].down.parameters(), before, strict=True))
     counted = class_errors(trainer.averaged, load("digits").test)
     assert counted.errors < 0.35 * counted.number
+
+
+def test_views_have_the_same_say_as_the_image_itself() -> None:
+    trainer = hk.Trainer(alone(steps=20), "digits")
+    trainer.fit()
+    part, moving = load("digits").test, Augmentation(shift=1)
+    x, index = part.batch(torch.arange(len(part))), torch.arange(len(part))
+    seen = [x, *(moving(x, index, seed=3, epoch=view) for view in range(4))]
+    said = torch.stack([classify(trainer.averaged, each).softmax(1) for each in seen]).mean(0)
+    counted = class_errors(trainer.averaged, part, augmentation=moving, views=4, seed=3)
+    assert counted.errors == int((said.argmax(1) != part.labels).sum())
+    assert class_errors(trainer.averaged, part, augmentation=moving) == class_errors(trainer.averaged, part)
+    with pytest.raises(InputError, match="views are augmented images, and this run augments none"):
+        class_errors(trainer.averaged, part, augmentation=Augmentation(), views=1)
 
 
 def test_what_labels_need_is_refused_in_words() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from halikit.data import Split
+from halikit.data import Augmentation, Split
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.supervision import classify
@@ -22,7 +22,7 @@ class ClassErrors:
     """Errors counted on a finite set: exact on it, an estimate of the rate on other data of its kind.
 
     Attributes:
-        errors: Data put into a wrong class, along the means.
+        errors: Data put into a wrong class, along the means of the latents.
         by_class: The same for the data of each class.
         number: Data in all.
     """
@@ -33,23 +33,38 @@ class ClassErrors:
 
 
 @torch.no_grad()
-def class_errors(hierarchy: Hierarchy, part: Split) -> ClassErrors:
+def class_errors(
+    hierarchy: Hierarchy, part: Split, *, augmentation: Augmentation | None = None, views: int = 0, seed: int = 0
+) -> ClassErrors:
     """Count the data that a hierarchy with classes on top puts into a wrong one.
 
     Args:
         hierarchy: In evaluation mode.
         part: With labels.
+        augmentation: What the views are made by.
+        views: So many changed copies of each image have the same say as itself: probabilities are averaged. The paper
+            has none.
+        seed: Of the views.
 
     Raises:
-        InputError: If there are no labels, no classes on top, or labels beyond them.
+        InputError: If there are no labels, no classes on top, labels beyond them, or views of nothing.
     """
     if part.labels is None:
         raise InputError("there are no labels to count errors against")
+    if views and not augmentation:
+        raise InputError(
+            "views are augmented images, and this run augments none (data.shift, data.rotate and the like)"
+        )
     classes, device = hierarchy.spaces[-1].size, hierarchy.prior.device
-    chunks = torch.arange(len(part)).split(_CHUNK)
-    predicted = torch.cat([classify(hierarchy, part.batch(i).to(device)).argmax(1).cpu() for i in chunks])
-    labels = part.labels.cpu()
+    predicted = []
+    for index in torch.arange(len(part)).split(_CHUNK):
+        x = part.batch(index).to(device)
+        said = classify(hierarchy, x).softmax(1)
+        for view in range(views if augmentation else 0):
+            said += classify(hierarchy, augmentation(x, index, seed=seed, epoch=view)).softmax(1)
+        predicted.append(said.argmax(1).cpu())
+    told, labels = torch.cat(predicted), part.labels.cpu()
     if len(labels) and int(labels.max()) >= classes:
         raise InputError(f"the model knows {classes} classes, but the data have a label {int(labels.max())}")
-    by_class = torch.bincount(labels[predicted != labels], minlength=classes).tolist()
+    by_class = torch.bincount(labels[told != labels], minlength=classes).tolist()
     return ClassErrors(sum(by_class), tuple(by_class), len(part))

@@ -57,6 +57,9 @@ def evaluate(
     data: common.Data = None,
     test: Annotated[bool, typer.Option("--test", help="Measure on the test part, not on validation.")] = False,
     n: Annotated[int, typer.Option("-n", "--number", min=10, help="Samples to draw, data to measure on.")] = 2000,
+    views: Annotated[
+        int, typer.Option(min=0, help="errors: augmented copies of each image that have a say beside itself.")
+    ] = 0,
     classifier: Annotated[str, typer.Option(help="labels: neighbours or network, which judges.")] = "neighbours",
     scale: Annotated[
         str | None,
@@ -96,7 +99,7 @@ def evaluate(
     Example: halikit evaluate runs/ali runs/hali --metric svm --format latex
     """
     if metric is Metric.errors:
-        _errors(runs, data, weights=weights, device=device, as_json=as_json)
+        _errors(runs, data, weights=weights, device=device, views=views, seed=seed, as_json=as_json)
         return
     options = Options(data, level, fewest, weights, device, seed)
     if metric not in (Metric.svm, Metric.attributes):
@@ -148,7 +151,9 @@ def _measured(
     )
 
 
-def _errors(runs: list[Path], data: str | None, *, weights: str, device: str, as_json: bool) -> None:
+def _errors(
+    runs: list[Path], data: str | None, *, weights: str, device: str, views: int, seed: int, as_json: bool
+) -> None:
     from statistics import fmean, stdev
 
     from halikit.analysis.classification import class_errors
@@ -157,7 +162,8 @@ def _errors(runs: list[Path], data: str | None, *, weights: str, device: str, as
     groups: dict[tuple[str, int | None], list[int]] = {}
     for run in runs:
         model, config, _ = common.open_run(run, weights, device)
-        counted = class_errors(model.hierarchy, common.open_data(config, data).test)
+        test, augmentation = common.open_data(config, data).test, config.data.augmentation()
+        counted = class_errors(model.hierarchy, test, augmentation=augmentation, views=views, seed=seed)
         training = config.training
         about = {"run": str(run), "method": training.method, "labels": training.labels, "seed": training.seed}
         lines.append(
@@ -175,7 +181,7 @@ def _errors(runs: list[Path], data: str | None, *, weights: str, device: str, as
         for (method, labels), errors in groups.items()
     ]
     if as_json:
-        common.print_json({"weights": weights, "runs": lines, "summary": summary})
+        common.print_json({"weights": weights, "views": views, "runs": lines, "summary": summary})
         return
     out = common.console()
     for line in lines:
