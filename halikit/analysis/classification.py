@@ -51,7 +51,8 @@ def class_errors(
     """
     if part.labels is None:
         raise InputError("there are no labels to count errors against")
-    if views and not augmentation:
+    moving = augmentation or Augmentation()
+    if views and not moving:
         raise InputError(
             "views are augmented images, and this run augments none (data.shift, data.rotate and the like)"
         )
@@ -60,8 +61,8 @@ def class_errors(
     for index in torch.arange(len(part)).split(_CHUNK):
         x = part.batch(index).to(device)
         said = classify(hierarchy, x).softmax(1)
-        for view in range(views if augmentation else 0):
-            said += classify(hierarchy, augmentation(x, index, seed=seed, epoch=view)).softmax(1)
+        for view in range(views):
+            said += classify(hierarchy, moving(x, index, seed=seed, epoch=view)).softmax(1)
         predicted.append(said.argmax(1).cpu())
     told, labels = torch.cat(predicted), part.labels.cpu()
     if len(labels) and int(labels.max()) >= classes:
