@@ -76,6 +76,7 @@ def test_reconstructions_with_several_draws(halikit: Shell, run: Path) -> None:
 def test_samples_are_truncated(halikit: Shell, run: Path) -> None:
     wide, narrow = (halikit("sample", run, *options).strip() for options in ([], ["--truncation", 0.1]))
     assert wide == narrow == str(run / "figures" / "samples.png")
+    halikit("sample", run, "--noiseless", "--truncation", 0.1)
     assert "--truncation 0.1" in Page((run / "report.html").read_text("utf-8")).text
     assert "positive number" in halikit("sample", run, "--truncation", 0, code=2)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny_ladder
+from conftest import linear_hierarchy, tiny_ladder
 from torch import Tensor, nn
 
 import halikit as hk
@@ -205,6 +205,20 @@ def test_neighbours_of_a_set_that_comes_in_batches(level: int) -> None:
     assert torch.equal(found.rows, distances.topk(5, largest=False).indices)
     with pytest.raises(ValueError, match="3 data to search"):
         nearest_neighbours(hierarchy, queries, Split(x[:3]), 1, 4)
+
+
+@pytest.mark.parametrize("truncation", [None, 10.0])
+def test_noiseless_samples_lack_the_noise_of_the_lowest_kernel_alone(truncation: float | None) -> None:
+    torch.manual_seed(0)
+    hierarchy = linear_hierarchy(3).eval()
+    generator = torch.Generator().manual_seed(0)
+    drawn = [
+        sample(hierarchy, 20_000, truncation=truncation, noiseless=noiseless, generator=generator)
+        for noiseless in (False, True)
+    ]
+    expected = hierarchy.links[0].down.covariance
+    torch.testing.assert_close(drawn[0].T.cov() - drawn[1].T.cov(), expected, atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn[0].mean(0), drawn[1].mean(0), atol=0.08, rtol=0)
 
 
 def test_truncation_cuts_the_prior_off() -> None:

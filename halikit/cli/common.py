@@ -35,6 +35,9 @@ Out = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[str, typer.Option(help="averaged or raw.")]
+Noiseless = Annotated[
+    bool, typer.Option("--noiseless", help="Samples: the mean of p(x|z1) in place of a draw, as for an autoencoder.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 

@@ -32,6 +32,7 @@ class _Measure(NamedTuple):
     classifier: str
     scale: str | None
     features: Path | None
+    noiseless: bool
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +72,7 @@ def evaluate(
             help="samples: a feature network, in ONNX or a classifier that attributes kept, for FID and KID too."
         ),
     ] = None,
+    noiseless: common.Noiseless = False,
     level: Annotated[
         list[str] | None,
         typer.Option(metavar="L", help="svm, attributes: levels, such as 1 (svm: or 1+2); as often as needed."),
@@ -103,7 +105,7 @@ def evaluate(
         return
     options = Options(data, level, fewest, weights, device, seed)
     if metric not in (Metric.svm, Metric.attributes):
-        _measured(metric, runs, options, _Measure(test, n, classifier, scale, features), out, as_json)
+        _measured(metric, runs, options, _Measure(test, n, classifier, scale, features, noiseless), out, as_json)
         return
     if metric is Metric.svm:
         table, about = svm_table(runs, options)
@@ -135,6 +137,7 @@ def _measured(
             measure.classifier,
             measure.scale,
             measure.features,
+            measure.noiseless,
             torch.Generator(model.hierarchy.prior.device).manual_seed(options.seed),
             options.seed,
         )

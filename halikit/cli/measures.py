@@ -26,6 +26,7 @@ class Asked(NamedTuple):
     classifier: str
     scale: str | None
     features: Path | None
+    noiseless: bool
     generator: torch.Generator
     seed: int
 
@@ -179,9 +180,8 @@ def samples(asked: Asked) -> Found:
 
     hierarchy = asked.model.hierarchy
     x = _measured_on(asked)
-    drawn = torch.cat(
-        [sample(hierarchy, min(500, len(x) - i), generator=asked.generator) for i in range(0, len(x), 500)]
-    )
+    sizes = [min(500, len(x) - i) for i in range(0, len(x), 500)]
+    drawn = torch.cat([sample(hierarchy, n, noiseless=asked.noiseless, generator=asked.generator) for n in sizes])
     network = _feature_network(asked)
     kinds = [x.flatten(1), drawn.flatten(1)]
     if network is not None:
@@ -197,7 +197,8 @@ def samples(asked: Asked) -> Found:
     if network is None:
         lines.append("  no FID or KID: they need features, --features FILE.onnx or CLASSIFIER.safetensors")
     values = {name: quantity.as_dict() for name, quantity in described.items()}
-    return Found("Samples and data", lines, {"number": len(x), "features": str(asked.features or "pixels")} | values)
+    about = {"number": len(x), "noiseless": asked.noiseless, "features": str(asked.features or "pixels")}
+    return Found("Samples and data", lines, about | values)
 
 
 def _feature_network(asked: Asked) -> Callable[[torch.Tensor], torch.Tensor] | None:

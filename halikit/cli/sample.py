@@ -20,6 +20,7 @@ def sample(
     truncation: Annotated[
         float | None, typer.Option(help="Cut the prior off at so many standard deviations.", show_default=False)
     ] = None,
+    noiseless: common.Noiseless = False,
     weights: common.Weights = "averaged",
     device: common.Device = "auto",
     seed: common.Seed = 0,
@@ -41,6 +42,7 @@ def sample(
         raise InputError(f"--truncation is a positive number of standard deviations, got {truncation}")
     model, _, level = common.open_run(run, weights, device)
     torch.manual_seed(seed)
-    images = sampling.sample(model.hierarchy[:level], n, truncation=truncation)
-    values = {"samples": n, "levels": level, "truncation": truncation, "weights": weights, "seed": seed}
+    images = sampling.sample(model.hierarchy[:level], n, truncation=truncation, noiseless=noiseless)
+    about = {"truncation": truncation, "noiseless": noiseless}
+    values = {"samples": n, "levels": level, "weights": weights, "seed": seed} | about
     common.present(run, "samples", "Samples", values=values, picture=plotting.grid(images), out=out, as_json=as_json)
