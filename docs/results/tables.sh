@@ -1,26 +1,45 @@
 #!/usr/bin/env bash
-# Tables 1 and 2: HALI, ALI and the VAE on the same data, networks and budget.
+# Tables 1 and 2, and the quality of samples: HALI, ALI and the VAE on the same data, networks and budget.
 #   tables.sh digits
 #   tables.sh mnist DIR
 #   tables.sh celeba64 FILE     (on a GPU; STEPS=20000 shortens it; run again to go on where it was stopped)
+#   tables.sh cifar10 SPEC
+#   tables.sh small NAME SPEC   (a CPU: the two convolutional levels that --levels 2 has, 15,000 steps)
 set -euo pipefail
-WHAT=${1:?usage: tables.sh digits|mnist|celeba64|cifar10 [DATA]}
+WHAT=${1:?usage: tables.sh digits|mnist|celeba64|cifar10|small [NAME] [DATA]}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 case $WHAT in
     digits) data=digits ;;
-    cifar10) data=${2:?where is the data?} ;;
     mnist) data="mnist:${2:?where are the files?}" ;;
-    *) data="celeba:${2:?where are the files?}" ;;
+    celeba64) data="celeba:${2:?where are the files?}" ;;
+    cifar10) data=${2:?where are the data?} ;;
+    small) NAME=${2:?what is it called?} data=${3:?where are the data?} ;;
 esac
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+if [ "$WHAT" = small ]; then
+    WHAT=$NAME
+    declare -A settings=([hali]="--levels 2" [ali]="--levels 2 --baseline ali" [vae]="--levels 2 --baseline vae")
+    for kind in hali ali vae; do settings[$kind]+=" --set data.flip=true --steps 15000 ${EXTRA:-}"; done
+else
+    declare -A settings=([hali]="--preset $WHAT" [ali]="--preset ali_$WHAT" [vae]="--preset vae_$WHAT")
+fi
 runs=()
-for preset in "$WHAT" "ali_$WHAT" "vae_$WHAT"; do
-    out="runs/$preset"
+for kind in hali ali vae; do
+    out="runs/$WHAT-$kind"
     runs+=("$out")
     resume=()
     [ -d "$out/checkpoints" ] && resume=(--resume)
-    [ -f "$out/done" ] || halikit train --preset "$preset" --data "$data" --out "$out" ${STEPS:+--steps "$STEPS"} "${resume[@]}"
+    # shellcheck disable=SC2086 # settings are several words
+    [ -f "$out/done" ] || halikit train ${settings[$kind]} --data "$data" --out "$out" ${STEPS:+--steps "$STEPS"} "${resume[@]}"
     touch "$out/done"
 done
+vgg="runs/vgg_$WHAT.safetensors"
 halikit evaluate "${runs[@]}" --metric svm --format csv --out "svm_$WHAT.csv"
-halikit evaluate "${runs[@]}" --metric attributes --vgg "runs/vgg_$WHAT.safetensors" --width "${WIDTH:-64}" \
+halikit evaluate "${runs[@]}" --metric attributes --vgg "$vgg" --width "${WIDTH:-64}" --epochs "${EPOCHS:-20}" \
     --format csv --out "attributes_$WHAT.csv"
+for run in "${runs[@]}"; do
+    for noise in "" --noiseless; do
+        halikit evaluate "$run" --metric samples --test $noise --json
+        halikit evaluate "$run" --metric samples --test $noise --features "$vgg" --json
+    done
+    halikit evaluate "$run" --metric reconstruction --test --json
+done >"samples_$WHAT.jsonl"
