@@ -15,3 +15,4 @@ for seed in 0 1; do
     run "l3-nogrowth-s$seed" --levels 3 --seed "$seed" --set grow_every=none
 done
 run l5-s2 --levels 5 --seed 2
+run l6-bf16-s0 --levels 6 --set compile=default --precision bf16

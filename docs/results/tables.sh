@@ -17,8 +17,9 @@ case $WHAT in
 esac
 if [ "$WHAT" = small ]; then
     WHAT=$NAME
-    declare -A settings=([hali]="--levels 2" [ali]="--levels 2 --baseline ali" [vae]="--levels 2 --baseline vae")
-    for kind in hali ali vae; do settings[$kind]+=" --set data.flip=true --steps 15000 ${EXTRA:-}"; done
+    # EXTRA is for the games alone: a VAE has neither a discriminator nor half precision.
+    common="--levels 2 --set data.flip=true --steps 15000"
+    declare -A settings=([hali]="$common ${EXTRA:-}" [ali]="$common --baseline ali ${EXTRA:-}" [vae]="$common --baseline vae")
 else
     declare -A settings=([hali]="--preset $WHAT" [ali]="--preset ali_$WHAT" [vae]="--preset vae_$WHAT")
 fi
