@@ -133,6 +133,17 @@ def test_machines_begin_where_they_are_told_and_end_at_the_same_place() -> None:
     )
 
 
+def test_a_machine_whose_equations_are_solved_exactly_waits_for_the_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.block_diag(torch.eye(2), torch.randn(60, 30, generator=generator))
+    answers = torch.stack([torch.arange(62) == 0, x[:, 2] > 0.1], 1)
+    used = torch.stack([torch.arange(62) < 2, torch.arange(62) >= 2], 1)
+    weights = fit_svms(x, answers, used, torch.tensor([0.5, 100.0]))
+    # Each image of the first machine has a weight of its own: w = y 2c / (1 + 2c).
+    torch.testing.assert_close(weights[:, 0], torch.tensor([0.5, -0.5, *[0.0] * 30]))
+    assert ((x[2:] @ weights[:, 1] > 0) == answers[2:, 1]).double().mean() > 0.9
+
+
 def test_compression_changes_no_answer() -> None:
     """More features than images: the classifiers are those of scikit-learn on the features as they are."""
     from sklearn.svm import LinearSVC

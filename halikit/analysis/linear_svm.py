@@ -98,7 +98,7 @@ def _newton_step(x: Tensor, gradient: Tensor, curvature: Tensor, diagonal: Tenso
         residual -= length * image
         conditioned = residual / diagonal
         last, size = size, (residual * conditioned).sum(0)
-        direction = conditioned + size / last * direction
+        direction = conditioned + torch.where(last > 0, size / last, 0) * direction
     return step
 
 
