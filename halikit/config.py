@@ -209,7 +209,9 @@ class TrainingConfig(_Section):
     )
     d_steps: Positive = Field(1, description="steps of the discriminator in a round")
     g_steps: Positive = Field(1, description="steps of the generators in a round; 1 : 1 plays both at once")
-    grow_every: Positive | Literal["auto"] | None = Field("auto", description="steps before a level is added on top")
+    grow_every: Positive | Literal["auto", "plateau"] | None = Field(
+        "auto", description="steps before a level is added on top, or plateau: once the error of the top one stands still"
+    )
     gradient_penalty: NonNegative = Field(0.0, description="weight γ of γ/2 · E‖∇s‖², a loss of the discriminator")
     penalised: Literal["encoder", "decoder", "both"] = Field("encoder", description="the joint with the penalty")
     averaging: Fraction = Field(0.999, description="decay of the averaged weights")
@@ -251,12 +253,14 @@ class TrainingConfig(_Section):
         return self
 
     def growth(self, levels: int) -> tuple[int, ...]:
-        """Steps at which a level is added on top of those trained so far; none for a stack trained whole."""
+        """Steps at which a level is added, at the latest, on those trained so far; none for a stack trained whole."""
         if self.grow_every is None or levels == 1 or (self.grow_every == "auto" and levels < 3):
             return ()
-        # The whole stack plays three times as long as each stage before it.
-        every = max(1, self.steps // (levels + 2)) if self.grow_every == "auto" else self.grow_every
-        return tuple(every * level for level in range(1, levels))
+        if isinstance(self.grow_every, int):
+            return tuple(self.grow_every * level for level in range(1, levels))
+        # A level takes the longer to couple, the higher it is: the first k play k shares of the steps.
+        share = max(1.0, 2 * self.steps / (levels * (levels + 1)))
+        return tuple(int(share * level * (level + 1) / 2) for level in range(1, levels))
 
 
 class DataConfig(_Section):

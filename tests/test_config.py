@@ -84,10 +84,23 @@ def test_files_that_are_no_config(tmp_path: pytest.TempPathFactory) -> None:
 
 @pytest.mark.parametrize(
     ("grow_every", "levels", "expected"),
-    [("auto", 1, ()), ("auto", 2, ()), (None, 5, ()), (10, 3, (10, 20)), (10, 2, (10,))],
+    [
+        ("auto", 1, ()),
+        ("auto", 2, ()),
+        ("auto", 4, (100, 300, 600)),
+        ("plateau", 1, ()),
+        ("plateau", 4, (100, 300, 600)),
+        (None, 5, ()),
+        (10, 3, (10, 20)),
+        (10, 2, (10,)),
+    ],
 )
 def test_growth_counts_steps(grow_every: object, levels: int, expected: tuple[int, ...]) -> None:
-    assert TrainingConfig(grow_every=grow_every).growth(levels) == expected
+    assert TrainingConfig(grow_every=grow_every, steps=1000).growth(levels) == expected
+
+
+def test_growth_of_few_steps_adds_each_level_at_a_step_of_its_own() -> None:
+    assert TrainingConfig(steps=10).growth(6) == (1, 3, 6, 10, 15)
 
 
 def test_growth_is_the_default_from_three_levels_on() -> None:

@@ -21,7 +21,7 @@ import torch
 from children import Child, fork, until
 from children import _no_child_survives as _no_child_survives
 from conftest import without_machine_code
-from test_resume import config, steps_of, trainer
+from test_resume import PLATEAU, config, steps_of, trainer
 from torch import Tensor, nn
 
 import halikit as hk
@@ -89,6 +89,20 @@ LABELS = {
     "labels that spread over latents": config(2, training__consistency_graph=5, **FEW),
     "labels alone": config(2, training__method="supervised", **FEW),
 }
+
+
+def test_ranks_grow_together_at_a_plateau(tmp_path: Path) -> None:
+    def train(rank: int) -> None:
+        run = hk.Trainer(hk.build(PLATEAU), "digits", out=tmp_path / "run")
+        grown = []
+        stand = run._method.stand
+        run._method.stand = lambda level: (grown.append(run.steps), stand(level))  # type: ignore[method-assign]
+        run.fit()
+        (tmp_path / str(rank)).write_text(str(grown))
+
+    succeed(launch(train, tmp_path))
+    first, second = ((tmp_path / str(rank)).read_text() for rank in (0, 1))
+    assert first == second != "[66]"
 
 
 # Torch's own compiler is full of them.

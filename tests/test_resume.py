@@ -117,6 +117,36 @@ def test_a_resumed_run_is_the_undisturbed_one(settings: Config, tmp_path: Path) 
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
 
 
+# The first level's error stands still before step 66, at which a level comes at any rate.
+PLATEAU = config(
+    2,
+    training__method="elbo",
+    training__grow_every="plateau",
+    training__steps=200,
+    training__learning_rate=2e-2,
+    training__betas=(0.9, 0.999),
+    training__log_every=10,
+    model__hidden=32,
+    model__observation_scale=0.5,
+    model__gauge=None,
+    model__max_scale=None,
+)
+
+
+def test_growth_at_a_plateau_is_resumed(tmp_path: Path) -> None:
+    levels: list[int] = []
+    trainer(PLATEAU, tmp_path / "whole", on_record=lambda record: levels.append(record.level)).fit()
+    grown = 10 * levels.count(1)
+    assert 20 <= grown <= 60
+    # Once before, when the errors seen so far are needed, and once behind it, before the next evaluation.
+    cut_at(trainer(PLATEAU, tmp_path / "cut"), grown - 1)
+    cut_at(trainer(PLATEAU, tmp_path / "cut", resume=True), grown + 3)
+    again = trainer(PLATEAU, tmp_path / "cut", resume=True)
+    assert again.level == 2
+    again.fit()
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+
+
 def test_dropout_and_momenta_are_what_the_identity_is_about(tmp_path: Path) -> None:
     """The test above would see a lost optimiser: without its state the end is another one."""
     settings = config()

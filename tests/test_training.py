@@ -13,7 +13,7 @@ import halikit as hk
 from halikit.config import Config, DiscriminatorConfig, ModelConfig, TrainingConfig
 from halikit.errors import DivergedError, InputError
 from halikit.training.run import Record
-from halikit.training.schedule import Schedule
+from halikit.training.schedule import Schedule, stands_still
 
 DIGITS = (1, 8, 8)
 
@@ -113,6 +113,23 @@ def test_growth_trains_level_by_level() -> None:
             )
     assert levels == [1] * 4 + [2] * 4 + [3] * 2
     assert any(not torch.equal(a, b) for a, b in zip(start, top, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([], False),
+        ([0.4], False),
+        ([0.4, 0.38], False),
+        ([0.4, 0.395], True),
+        ([0.4, 0.5], True),
+        ([0.4, 0.5, 0.39], False),
+        ([0.7, 0.7], False),
+        ([0.7, 0.49, 0.49], True),
+    ],
+)
+def test_a_level_stands_still_once_it_has_coupled(errors: list[float], expected: bool) -> None:
+    assert stands_still(errors, uncoupled=0.5) is expected
 
 
 def test_rounds_of_several_discriminator_steps() -> None:

@@ -292,7 +292,8 @@ def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: T
     if trainer.steps:
         say(f"resumes  at step {trainer.steps:,}", markup=False)
     if growth:
-        say("growth   a level is added at steps " + ", ".join(f"{step:,}" for step in growth), markup=False)
+        when = "once the error of the top one stands still, at the latest " if settings.grow_every == "plateau" else ""
+        say(f"growth   a level is added {when}at steps " + ", ".join(f"{step:,}" for step in growth), markup=False)
 
 
 def _result(last: Record, trainer: Trainer) -> dict[str, Any]:

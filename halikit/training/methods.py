@@ -126,7 +126,7 @@ class Game(Method):
         self._whole = model.hierarchy, model.discriminator
         self.grows = model.discriminator.grows
         self._input_noises = [game.noise.scale for game in model.discriminator.games]
-        if not self.grows and isinstance(settings.grow_every, int):
+        if not self.grows and settings.grow_every not in (None, "auto"):
             raise InputError("grow_every is set, but the discriminator has no adapters and cannot grow with the stack")
         self.single_pass, self.reason = self._examined()
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from halikit.algorithm import Players
 from halikit.config import TrainingConfig
 from halikit.errors import InputError
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "stands_still"]
+
+# By as much of itself the least error has to fall from one evaluation to the next, or it stands still.
+_FALL = 0.02
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Schedule:
         total: Steps in all.
         levels: Levels of the whole stack.
         grows: Whether the stack can be trained from the data up.
-        additions: Steps at which a level is added.
+        additions: Steps at which a level is added, at the latest.
     """
 
     settings: TrainingConfig
@@ -53,7 +57,7 @@ class Schedule:
         return "discriminator" if step % (d + g) < d else "generator"
 
     def level(self, step: int) -> int:
-        """How many levels play in this step."""
+        """How many levels play in this step, or more."""
         if not self.additions:
             return self.levels
         return 1 + sum(step >= addition for addition in self.additions)
@@ -66,8 +70,20 @@ class Schedule:
         return first + (last - first) * min(1.0, step / self.total)
 
     def rate(self, step: int) -> float:
-        """Share of the learning rates in this step, linear after ``decay_from``; in (0, 1]."""
-        start = self.settings.decay_from * self.total
+        """Share of the learning rates in this step, linear after ``decay_from`` and the last addition; in (0, 1]."""
+        start = max(self.settings.decay_from * self.total, *self.additions[-1:], 0)
         if step <= start or self.total <= start:
             return 1.0
         return 1 - (1 - self.settings.final_learning_rate) * min(1.0, (step - start) / (self.total - start))
+
+
+def stands_still(errors: Sequence[float], uncoupled: float) -> bool:
+    """Whether a level has learned what it will before the next comes.
+
+    Args:
+        errors: Of its reconstructions, at each evaluation since it was added.
+        uncoupled: Error of the mean of all data in place of a reconstruction; a level that errs more knows nothing yet.
+    """
+    if len(errors) < 2 or min(errors) >= uncoupled:
+        return False
+    return errors[-1] > (1 - _FALL) * min(errors[:-1])

@@ -34,7 +34,7 @@ from halikit.training.optimisers import fill_optimiser, make_optimisers, optimis
 from halikit.training.processes import Processes
 from halikit.training.resume import check_same_model, notices, surroundings
 from halikit.training.run import Record, Run
-from halikit.training.schedule import Schedule
+from halikit.training.schedule import Schedule, stands_still
 from halikit.training.signals import Signals
 
 __all__ = ["Trainer"]
@@ -224,6 +224,8 @@ class Trainer:
                     self._go_back(counts)
                     return
                 self._report(counts, evaluates)
+            if evaluates and settings.grow_every == "plateau" and self.level < self.schedule.level(total):
+                self._grow()
             caught = self.processes.heard(signals.caught, self.steps)
             is_due = is_last or caught or self.steps % settings.checkpoint_every == 0
             # What follows a skipped step might never be finite again; the checkpoint before it leads here as well.
@@ -258,6 +260,15 @@ class Trainer:
             self._on_record(record)
         self._health.look_at(record)
         self._meter.lap()
+
+    def _grow(self) -> None:
+        """Add a level if the error of the top one stands still. The first process alone has evaluated it."""
+        x = self._held_out()
+        uncoupled = float((x - x.mean(0)).square().mean().sqrt())
+        is_due = torch.tensor(stands_still(self._top_errors, uncoupled), device=self.device)
+        self.processes.spread([is_due])
+        if is_due:
+            self._stand(self.level + 1)
 
     def _go_back(self, counts: Counts) -> None:
         """Go on from the newest checkpoint at half the rates; the second time that this is called for is the end.
@@ -350,16 +361,22 @@ class Trainer:
         """Errors (Fig. 3) and what the method measures, on held-out data; pictures and the model into the run."""
         assert self.data is not None
         averaged = self.averaged[: self.level]
-        held_out = self.data.held_out
-        x = held_out.batch(torch.arange(min(_HELD_OUT, len(held_out)), device=self.device))
+        x = self._held_out()
         with torch.no_grad():
             with seeded(self.settings.seed, self.device):
-                measured = self._method.measure(averaged, held_out[:_HELD_OUT])
+                measured = self._method.measure(averaged, self.data.held_out[:_HELD_OUT])
             errors, embedded = self._look_at_decoder(averaged, x) if self._method.decodes else ((), ())
             if self.run:
                 self._save_model()
         self._score = fmean(errors or measured.values())
+        self._top_errors += errors[-1:]
         return errors, embedded, measured
+
+    def _held_out(self) -> Tensor:
+        """The data that evaluations look at."""
+        assert self.data is not None
+        part = self.data.held_out
+        return part.batch(torch.arange(min(_HELD_OUT, len(part)), device=self.device))
 
     def _look_at_decoder(self, averaged: Hierarchy, x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Distances of reconstructions from every level; samples and reconstructions are drawn into the run."""
@@ -451,6 +468,7 @@ class Trainer:
         facts = {
             "step": self.steps,
             "level": self.level,
+            "top_errors": self._top_errors,
             "seconds": self._meter.seconds(),
             "rate_share": self._rate_share,
             "config": self.config.model_dump(mode="json"),
@@ -482,6 +500,7 @@ class Trainer:
         except (KeyError, IndexError, RuntimeError) as error:
             raise CheckpointError(f"{path} does not fit the model: {error}") from None
         self.steps, self._rate_share, self._score = checkpoint.step, facts["rate_share"], None
+        self._top_errors = list(facts.get("top_errors", []))  # an older checkpoint has none
 
     def _modules(self) -> dict[str, nn.Module]:
         return self.model.parts | {"averaged": self.averaged} | self._method.kept
@@ -514,6 +533,8 @@ class Trainer:
     def _stand(self, level: int) -> None:
         """Let the first ``level`` levels play."""
         self.level = level
+        # Of its reconstructions at each evaluation, by which a plateau is known.
+        self._top_errors: list[float] = []
         self._method.stand(level)
 
     def _scheduled(self, total: int) -> Schedule:
