@@ -210,7 +210,10 @@ class TrainingConfig(_Section):
     d_steps: Positive = Field(1, description="steps of the discriminator in a round")
     g_steps: Positive = Field(1, description="steps of the generators in a round; 1 : 1 plays both at once")
     grow_every: Positive | Literal["auto", "plateau"] | None = Field(
-        "auto", description="steps before a level is added on top, or plateau: once the error of the top one stands still"
+        "auto", description="steps before a level is added on top; plateau: once the error of the top one stands still"
+    )
+    settled_rate: Rate = Field(
+        1.0, description="share of their rate at which levels learn once another has been added on top of them"
     )
     gradient_penalty: NonNegative = Field(0.0, description="weight γ of γ/2 · E‖∇s‖², a loss of the discriminator")
     penalised: Literal["encoder", "decoder", "both"] = Field("encoder", description="the joint with the penalty")

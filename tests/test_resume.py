@@ -75,7 +75,7 @@ def fingerprint(run: Path) -> dict[str, object]:
 CASES = {
     "one level": config(1),
     "two levels": config(2),
-    "three levels, growing": config(3, training__grow_every=5),
+    "three levels, growing": config(3, training__grow_every=5, training__settled_rate=0.1),
     "three levels at once": config(3, training__grow_every=None),
     "convolutional": config(1, model__family="conv"),
     "convolutional, two levels": config(2, model__family="conv", discriminator__family="conv"),
@@ -144,6 +144,19 @@ def test_growth_at_a_plateau_is_resumed(tmp_path: Path) -> None:
     again = trainer(PLATEAU, tmp_path / "cut", resume=True)
     assert again.level == 2
     again.fit()
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+
+
+def test_momenta_are_found_again_where_a_level_is_frozen(tmp_path: Path) -> None:
+    def partly_frozen(name: str, *, resume: bool = False) -> hk.Trainer:
+        torch.manual_seed(0)
+        model = hk.build(config(3, training__grow_every=None))
+        model.hierarchy.links[1].requires_grad_(False)
+        return hk.Trainer(model, "digits", out=tmp_path / name, resume=resume)
+
+    partly_frozen("whole").fit()
+    cut_at(partly_frozen("cut"), 9)
+    partly_frozen("cut", resume=True).fit()
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
 
 

@@ -115,6 +115,25 @@ def test_growth_trains_level_by_level() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(start, top, strict=True))
 
 
+def test_settled_levels_learn_at_a_share_of_their_rate() -> None:
+    trainer = hk.Trainer(small(levels=3, grow_every=2, settled_rate=1e-6, learning_rate=1e-2), "digits")
+    lasts = [link.up.network[-1] for link in trainer.model.hierarchy.links]
+    for top in (0, 0, 1, 1, 2, 2):
+        before = [weights(last) for last in lasts]
+        trainer.step(torch.rand(16, *DIGITS))
+        changes = [float((weights(last) - old).abs().max()) for last, old in zip(lasts, before, strict=True)]
+        assert all(0 < change < 1e-7 for change in changes[:top])
+        assert changes[top] > 1e-3
+        assert all(change == 0 for change in changes[top + 1 :])
+
+
+def test_levels_that_play_from_the_start_all_learn_at_their_rate() -> None:
+    trainer = hk.Trainer(small(levels=2, settled_rate=1e-6, learning_rate=1e-2), "digits")
+    before = weights(trainer.model.hierarchy.links[0].up.network[-1])
+    trainer.step(torch.rand(16, *DIGITS))
+    assert float((weights(trainer.model.hierarchy.links[0].up.network[-1]) - before).abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("errors", "expected"),
     [

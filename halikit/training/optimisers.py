@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -19,10 +19,13 @@ _QUANTITIES = ("step", "exp_avg", "exp_avg_sq")
 
 
 def make_optimisers(model: Model, settings: TrainingConfig) -> tuple[Adam, ...]:
-    """One for each part of a model: the hierarchy, and the discriminator if there is one."""
-    rates = {"hierarchy": settings.learning_rate}
-    rates["discriminator"] = settings.discriminator_learning_rate or settings.learning_rate
-    return tuple(_adam(part, rates[name], settings.betas) for name, part in model.parts.items())
+    """One for each part of a model: the hierarchy, each level a group, and the discriminator if there is one."""
+    hierarchy = model.hierarchy
+    optimisers = [_adam([*hierarchy.links, hierarchy], settings.learning_rate, settings.betas)]
+    if model.discriminator is not None:
+        rate = settings.discriminator_learning_rate or settings.learning_rate
+        optimisers.append(_adam([model.discriminator], rate, settings.betas))
+    return tuple(optimisers)
 
 
 def optimiser_tensors(optimiser: Adam, module: nn.Module, part: str) -> dict[str, Tensor]:
@@ -42,7 +45,8 @@ def fill_optimiser(path: Path, optimiser: Adam, module: nn.Module, tensors: Mapp
         ModelError: If they are not those of the module's parameters; ``path`` is where they are from.
     """
     states: dict[int, dict[str, Tensor]] = {}
-    for index, (name, parameter) in enumerate(_trained(module)):
+    places = {p: i for i, p in enumerate(p for group in optimiser.param_groups for p in group["params"])}
+    for name, parameter in _trained(module):
         found = {q: tensors[key] for q in _QUANTITIES if (key := f"{part}.{q}.{name}") in tensors}
         if not found:
             continue
@@ -50,7 +54,9 @@ def fill_optimiser(path: Path, optimiser: Adam, module: nn.Module, tensors: Mapp
         if {quantity: tensor.shape for quantity, tensor in found.items()} != shapes:
             raise ModelError(f"{path} does not fit the model: the state of {part}.{name} has other shapes")
         # In the parameter's own memory format, which fused optimisers take for granted.
-        states[index] = {q: t if q == "step" else torch.empty_like(parameter).copy_(t) for q, t in found.items()}
+        states[places[parameter]] = {
+            q: t if q == "step" else torch.empty_like(parameter).copy_(t) for q, t in found.items()
+        }
     optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
@@ -60,12 +66,17 @@ class _LeanAdam(Adam):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move the parameters that have gradients, unless the guard has found one that is not finite."""
-        group = self.param_groups[0]
-        moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+        groups = [([p for p in group["params"] if p.grad is not None], group) for group in self.param_groups]
+        moving = [parameter for moved, _ in groups for parameter in moved]
         found: Tensor | None = getattr(self, "found_inf", None)
-        if not moved or moved[0].device.type != "cpu" or not all(self.state.get(parameter) for parameter in moved):
+        if not moving or moving[0].device.type != "cpu" or not all(self.state.get(parameter) for parameter in moving):
             super().step()
-        elif found is None or not found:  # on a CPU there is nothing to wait for
+            return
+        if found is not None and found:  # on a CPU there is nothing to wait for
+            return
+        for moved, group in groups:
+            if not moved:
+                continue
             quantities = ([self.state[parameter][quantity] for parameter in moved] for quantity in _QUANTITIES)
             steps, means, squares = quantities
             # Tensors add up faster than a tensor and a number, which is made one each time.
@@ -91,7 +102,13 @@ def _trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
 
 
-def _adam(module: nn.Module, rate: float, betas: tuple[float, float]) -> Adam:
-    parameters = [parameter for _, parameter in _trained(module)]
-    # A player may be frozen whole, but Adam refuses to have nothing to do.
-    return _LeanAdam(parameters or [torch.zeros(0)], lr=rate, betas=betas, fused=True)
+def _adam(modules: Iterable[nn.Module], rate: float, betas: tuple[float, float]) -> Adam:
+    """One group a module, of what no module before it has."""
+    groups: list[list[Tensor]] = []
+    seen = set[Tensor]()
+    for module in modules:
+        groups.append([parameter for _, parameter in _trained(module) if parameter not in seen])
+        seen.update(groups[-1])
+    if not seen:  # a player may be frozen whole, but Adam refuses to have nothing to do
+        groups[0].append(torch.zeros(0))
+    return _LeanAdam([{"params": group} for group in groups], lr=rate, betas=betas, fused=True)

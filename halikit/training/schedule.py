@@ -76,6 +76,11 @@ class Schedule:
             return 1.0
         return 1 - (1 - self.settings.final_learning_rate) * min(1.0, (step - start) / (self.total - start))
 
+    @property
+    def settled_rate(self) -> float:
+        """Share of their rate at which levels below the top one move, in (0, 1]."""
+        return self.settings.settled_rate if self.additions else 1.0
+
 
 def stands_still(errors: Sequence[float], uncoupled: float) -> bool:
     """Whether a level has learned what it will before the next comes.

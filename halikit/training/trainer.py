@@ -109,6 +109,8 @@ class Trainer:
         self.averager = Averager(model.hierarchy, self.settings.averaging)
         self._method = make_method(model, self.settings, self.data, self.augmentation, self.averaged, self.processes)
         self.steps = 0
+        # Of the top level's reconstructions at each evaluation since it was added, by which a plateau is known.
+        self._top_errors: list[float] = []
         self.schedule = self._scheduled(self.settings.steps)
         self._stand(self.schedule.level(0))
         self._optimisers = make_optimisers(model, self.settings)
@@ -316,8 +318,11 @@ class Trainer:
             self._stand(level)
         rate = self.schedule.rate(self.steps) * self._rate_share
         for optimiser, full in zip(self._optimisers, self._rates, strict=True):
-            optimiser.param_groups[0]["lr"] = full * rate
+            for group in optimiser.param_groups:
+                group["lr"] = full * rate
             optimiser.zero_grad()
+        for group in self._optimisers[0].param_groups[: self.level - 1]:
+            group["lr"] *= self.schedule.settled_rate
         if settings.compile:
             # Whatever earlier steps have left in the memory of CUDA graphs may be written over: nobody reads it again.
             torch.compiler.cudagraph_mark_step_begin()
@@ -450,7 +455,7 @@ class Trainer:
                 "step": self.steps,
                 "level": self.level,
                 "skipped": counts.skipped,
-                "learning_rates": [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers],
+                "learning_rates": [[group["lr"] for group in optimiser.param_groups] for optimiser in self._optimisers],
                 "gradients_not_finite": [name for name, g in gradients.items() if not g.isfinite().all()],
                 "weights_not_finite": [name for name, p in parameters.items() if not p.isfinite().all()],
                 "checkpoints": self.run.checkpoints.steps(),
@@ -533,8 +538,7 @@ class Trainer:
     def _stand(self, level: int) -> None:
         """Let the first ``level`` levels play."""
         self.level = level
-        # Of its reconstructions at each evaluation, by which a plateau is known.
-        self._top_errors: list[float] = []
+        self._top_errors = []
         self._method.stand(level)
 
     def _scheduled(self, total: int) -> Schedule:
