@@ -26,8 +26,10 @@ def dense(levels: int) -> Config:
             # A stack that grows must not hurry: stages get longer as they get more.
             steps=max(9_500, 600 * levels * (levels + 1)),
             learning_rate=4e-4,
-            # The slower player is the discriminator: at equal rates the latents couple far less.
+            # The slower player is the discriminator: at equal rates the latents couple far less, and many levels at the
+            # full rate run away from it.
             discriminator_learning_rate=1.6e-3,
+            settled_rate=0.3,
             final_learning_rate=0.1,
             threads=1,
         ),
