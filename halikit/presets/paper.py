@@ -97,6 +97,7 @@ _SOURCES = {
     "training.d_steps": "paper, Algorithm 1",
     "training.g_steps": "paper, Algorithm 1",
     "training.grow_every": "paper: all levels play from the start",
+    "training.settled_rate": _IDLE,
     "training.gradient_penalty": "paper: it has none",
     "training.penalised": _IDLE,
     "training.averaging": "ours: for looking at the model; the game does not see the averages",
