@@ -100,7 +100,7 @@ def test_growth_counts_steps(grow_every: object, levels: int, expected: tuple[in
 
 
 def test_growth_of_few_steps_adds_each_level_at_a_step_of_its_own() -> None:
-    assert TrainingConfig(steps=10).growth(6) == (1, 3, 6, 10, 15)
+    assert TrainingConfig(steps=10).growth(6) == (1, 2, 3, 4, 7)
 
 
 def test_growth_is_the_default_from_three_levels_on() -> None:
