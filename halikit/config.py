@@ -261,7 +261,7 @@ class TrainingConfig(_Section):
             return ()
         if isinstance(self.grow_every, int):
             return tuple(self.grow_every * level for level in range(1, levels))
-        # A level takes the longer to couple, the higher it is: the first k play k shares of the steps, at least one step.
+        # A level takes the longer to couple, the higher it is: the first k play k shares of the steps, at least one.
         share = 2 * self.steps / (levels * (levels + 1))
         return tuple(max(level, int(share * level * (level + 1) / 2)) for level in range(1, levels))
 

@@ -34,17 +34,16 @@ def test_three_levels_learn_the_digits(seed: int) -> None:
 
 
 def test_five_levels_learn_the_digits() -> None:
+    """The goal for each level, less three standard errors."""
     scores = trained(families.dense(5))
-    assert scores.kept[0] > 0.8
-    assert scores.kept[2] > 0.6
-    assert scores.kept[4] > 0.3
-    assert min(scores.class_shares) > 0.02
+    assert [kept > least for kept, least in zip(scores.kept, (0.79, 0.73, 0.67, 0.62, 0.51), strict=True)] == [True] * 5
+    assert min(scores.class_shares) > 0.03
 
 
 def test_without_gauge_upper_levels_starve() -> None:
-    """What the gauge and its cap are for: without them, levels above the first stay near chance, grown or not."""
-    scores = trained(override(families.dense(3), {"gauge": None, "max_scale": None}))
-    assert scores.kept[2] < 0.4
+    """What the gauge and its cap are for: without them the labels are lost on their way up a stack of five levels."""
+    scores = trained(override(families.dense(5), {"gauge": None, "max_scale": None}))
+    assert scores.kept[4] < 0.4
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (3, 64, 64), (1, 28, 28), (3, 128, 128)])
