@@ -415,6 +415,7 @@ def test_feature_maps_are_contiguous_on_a_cpu_unless_asked_for() -> None:
     assert hk.Trainer(small(CONV, memory_format="channels_last")).memory_format == torch.channels_last
 
 
+@pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")
 @shapes
 def test_half_precision_keeps_losses_ratios_and_the_gauge(shape: tuple[int, ...]) -> None:
     """Under autocast: logits, losses and weights stay in single precision, and gradients point the same way."""

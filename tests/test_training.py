@@ -298,10 +298,15 @@ def test_a_coupling_discriminator_is_found_and_reported() -> None:
     trainer.fit(2)
 
 
-def test_bf16_trains_on_cpu() -> None:
-    trainer = hk.Trainer(small(precision="bf16"), "digits")
+@pytest.mark.parametrize(("capability", "is_told"), [("AVX2", True), ("AVX512", False)])
+def test_bf16_trains_on_cpu(capability: str, is_told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On any CPU, and where it is emulated one is told that it is slow."""
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    notices: list[str] = []
+    trainer = hk.Trainer(small(precision="bf16"), "digits", on_notice=notices.append)
     trainer.fit(3)
     assert weights(trainer.model.hierarchy).isfinite().all()
+    assert any("no bfloat16 in hardware" in notice for notice in notices) == is_told
 
 
 def test_one_level_learns_the_mean_of_its_data() -> None:

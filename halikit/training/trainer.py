@@ -123,6 +123,8 @@ class Trainer:
         self._rate_share = 1.0
         self._on_record = on_record
         self._notify = on_notice if self.processes.is_first else _say_nothing
+        if self.settings.precision == "bf16" and _emulates_bf16(self.device):
+            self._notify("this CPU has no bfloat16 in hardware: precision = '32' is many times faster")
         self._health = Health(self._notify)
         resumes = resume is not False
         if out is None and resumes:
@@ -570,6 +572,11 @@ def _memory_format(model: Model, settings: TrainingConfig, device: torch.device)
         halves = convolves and device.type == "cuda" and settings.precision == "bf16"
         wanted = "channels_last" if halves else "contiguous"
     return torch.channels_last if wanted == "channels_last" else torch.contiguous_format
+
+
+def _emulates_bf16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are put together from slower ones: of x86 before AVX-512."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("NO AVX", "AVX2")
 
 
 @contextmanager
