@@ -105,6 +105,7 @@ def test_captured_steps_are_the_eager_ones(shape: tuple[int, ...], options: dict
     assert_same(captured, eager)
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(shutil.which("g++") is None, reason="machine code for the CPU is made by g++")
 def test_machine_code_of_the_digits_preset_is_the_eager_step() -> None:
     """Wrong memory that the compiler takes for free shows at this size only."""
