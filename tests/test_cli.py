@@ -178,7 +178,7 @@ def test_the_family_and_its_settings_follow_from_the_data(tmp_path: Path) -> Non
     vectors = settings("--data", "array:faces.npy", "--set", "model.family=dense", "--set", "batch_size=20")
     digits = settings()
     for told in (vectors, digits):
-        assert told["model"]["family"] == "dense"
+        assert told["model"]["family"] == told["discriminator"]["family"] == "dense"
         assert told["training"]["discriminator_learning_rate"] > told["training"]["learning_rate"]
     assert vectors["training"]["batch_size"] == 20
 

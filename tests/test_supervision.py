@@ -122,9 +122,11 @@ def test_its_weight_scales_its_gradient() -> None:
     torch.testing.assert_close(3 * found[0], found[1])
 
 
-def test_the_game_with_labels_trains_and_records(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*no bfloat16 in hardware")
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_the_game_with_labels_trains_and_records(precision: str, tmp_path: Path) -> None:
     records: list[Record] = []
-    trainer = hk.Trainer(small(), "digits", out=tmp_path / "run", on_record=records.append)
+    trainer = hk.Trainer(small(precision=precision), "digits", out=tmp_path / "run", on_record=records.append)
     assert trainer.single_pass
     assert "labelled" in trainer.reason
     trainer.fit()

@@ -7,6 +7,7 @@ samples alike (Maddison et al. 2017; Jang et al. 2017), which does.
 from __future__ import annotations
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from halikit.kernels.kernel import DensityKernel, apply_network, batch_shape
@@ -68,12 +69,14 @@ class CategoricalKernel(DensityKernel):
         self.temperature = _checked(self, temperature)
 
     def logits(self, given: Tensor) -> Tensor:
-        """Unnormalised log-probabilities of the classes, ``(..., K)``."""
+        """Unnormalised log-probabilities of the classes, ``(..., K)``, in single precision at least."""
         if self.target.rank:
-            return apply_network(self, self.network, given, 1)
-        batch = batch_shape(self, given)
-        logits: Tensor = self.network(given.reshape(-1, *self.source.shape))
-        return logits.reshape(*batch, -1)
+            logits = apply_network(self, self.network, given, 1)
+        else:
+            batch = batch_shape(self, given)
+            logits = self.network(given.reshape(-1, *self.source.shape)).reshape(*batch, -1)
+        # What bfloat16 makes of probabilities does not sum to one.
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
         """The distribution of the class, event shape ``target.shape``."""

@@ -21,7 +21,7 @@ def dense(levels: int) -> Config:
     """
     return Config(
         model=ModelConfig(levels=levels, family="dense"),
-        discriminator=DiscriminatorConfig(weight_norm=True),
+        discriminator=DiscriminatorConfig(family="dense", weight_norm=True),
         training=TrainingConfig(
             # A stack that grows must not hurry: stages get longer as they get more.
             steps=max(9_500, 600 * levels * (levels + 1)),
