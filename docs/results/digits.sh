@@ -25,32 +25,28 @@ for seed in 0 1 2 3 4 5 6 7 8 9; do fast "n3-s$seed" --levels 3 --seed "$seed"; 
 for seed in 0 1 2 3 4; do
     for levels in 1 2 4 5 6; do fast "n$levels-s$seed" --levels "$levels" --seed "$seed"; done
 done
-for seed in 0 1; do
-    fast "n8-s$seed" --levels 8 --seed "$seed"
-    variants 5 "$seed" \
-        standardised "--set gauge=standardised" \
-        nogauge "--set gauge=none --set max_scale=none" \
-        pairwise "--set discriminator.form=pairwise" \
-        plateau "--set grow_every=plateau" \
-        together "--set grow_every=none" \
-        full-rate "--set settled_rate=1.0" \
-        wide16 "--set widths=[16,16,16,16,16]" \
-        wide "--set widths=[96,72,56,44,32]"
-    variants 3 "$seed" \
-        equal-rates "--set discriminator_learning_rate=4e-4" \
-        noise0 "--set input_noise=0" \
-        noise.4 "--set input_noise=0.4" \
-        least-squares "--set objective=least_squares" \
-        relativistic "--set objective=relativistic" \
-        no-dropout "--set dropout=0" \
-        no-weight-norm "--set weight_norm=false" \
-        constant-rates "--set final_learning_rate=1" \
-        nogauge "--set gauge=none --set max_scale=none" \
-        standardised "--set gauge=standardised" \
-        two-d "--set d_steps=2" \
-        penalty "--set gradient_penalty=0.2 --set penalised=both" \
-        averaging0 "--set averaging=0"
-done
+fast n8-s0 --levels 8
+variants 5 0 \
+    standardised "--set gauge=standardised" \
+    nogauge "--set gauge=none --set max_scale=none" \
+    pairwise "--set discriminator.form=pairwise" \
+    plateau "--set grow_every=plateau" \
+    together "--set grow_every=none" \
+    wide16 "--set widths=[16,16,16,16,16]" \
+    wide "--set widths=[96,72,56,44,32]"
+variants 3 0 \
+    equal-rates "--set discriminator_learning_rate=4e-4" \
+    noise0 "--set input_noise=0" \
+    noise.4 "--set input_noise=0.4" \
+    least-squares "--set objective=least_squares" \
+    relativistic "--set objective=relativistic" \
+    no-dropout "--set dropout=0" \
+    no-weight-norm "--set weight_norm=false" \
+    constant-rates "--set final_learning_rate=1" \
+    nogauge "--set gauge=none --set max_scale=none" \
+    standardised "--set gauge=standardised" \
+    two-d "--set d_steps=2" \
+    penalty "--set gradient_penalty=0.2 --set penalised=both"
 
 # As it was before 26 November: stages of equal length, and every level at its full rate throughout.
 before() { run "$@" --set settled_rate=1.0; }
