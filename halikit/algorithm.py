@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, couples_samples
 from halikit.hierarchy import Hierarchy
 from halikit.objectives import Losses, Objective, jensen_shannon, relativistic
+from halikit.sleep import sleep_loss
 
 __all__ = [
     "Joints",
@@ -49,16 +50,18 @@ class Step(NamedTuple):
         generator_loss: ``L_g``, likewise.
         rho_q: Mean ``ρ`` over encoder samples, in [0, 1].
         rho_p: Mean ``ρ`` over decoder samples, in [0, 1].
+        sleep_loss: ``S``, nats per element, weighted; 0 without a sleep phase.
     """
 
     discriminator_loss: Tensor
     generator_loss: Tensor
     rho_q: Tensor
     rho_p: Tensor
+    sleep_loss: Tensor
 
 
 class Joints(nn.Module):
-    """Both chains as one module, so that one forward is all that several processes have to agree on.
+    """Both chains and the sleep phase as one module, so that one forward is all that processes have to agree on.
 
     Args:
         hierarchy: θ_g.
@@ -68,9 +71,13 @@ class Joints(nn.Module):
         super().__init__()
         self.hierarchy = hierarchy
 
-    def forward(self, x: Tensor, noise: float = 0.0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """States drawn from the encoder's joint over ``x``, ``(n, *shape of x)``, and as many from the decoder's."""
-        return ascend(self.hierarchy, x, noise), descend(self.hierarchy, len(x))
+    def forward(
+        self, x: Tensor, noise: float = 0.0, sleep: Sequence[float] = ()
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """States drawn from the encoder's joint over ``x``, ``(n, *shape of x)``, as many from the decoder's, and S."""
+        q, p = ascend(self.hierarchy, x, noise), descend(self.hierarchy, len(x))
+        asleep = sleep_loss(self.hierarchy, p, sleep, noise) if any(sleep) else torch.zeros((), device=x.device)
+        return q, p, asleep
 
 
 class Judges(nn.Module):
@@ -98,6 +105,7 @@ def play(
     players: Players = "both",
     single_pass: bool = True,
     encoder_noise: float = 0.0,
+    sleep: Sequence[float] = (),
     penalty: float = 0.0,
     penalised: Penalised = "encoder",
     draw: nn.Module | None = None,
@@ -114,14 +122,16 @@ def play(
         single_pass: One backward pass for both players instead of two; exact where :func:`supports_single_pass`
             says so, and then preferable.
         encoder_noise: Standard deviation of the noise on the encoder's input, at least 0.
+        sleep: Weights of the sleep phase, one a level; see :mod:`halikit.sleep`. It acts where the generators move.
         penalty: Weight γ of ``γ/2 · E ‖∇ s‖²``, which the discriminator's loss gains, at least 0.
         penalised: At whose joint.
         draw: :class:`Joints` of the hierarchy, wrapped where several processes play.
         judge: :class:`Judges` of the discriminator, likewise.
     """
     draw, judge = draw or Joints(hierarchy), judge or Judges(discriminator)
-    with torch.set_grad_enabled(players != "discriminator"):
-        q, p = draw(x, encoder_noise)
+    generators_move = players != "discriminator"
+    with torch.set_grad_enabled(generators_move):
+        q, p, asleep = draw(x, encoder_noise, sleep if generators_move else ())
     joints = [
         {space.name: torch.cat([q[space.name], p[space.name]]) for space in game.spaces} for game in discriminator.games
     ]
@@ -142,18 +152,20 @@ def play(
             cost = penalty / 2 * gradient_penalty(discriminator, states)
             towards_d.append((cost, torch.ones_like(cost)))
 
+    of_the_encoder = [(asleep, torch.ones_like(asleep))] if asleep.requires_grad else []
     if players == "both" and single_pass:
-        _propagate(towards_d)
+        _propagate(towards_d + of_the_encoder)
     else:
         if players in ("both", "discriminator"):
             _accumulate(towards_d, discriminator)
-        if players in ("both", "generator"):
-            _accumulate(list(zip(logits, (verdict.towards_g for verdict in verdicts), strict=True)), hierarchy)
+        if generators_move:
+            towards_g = list(zip(logits, (verdict.towards_g for verdict in verdicts), strict=True))
+            _accumulate(towards_g + of_the_encoder, hierarchy)
     loss_d = torch.stack([verdict.losses.discriminator for verdict in verdicts]).sum()
     loss_g = torch.stack([verdict.losses.generator for verdict in verdicts]).sum()
     rhos = [s.detach().sigmoid().view(2, -1).mean(1) for s in logits]
     rho_q, rho_p = torch.stack(rhos).mean(0)
-    return Step(loss_d, loss_g, rho_q, rho_p)
+    return Step(loss_d, loss_g, rho_q, rho_p, asleep.detach())
 
 
 def ascend(hierarchy: Hierarchy, x: Tensor, noise: float = 0.0) -> dict[str, Tensor]:

@@ -94,6 +94,7 @@ class ModelConfig(_Section):
     slope: NonNegative = 0.02
     gauge: Literal["standardised", "variance_preserving"] | None = "variance_preserving"
     max_scale: Annotated[float, Field(gt=0)] | None = 0.5
+    skips: bool | None = Field(None, description="linear skips between latents; where latents are vectors if none")
     observation_scale: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = None
     classes: Annotated[int, Field(ge=2)] | None = Field(None, description="a level of so many classes on top (Eq. 9)")
     rectified: bool = Field(True, description="of the paper's family: leaky ReLU before the Gaussian layers of z1")
@@ -105,7 +106,7 @@ class ModelConfig(_Section):
         if self.family != "paper":
             idle = {"rectified"}
         else:
-            idle = {"maps", "widths", "hidden", "depth"} | ({"rectified"} if self.levels == 1 else set())
+            idle = {"maps", "widths", "hidden", "depth", "skips"} | ({"rectified"} if self.levels == 1 else set())
         return tuple(name for name in super().applicable if name not in idle)
 
     @property
@@ -142,9 +143,11 @@ _OF_THE_GAME = {
     "objective",
     "discriminator_learning_rate",
     "final_input_noise",
+    "sleep",
     "d_steps",
     "g_steps",
     "gradient_penalty",
+    "penalty_every",
     "penalised",
 }
 
@@ -204,6 +207,9 @@ class TrainingConfig(_Section):
         0.5, description="share of the steps after which rates fall"
     )
     encoder_noise: NonNegative = Field(0.0, description="standard deviation of the noise on the encoder's input")
+    sleep: Literal["auto"] | NonNegative | tuple[NonNegative, ...] = Field(
+        "auto", description="weight of the sleep phase, one for all levels or one for each; by halikit.sleep.RULE"
+    )
     final_input_noise: NonNegative | None = Field(
         None, description="noise on the discriminator's x at the last step, where it falls; linear"
     )
@@ -216,6 +222,7 @@ class TrainingConfig(_Section):
         1.0, description="share of their rate at which levels learn once another has been added on top of them"
     )
     gradient_penalty: NonNegative = Field(0.0, description="weight γ of γ/2 · E‖∇s‖², a loss of the discriminator")
+    penalty_every: Positive = Field(1, description="every so many steps of the discriminator, at so many times γ")
     penalised: Literal["encoder", "decoder", "both"] = Field("encoder", description="the joint with the penalty")
     averaging: Fraction = Field(0.999, description="decay of the averaged weights")
     log_every: Positive = 50

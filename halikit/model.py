@@ -92,7 +92,7 @@ def resolved(config: Config) -> Config:
     settings = config.model
     if settings.family == "paper" or settings.data_shape is None:
         return config
-    told = settings.model_dump(include={"family", "maps", "widths", "hidden"})
+    told = settings.model_dump(include={"family", "maps", "widths", "hidden", "skips"})
     try:
         choices = ladder_choices(settings.levels, settings.data_shape, **told)
     except ValueError as error:

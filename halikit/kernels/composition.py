@@ -86,6 +86,11 @@ class Composite(Kernel):
             state = factor.mean(state)
         return state
 
+    @property
+    def knows_mean(self) -> bool:
+        """Whether every factor knows its own."""
+        return all(factor.knows_mean for factor in self)
+
     def estimate_log_prob(
         self,
         value: Tensor,

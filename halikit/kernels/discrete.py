@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel, apply_network, batch_shape
+from halikit.kernels.kernel import DensityKernel, apply_network, batch_shape, per_element
 from halikit.spaces import Space
 
 __all__ = ["BernoulliKernel", "CategoricalKernel"]
@@ -44,6 +44,17 @@ class BernoulliKernel(DensityKernel):
     def mean(self, given: Tensor) -> Tensor:
         """The probabilities, ``(..., *target.shape)`` in [0, 1]; those of the hard bits also when relaxed."""
         return apply_network(self, self.network, given, 1).sigmoid()
+
+    def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
+        """Cross entropy with the bits for each of them, ``(n,)``, in nats; relaxed bits count in their proportion.
+
+        Args:
+            target: ``(n, *target.shape)`` in [0, 1].
+            given: ``(n, *source.shape)``.
+        """
+        logits = apply_network(self, self.network, given, 1)
+        # No density of relaxed bits is finite where they are drawn hard.
+        return per_element(nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none"))
 
 
 class CategoricalKernel(DensityKernel):
@@ -91,6 +102,16 @@ class CategoricalKernel(DensityKernel):
         """Class probabilities ``(..., K)`` for one-hot states; for indices, without a mean, the likeliest ``(...)``."""
         logits = self.logits(given)
         return logits.softmax(-1) if self.target.rank else logits.argmax(-1)
+
+    def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
+        """Cross entropy with the class that was drawn, the likeliest of a relaxed one, ``(n,)``, in nats.
+
+        Args:
+            target: ``(n, K)`` or ``(n,)``.
+            given: ``(n, *source.shape)``.
+        """
+        drawn = target.argmax(-1) if self.target.rank else target
+        return nn.functional.cross_entropy(self.logits(given), drawn, reduction="none")
 
 
 def _checked(kernel: DensityKernel, temperature: float | None) -> float | None:

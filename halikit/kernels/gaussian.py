@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel, apply_network
+from halikit.kernels.kernel import DensityKernel, apply_network, per_element
 from halikit.spaces import Space
 
 __all__ = ["Gauge", "GaussianKernel", "Moments"]
@@ -20,6 +20,8 @@ Gauge = Literal["standardised", "variance_preserving"]
 _LOG_SCALE_BOUND = 3.0
 # The smallest scale under a cap.
 _MIN_SCALE = 1e-3
+# The smallest scale in the sleep phase's likelihood: nearly deterministic levels would dominate it.
+_SLEEP_SCALE = 0.1
 
 
 class Moments(NamedTuple):
@@ -147,6 +149,17 @@ class GaussianKernel(DensityKernel):
         mean, scale = self.moments(given)
         noise = torch.empty_like(mean).normal_(generator=generator)
         return torch.addcmul(mean, scale, noise)
+
+    def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
+        """The negative log-density for each element from the moments, ``(n,)``, in nats; the scale at least 0.1.
+
+        Args:
+            target: ``(n, *target.shape)``.
+            given: ``(n, *source.shape)``. In training mode a gauge takes the statistics of this very batch.
+        """
+        mean, scale = self.moments(given)
+        scale = scale.to(torch.promote_types(scale.dtype, torch.float32)).clamp(min=_SLEEP_SCALE)
+        return per_element(0.5 * ((target - mean) / scale).square() + scale.log()) + 0.5 * math.log(2 * math.pi)
 
     def mean(self, given: Tensor) -> Tensor:
         """The conditional mean, ``(..., *target.shape)``."""

@@ -18,7 +18,7 @@ from halikit import recompute
 from halikit.random import drawing_from
 from halikit.spaces import Space
 
-__all__ = ["DensityKernel", "Kernel", "NoDensityError", "apply_network", "batch_shape"]
+__all__ = ["DensityKernel", "Kernel", "NoDensityError", "apply_network", "batch_shape", "per_element"]
 
 
 class NoDensityError(TypeError):
@@ -70,6 +70,33 @@ class Kernel(nn.Module, ABC):
         A kernel that does not know its mean gives one draw, which is an unbiased estimate of it.
         """
         return self.sample(given)
+
+    @property
+    def knows_mean(self) -> bool:
+        """Whether :meth:`mean` is the conditional mean, rather than one draw."""
+        return type(self).mean is not Kernel.mean
+
+    @property
+    def has_sleep_loss(self) -> bool:
+        """Whether the kernel has a :meth:`sleep_loss`: it has a density, a mean, or a loss of its own."""
+        return self.knows_mean or type(self).sleep_loss is not Kernel.sleep_loss
+
+    def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
+        """How badly the kernel tells ``target`` from ``given``: its loss in the sleep phase, ``(n,)``.
+
+        A training objective, not a density: it is defined in training mode under a gauge too. Every form is divided by
+        the number of elements of the target. A kernel without a density takes the squared error of its mean.
+
+        Args:
+            target: ``(n, *target.shape)``, drawn by the adjoint's side of the game.
+            given: ``(n, *source.shape)``.
+
+        Raises:
+            NoDensityError: If the kernel has neither a density nor a mean.
+        """
+        if not self.knows_mean:
+            raise NoDensityError(f"{self} is a {type(self).__name__} with neither a density nor a mean to learn by")
+        return per_element((target - self.mean(given)).square())
 
     def forward(self, given: Tensor) -> Any:
         """The distribution over ``target``; only a :class:`DensityKernel` has one.
@@ -149,6 +176,20 @@ class DensityKernel(Kernel):
             return self(given).mean
         except NotImplementedError:
             return super().mean(given)
+
+    def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
+        """The negative log-density of ``target`` for each of its elements, ``(n,)``, in nats.
+
+        Args:
+            target: ``(n, *target.shape)``.
+            given: ``(n, *source.shape)``.
+        """
+        return -self.log_prob(target, given) / self.target.size
+
+
+def per_element(loss: Tensor) -> Tensor:
+    """The mean over the elements of each sample, ``(n, ...)`` to ``(n,)``."""
+    return loss.reshape(len(loss), -1).mean(1)
 
 
 def batch_shape(kernel: Kernel, given: Tensor) -> torch.Size:

@@ -18,12 +18,14 @@ __all__ = [
     "InputNoise",
     "Layer",
     "LayerOptions",
+    "LinearSkip",
     "Norm",
     "Reshape",
     "ResidualBlock",
     "conv",
     "dense",
     "initialise",
+    "linear_skips",
     "takes_patches",
     "upsample",
 ]
@@ -149,6 +151,56 @@ class Convolution(nn.Conv2d):
 
 class Layer(nn.Sequential):
     """A linear map with what surrounds it: one row of Table 4."""
+
+
+class LinearSkip(nn.Module):
+    """A network's output plus a linear map of what the network is given, added to the means.
+
+    The last layer of the network starts at zero: at the start the means are the linear map alone.
+
+    Args:
+        network: From ``(n, *source.shape)`` to the means, or to the means and then raw scales, flattened or not.
+        weight: Of the linear map, ``(target.size, source.size)``; copied, and trained.
+
+    Raises:
+        ValueError: If the network has no linear layer or convolution.
+    """
+
+    def __init__(self, network: nn.Module, weight: Tensor) -> None:
+        super().__init__()
+        self.network, self.weight = network, nn.Parameter(weight.detach().clone())
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+        if not layers:
+            raise ValueError("a linear skip starts the network's last linear layer or convolution at zero: it has none")
+        nn.init.zeros_(layers[-1].weight)
+        if layers[-1].bias is not None:
+            nn.init.zeros_(layers[-1].bias)
+
+    def forward(self, given: Tensor) -> Tensor:
+        """``(n, *source.shape)`` to ``(n, k · target.size)``, the means first."""
+        output = self.network(given).flatten(1)
+        skip = nn.functional.linear(given.flatten(1), self.weight)
+        return output + nn.functional.pad(skip, (0, output.shape[1] - skip.shape[1]))
+
+    def extra_repr(self) -> str:
+        """The sizes of the linear map."""
+        return f"skip={self.weight.shape[1]} → {self.weight.shape[0]}"
+
+
+def linear_skips(up: nn.Module, down: nn.Module, lower: int, upper: int) -> tuple[LinearSkip, LinearSkip]:
+    """Both networks of a link with linear skips: an orthogonal map up, its transpose down.
+
+    At the start a level passes on what it is given, and the way back undoes it. Without that, levels that scramble what
+    they are given have to be unscrambled before those above them can learn.
+
+    Args:
+        up: Network of the encoder's kernel, from ``lower`` elements to the means (and raw scales) of ``upper``.
+        down: Network of the decoder's kernel, the other way round.
+        lower: Elements of ``z_{l−1}``.
+        upper: Elements of ``z_l``.
+    """
+    weight = nn.init.orthogonal_(torch.empty(upper, lower))
+    return LinearSkip(up, weight), LinearSkip(down, weight.T)
 
 
 class Reshape(nn.Module):

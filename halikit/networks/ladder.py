@@ -19,6 +19,7 @@ from halikit.networks.blocks import (
     ResidualBlock,
     conv,
     dense,
+    linear_skips,
     takes_patches,
     upsample,
 )
@@ -45,6 +46,7 @@ def ladder(
     slope: float = 0.02,
     gauge: Gauge | None = "variance_preserving",
     max_scale: float | None = 0.5,
+    skips: bool | None = None,
     observation_scale: float | Literal["fitted"] | None = None,
 ) -> Hierarchy:
     """Stack ``levels`` links of Gaussian kernels on data of any shape.
@@ -66,6 +68,9 @@ def ladder(
         slope: Negative slope of the leaky ReLUs.
         gauge: Gauge of the latents; see :class:`~halikit.GaussianKernel`.
         max_scale: Cap of the latents' scales.
+        skips: Whether the means of kernels between latents gain a linear map of what is given, see
+            :func:`~halikit.networks.blocks.linear_skips`; by default in the families whose latents are vectors, and in
+            those alone.
         observation_scale: Standard deviation of ``p(x|z_1)``, or ``"fitted"`` for one that is learned; ``None`` for the
             paper's deterministic one.
 
@@ -79,20 +84,24 @@ def ladder(
     """
     family = family or fitting_family(data_shape)
     spaces = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)
+    skips = _skips(family, skips)
     links = []
     for level, (lower, upper) in enumerate(pairwise(spaces)):
         make = _Networks(lower, upper, family, hidden, depth, slope, in_patches=not level)
-        up = GaussianKernel(lower, upper, make.up(), gauge=gauge, max_scale=max_scale)
+        to_upper: nn.Module = make.up()
         down: Kernel
         if level:
-            down = GaussianKernel(upper, lower, make.down(2), gauge=gauge, max_scale=max_scale)
+            to_lower: nn.Module = make.down(2)
+            if skips:
+                to_upper, to_lower = linear_skips(to_upper, to_lower, lower.size, upper.size)
+            down = GaussianKernel(upper, lower, to_lower, gauge=gauge, max_scale=max_scale)
         else:
             down = DeterministicKernel(
                 upper, lower, nn.Sequential(make.down(1), *([nn.Tanh()] if lower.is_image else []))
             )
             if observation_scale is not None:
                 down = down.with_noise(observation_scale)
-        links.append(Link(up, down))
+        links.append(Link(GaussianKernel(lower, upper, to_upper, gauge=gauge, max_scale=max_scale), down))
     return Hierarchy(links)
 
 
@@ -143,6 +152,7 @@ def ladder_choices(
     maps: int | None = None,
     widths: Sequence[int] | None = None,
     hidden: int | None = None,
+    skips: bool | None = None,
 ) -> dict[str, Any]:
     """The same arguments of :func:`ladder` with its defaults written out, by name.
 
@@ -156,6 +166,7 @@ def ladder_choices(
         "maps": sum(space.is_image for space in latents),
         "widths": tuple(space.shape[0] for space in latents),
         "hidden": hidden or _HIDDEN[family],
+        "skips": _skips(family, skips),
     }
 
 
@@ -180,6 +191,13 @@ def describe(spaces: Sequence[Space], family: Family | None = None) -> str:
 def fitting_family(data_shape: Sequence[int]) -> Family:
     """Convolutions for images above 16×16; dense networks for smaller ones and for vectors."""
     return "conv" if len(data_shape) == 3 and math.prod(data_shape[1:]) > DENSE_PIXELS else "dense"
+
+
+def _skips(family: Family, wanted: bool | None) -> bool:
+    """Whether kernels between latents have linear skips."""
+    if wanted and family == "conv":
+        raise ValueError("linear skips are for families whose latents are vectors, got skips=True with family='conv'")
+    return family != "conv" if wanted is None else wanted
 
 
 def _dense_widths(size: int, levels: int) -> list[int]:

@@ -21,6 +21,7 @@ from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
+from halikit.sleep import sleep_weights
 from halikit.supervision import (
     Graph,
     Shares,
@@ -46,6 +47,7 @@ class SupervisedStep(NamedTuple):
     generator_loss: Tensor
     rho_q: Tensor
     rho_p: Tensor
+    sleep_loss: Tensor
     supervised_loss: Tensor
 
 
@@ -115,7 +117,7 @@ class Game(Method):
         InputError: If there is no discriminator, or it cannot grow as the settings have it.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("d_loss", "g_loss", "rho_q", "rho_p")
+    columns: ClassVar[tuple[str, ...]] = ("d_loss", "g_loss", "rho_q", "rho_p", "sleep_loss")
 
     def __init__(self, model: Model, settings: TrainingConfig, processes: Processes) -> None:
         if model.discriminator is None:
@@ -123,6 +125,7 @@ class Game(Method):
         self.settings = settings
         self._processes = processes
         self.objective = OBJECTIVES[settings.objective]
+        self._sleep, self.notices = sleep_weights(model.hierarchy, settings.sleep)
         self._whole = model.hierarchy, model.discriminator
         self.grows = model.discriminator.grows
         self._input_noises = [game.noise.scale for game in model.discriminator.games]
@@ -134,7 +137,7 @@ class Game(Method):
         """The first levels of both players."""
         hierarchy, discriminator = self._whole
         self._hierarchy, self._discriminator = hierarchy[:level], discriminator[:level]
-        self._captured: dict[Players, Captured[Step]] = {}
+        self._captured: dict[tuple[Players, float], Captured[Step]] = {}
         self._draw: nn.Module | None = None
         self._judge: nn.Module | None = None
         if not self.settings.compile:
@@ -149,20 +152,20 @@ class Game(Method):
         """One step of Algorithm 1, at the noise of its place in the schedule."""
         for game, first in zip(self._whole[1].games, self._input_noises, strict=True):
             game.noise.scale = schedule.input_noise(first, step) if first else 0.0
-        players = schedule.players(step)
+        kind = schedule.players(step), schedule.penalty(step)
         if not self.settings.compile:
-            return self._play(players, x)
-        if players not in self._captured:
-            self._captured[players] = Captured(
-                partial(self._play, players),
+            return self._play(*kind, x)
+        if kind not in self._captured:
+            self._captured[kind] = Captured(
+                partial(self._play, *kind),
                 (self._hierarchy, self._discriminator),
                 mode=self.settings.compile,
                 keeps=self.settings.accumulate > 1,
             )
         with self._processes.averaged(p for part in self._whole for p in part.parameters()):
-            return self._captured[players](x)
+            return self._captured[kind](x)
 
-    def _play(self, players: Players, x: Tensor) -> Step:
+    def _play(self, players: Players, penalty: float, x: Tensor) -> Step:
         settings = self.settings
         return play(
             self._hierarchy,
@@ -172,7 +175,8 @@ class Game(Method):
             players=players,
             single_pass=self.single_pass,
             encoder_noise=settings.encoder_noise,
-            penalty=settings.gradient_penalty,
+            sleep=self._sleep,
+            penalty=penalty,
             penalised=settings.penalised,
             draw=self._draw,
             judge=self._judge,

@@ -19,6 +19,7 @@ _LABELS = {
     "g_loss": "L_g",
     "rho_q": "ρ_q",
     "rho_p": "ρ_p",
+    "sleep_loss": "S",
     "negative_elbo": "−ELBO",
     "held_out_negative_elbo": "held out",
     "supervised_loss": "L_sup",

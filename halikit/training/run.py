@@ -35,7 +35,7 @@ __all__ = ["Record", "Run", "read_dump", "read_metrics"]
 _COLUMNS = 16
 # Of a record: what the methods of training give, and what they measure of held-out data.
 _LOSSES = (
-    *("d_loss", "g_loss", "rho_q", "rho_p", "negative_elbo", "held_out_negative_elbo"),
+    *("d_loss", "g_loss", "rho_q", "rho_p", "sleep_loss", "negative_elbo", "held_out_negative_elbo"),
     *("supervised_loss", "held_out_label_error"),
 )
 
@@ -56,6 +56,7 @@ class Record:
         g_loss: ``L_g``, likewise.
         rho_q: Mean ``ρ`` over encoder samples, in [0, 1].
         rho_p: Mean ``ρ`` over decoder samples, in [0, 1].
+        sleep_loss: ``S``, nats per element, weighted (:mod:`halikit.sleep`); 0 without a sleep phase.
         negative_elbo: Nats per sample, an estimate of a bound, under batch statistics; see :mod:`halikit.elbo`.
         held_out_negative_elbo: The same on held-out data with averaged weights and running statistics: an estimate,
             with one draw a sample, of an upper bound on ``−log p(x)``; ``None`` where it was not evaluated as well.
@@ -77,6 +78,7 @@ class Record:
     g_loss: float | None = None
     rho_q: float | None = None
     rho_p: float | None = None
+    sleep_loss: float | None = None
     negative_elbo: float | None = None
     held_out_negative_elbo: float | None = None
     supervised_loss: float | None = None

@@ -56,6 +56,13 @@ class Schedule:
             return "both"
         return "discriminator" if step % (d + g) < d else "generator"
 
+    def penalty(self, step: int) -> float:
+        """Weight of the gradient penalty in this step: lazily, ``k γ`` at every k-th step of the discriminator."""
+        every = self.settings.penalty_every
+        d, g = self.settings.d_steps, self.settings.g_steps
+        played = step if d == g == 1 else step // (d + g) * d + min(step % (d + g), d)
+        return 0.0 if played % every else every * self.settings.gradient_penalty
+
     def level(self, step: int) -> int:
         """How many levels play in this step, or more."""
         if not self.additions:

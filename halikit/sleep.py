@@ -1,0 +1,111 @@
+"""The sleep phase: each encoder kernel learns from the decoder's own samples what they came from.
+
+``S = Σ_l w_l E_p [−log q(z_l|z_{l−1})]`` over ``(z_{l−1}, z_l) ~ p``, each term for one element of ``z_l``. It is a loss
+of the encoder alone: the decoder's samples are constants, and no data enter it (Hinton et al. 1995, "The wake-sleep
+algorithm for unsupervised neural networks"; not in the paper). Every kernel brings its own
+:meth:`~halikit.Kernel.sleep_loss`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from halikit.errors import InputError
+from halikit.hierarchy import Hierarchy
+
+__all__ = ["RULE", "sleep_loss", "sleep_weights"]
+
+# What :func:`sleep_weights` does by itself, in words.
+RULE = (
+    "1 at every level; 0 at the first where z1 is feature maps, and where an encoder kernel has neither density nor "
+    "mean, or shares weights with the decoder"
+)
+
+
+def sleep_loss(
+    hierarchy: Hierarchy, states: Mapping[str, Tensor], weights: Sequence[float], noise: float = 0.0
+) -> Tensor:
+    """``S`` on samples of the decoder's joint, ``()``; its gradient reaches the encoder alone.
+
+    In training mode batch statistics are those of these samples, and no buffer (running statistics, say) changes.
+
+    Args:
+        hierarchy: In training mode, or in evaluation mode.
+        states: Of the decoder's joint (Eq. 4), ``(n, *shape)`` by name.
+        weights: ``w_1 … w_L``, each at least 0.
+        noise: Standard deviation of the noise on the encoder's input, as in the game.
+    """
+    asleep = _Asleep(hierarchy, weights, noise)
+    buffers = {name: buffer.clone() for name, buffer in asleep.named_buffers()}
+    loss: Tensor = functional_call(asleep, buffers, ({name: state.detach() for name, state in states.items()},))
+    return loss
+
+
+def sleep_weights(
+    hierarchy: Hierarchy, wanted: Literal["auto"] | float | Sequence[float] = "auto"
+) -> tuple[tuple[float, ...], list[str]]:
+    """The weight of each level, and what a person should know about them.
+
+    Args:
+        hierarchy: Any.
+        wanted: One number for every level, one for each from level 1 up, or ``"auto"`` for :data:`RULE`.
+
+    Returns:
+        ``w_1 … w_L``, and notices.
+
+    Raises:
+        InputError: If there are not as many weights as levels, or a kernel that shares weights with the decoder is to
+            have one.
+    """
+    levels = len(hierarchy)
+    if wanted == "auto":
+        asked = [0.0 if level == 1 and link.up.target.is_image else 1.0 for level, link in enumerate(hierarchy, 1)]
+    else:
+        asked = [float(w) for w in wanted] if isinstance(wanted, Sequence) else [float(wanted)] * levels
+    if len(asked) != levels:
+        raise InputError(f"training.sleep has {len(asked)} weights, and the hierarchy has {levels} levels")
+    decoder = {id(parameter) for link in hierarchy for parameter in link.down.parameters()}
+    notices = []
+    for i, link in enumerate(hierarchy):
+        if not asked[i]:
+            continue
+        name = link.up.target.name
+        if any(id(parameter) in decoder for parameter in link.up.parameters()):
+            if wanted != "auto":
+                raise InputError(
+                    f"training.sleep is {asked[i]:g} at {name}, but {link.up} shares weights with the decoder, which "
+                    "the sleep phase must not train; it has to be 0 there"
+                )
+            notices.append(f"no sleep phase at {name}: {link.up} shares weights with the decoder")
+        elif not link.up.has_sleep_loss:
+            notices.append(f"no sleep phase at {name}: {link.up} has neither a density nor a mean to learn by")
+        else:
+            continue
+        asked[i] = 0.0
+    return tuple(asked), notices
+
+
+class _Asleep(nn.Module):
+    """The encoder's kernels with a weight, so that one call can have all their buffers replaced."""
+
+    def __init__(self, hierarchy: Hierarchy, weights: Sequence[float], noise: float) -> None:
+        super().__init__()
+        weighted = [(link.up, weight) for link, weight in zip(hierarchy, weights, strict=True) if weight]
+        self.kernels = nn.ModuleList(kernel for kernel, _ in weighted)
+        self.weights = [weight for _, weight in weighted]
+        self.data, self.noise = hierarchy.spaces[0].name, noise
+
+    def forward(self, states: dict[str, Tensor]) -> Tensor:
+        if self.noise:
+            x = states[self.data]
+            states = {**states, self.data: x.add(torch.randn_like(x), alpha=self.noise)}
+        losses = (
+            weight * kernel.sleep_loss(states[kernel.target.name], states[kernel.source.name]).mean()
+            for kernel, weight in zip(self.kernels, self.weights, strict=True)
+        )
+        return sum(losses, torch.zeros((), device=states[self.data].device))
