@@ -1,4 +1,4 @@
-"""Five levels on handwritten digits, grown one at a time: what each level keeps of a digit."""
+"""Five levels on handwritten digits, trained all at once: what each level keeps of a digit."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from halikit.presets.families import dense
 def main(steps: int = 18_000, out: Path = Path("five_levels.png")) -> tuple[float, ...]:
     """Train; returns the share of held-out digits that each level's reconstruction leaves legible."""
     torch.manual_seed(0)
-    # The family's settings grow the stack: a level is added on top whenever those below have settled.
+    # The family's settings have what couples many levels: linear skips, and a sleep phase for the encoder.
     config = override(dense(5), {"data_shape": (1, 8, 8), "training.steps": steps})
     trainer = hk.Trainer(hk.build(config), "digits")
     trainer.fit()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from halikit.spaces import Space as Space
     from halikit.training import Trainer as Trainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "halikit.config": ["Config"],

@@ -272,7 +272,7 @@ def _timing(
 def _settings(model: Model) -> TrainingConfig:
     if model.config is None:
         raise ValueError("a benchmark needs a model built from a config")
-    return model.config.training.model_copy(update={"grow_every": None})
+    return model.config.training
 
 
 def _ways(model: Model) -> dict[str, _Way]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -40,6 +40,11 @@ InitialScale = Annotated[
 ]
 
 
+# Settings that are gone, and what there is instead.
+_GONE = {
+    "training.grow_every": "since 0.2.0 all levels train at once",
+    "training.settled_rate": "since 0.2.0 all levels train at once, at one rate",
+}
 # No honest config comes near.
 _MOST_TOML = 2**20
 # Of a name or value in a message, as many characters.
@@ -215,12 +220,6 @@ class TrainingConfig(_Section):
     )
     d_steps: Positive = Field(1, description="steps of the discriminator in a round")
     g_steps: Positive = Field(1, description="steps of the generators in a round; 1 : 1 plays both at once")
-    grow_every: Positive | Literal["auto", "plateau"] | None = Field(
-        "auto", description="steps before a level is added on top; plateau: once the error of the top one stands still"
-    )
-    settled_rate: Rate = Field(
-        1.0, description="share of their rate at which levels learn once another has been added on top of them"
-    )
     gradient_penalty: NonNegative = Field(0.0, description="weight γ of γ/2 · E‖∇s‖², a loss of the discriminator")
     penalty_every: Positive = Field(1, description="every so many steps of the discriminator, at so many times γ")
     penalised: Literal["encoder", "decoder", "both"] = Field("encoder", description="the joint with the penalty")
@@ -261,16 +260,6 @@ class TrainingConfig(_Section):
         if self.method == "elbo" and self.precision != "32":
             raise ValueError(f"method = 'elbo' sums log-densities: precision must be '32', not {self.precision!r}")
         return self
-
-    def growth(self, levels: int) -> tuple[int, ...]:
-        """Steps at which a level is added, at the latest, on those trained so far; none for a stack trained whole."""
-        if self.grow_every is None or levels == 1 or (self.grow_every == "auto" and levels < 3):
-            return ()
-        if isinstance(self.grow_every, int):
-            return tuple(self.grow_every * level for level in range(1, levels))
-        # A level takes the longer to couple, the higher it is: the first k play k shares of the steps, at least one.
-        share = 2 * self.steps / (levels * (levels + 1))
-        return tuple(max(level, int(share * level * (level + 1) / 2)) for level in range(1, levels))
 
 
 class DataConfig(_Section):
@@ -344,8 +333,12 @@ def differences(before: Config, after: Config) -> dict[str, str]:
     }
 
 
-def read_toml(path: Path) -> Config:
+def read_toml(path: Path, *, upgrade: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None) -> Config:
     """Read a config file.
+
+    Args:
+        path: The file.
+        upgrade: Makes the table of an earlier version one of this version.
 
     Raises:
         ConfigError: If the file is missing, is no TOML, or holds what is no setting.
@@ -358,7 +351,7 @@ def read_toml(path: Path) -> Config:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of a million digits is no TOMLDecodeError
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    return Config.parse(values, str(path))
+    return Config.parse(upgrade(values) if upgrade else values, str(path))
 
 
 def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:
@@ -446,6 +439,9 @@ def _resolved(name: str) -> str:
     owners = [full for full in names if full.split(".")[-1] == name]
     if len(owners) == 1:
         return owners[0]
+    gone = [full for full in _GONE if name in (full, full.split(".")[-1])]
+    if gone:
+        raise ConfigError(f"there is no setting {gone[0]!r} any more: {_GONE[gone[0]]}")
     if owners:
         raise ConfigError(f"the setting {name!r} is ambiguous: {' or '.join(owners)}")
     raise ConfigError(f"there is no setting {name!r}{_nearest(name, names)}")
@@ -470,6 +466,8 @@ def _explained(detail: Any) -> str:
         return f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     if detail["type"] == "model_type":
         return f"{name} = {given}: it should be a table, [{name}]"
+    if name in _GONE:
+        return f"there is no setting {name!r} any more: {_GONE[name]}"
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {name!r}{_nearest(name, names)}"
     if detail["type"] == "value_error":

@@ -32,19 +32,18 @@ _SHIFT = 10.0
 class JointDiscriminator(nn.Module):
     """``D(x, z_1, …, z_L)``: one logit per joint sample.
 
-    ``d[:l]`` reads ``x … z_l`` with the first stages and the same head, a view on the same parameters.
+    ``d[:l]`` reads ``x … z_l`` with the first stages and the same head, a view on the same parameters, where the
+    features after stage ``l`` are a vector as wide as those after the last stage.
 
     Args:
         spaces: ``x, z_1, …, z_L``.
         stages: One module per space. Stage 0 maps ``x`` to features; stage ``l`` maps features with ``z_l``
             concatenated to them (along the channels; flattened where either is a vector) to features.
         head: Ends in the layer that gives the logit, ``(n, 1)``; all before it is the embedding of Eq. 8.
-        adapters: One module per level in front of the head, so that the stack can grow; none for a stack that
-            does not.
         input_noise: Standard deviation of the Gaussian noise added to ``x`` in training, data and samples alike.
 
     Raises:
-        ValueError: If the numbers of spaces, stages and adapters do not fit.
+        ValueError: If the numbers of spaces and stages do not fit.
 
     Attributes:
         recomputes: Whether what the stages keep for the backward pass is computed again there, to save memory.
@@ -58,24 +57,15 @@ class JointDiscriminator(nn.Module):
         stages: Iterable[nn.Module],
         head: nn.Sequential,
         *,
-        adapters: Iterable[nn.Module] | None = None,
         input_noise: float = 0.0,
     ) -> None:
         super().__init__()
         self.spaces = tuple(spaces)
         self.stages = nn.ModuleList(stages)
-        self.adapters = nn.ModuleList(adapters) if adapters is not None else None
         self.head = head
         self.noise = InputNoise(input_noise)
         if len(self.stages) != len(self.spaces) or len(self.spaces) < 2:
             raise ValueError(f"{len(self.spaces)} spaces need as many stages and at least two, got {len(self.stages)}")
-        if self.adapters is not None and len(self.adapters) != len(self.spaces) - 1:
-            raise ValueError(f"{len(self.spaces) - 1} levels need as many adapters, got {len(self.adapters)}")
-
-    @property
-    def grows(self) -> bool:
-        """Whether ``d[:l]`` exists for every level, so that a stack can be trained from the data up."""
-        return self.adapters is not None
 
     @property
     def games(self) -> tuple[JointDiscriminator, ...]:
@@ -100,8 +90,6 @@ class JointDiscriminator(nn.Module):
         h = recompute.run(self.stages[0], self.noise(first), again=self.recomputes)
         for stage, z in zip(self.stages[1:], latents, strict=True):
             h = recompute.run(stage, _concatenate(h, z), again=self.recomputes)
-        if self.adapters is not None:
-            h = self.adapters[-1](h)
         return self.head[:-1](h)
 
     def forward(self, states: Mapping[str, Tensor]) -> Tensor:
@@ -112,23 +100,36 @@ class JointDiscriminator(nn.Module):
         """``d[:l]``: the first ``l`` levels.
 
         Raises:
-            ValueError: If the stack has no adapters and so cannot stop short of its top.
+            ValueError: If the head cannot read the features after stage ``l``.
         """
         levels = len(self.spaces) - 1
         kept = _levels_kept(index, levels)
         if kept == levels:
             return self
-        if self.adapters is None:
-            raise ValueError(f"this discriminator has no adapters: it reads all {levels} levels and cannot grow")
-        view = JointDiscriminator(
-            self.spaces[: kept + 1],
-            list(self.stages)[: kept + 1],
-            self.head,
-            adapters=list(self.adapters)[:kept],
-        )
+        shapes = self._feature_shapes()
+        if len(shapes[kept]) != 1 or shapes[kept] != shapes[-1]:
+            raise ValueError(
+                f"this discriminator cannot stop at {self.spaces[kept].name}: the features there are "
+                f"{Space('features', shapes[kept])}, and its head reads {Space('features', shapes[-1])}"
+            )
+        view = JointDiscriminator(self.spaces[: kept + 1], list(self.stages)[: kept + 1], self.head)
         view.noise = self.noise
         view.training, view.recomputes = self.training, self.recomputes
         return view
+
+    @torch.no_grad()
+    def _feature_shapes(self) -> list[tuple[int, ...]]:
+        """Of one sample, after each stage."""
+        # A copy, so that the trial leaves no trace in running statistics.
+        probe = deepcopy(self).eval()
+        parameter = next(self.parameters(), torch.empty(0))
+        states = [_at_least_vectors(parameter.new_zeros(1, *space.shape)) for space in self.spaces]
+        h = probe.stages[0](states[0])
+        shapes = [tuple(h.shape[1:])]
+        for stage, z in zip(probe.stages[1:], states[1:], strict=True):
+            h = stage(_concatenate(h, z))
+            shapes.append(tuple(h.shape[1:]))
+        return shapes
 
 
 class PairwiseDiscriminator(nn.Module):
@@ -144,11 +145,6 @@ class PairwiseDiscriminator(nn.Module):
     def __init__(self, pairs: Iterable[JointDiscriminator]) -> None:
         super().__init__()
         self.pairs = nn.ModuleList(pairs)
-
-    @property
-    def grows(self) -> bool:
-        """Always: a level more is a pair more."""
-        return True
 
     @property
     def games(self) -> tuple[JointDiscriminator, ...]:
@@ -184,7 +180,7 @@ def build_discriminator(
     stages: Mapping[int, nn.Module] | None = None,
     head: nn.Sequential | None = None,
 ) -> JointDiscriminator | PairwiseDiscriminator:
-    """Make the discriminator that a stack of spaces needs, whatever their shapes; it can grow with the stack.
+    """Make the discriminator that a stack of spaces needs, whatever their shapes.
 
     Args:
         hierarchy: Whose spaces it reads.
@@ -199,7 +195,8 @@ def build_discriminator(
         slope: Negative slope of the leaky ReLUs.
         stages: Modules to use instead of the built ones, by stage (joint form). Stage ``l ≥ 1`` is given the
             features below with ``z_l`` concatenated.
-        head: Module to use instead of the built one (joint form); takes ``(n, width)``, ends in the logit's layer.
+        head: Module to use instead of the built one (joint form), behind a linear layer from the features of the last
+            stage; takes ``(n, width)``, ends in the logit's layer.
 
     Raises:
         ValueError: If the form is unknown, or a stage to replace does not exist.
@@ -311,7 +308,6 @@ def _build(
 ) -> JointDiscriminator:
     width = make.width
     stages: list[nn.Module] = []
-    adapters: list[nn.Module] = []
     features = torch.zeros(1, 0)
     for level, (space, above) in enumerate(zip_longest(spaces, spaces[1:])):
         state = _at_least_vectors(torch.zeros(1, *space.shape))
@@ -322,12 +318,11 @@ def _build(
         # A copy, so that the trial leaves no trace in running statistics.
         with torch.no_grad():
             features = deepcopy(stage).eval()(incoming)
-        if level:
-            adapters.append(nn.Sequential(nn.Flatten(), nn.Linear(features.numel(), width)))
     options = LayerOptions(None, make.dropout, make.slope)
     if head is None:
         head = nn.Sequential(nn.LeakyReLU(make.slope), dense(width, width, options), nn.Linear(width, 1))
-    return JointDiscriminator(spaces, stages, head, adapters=adapters, input_noise=input_noise)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(features.numel(), width), *head)
+    return JointDiscriminator(spaces, stages, head, input_noise=input_noise)
 
 
 def _at_least_vectors(state: Tensor) -> Tensor:

@@ -21,10 +21,11 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from halikit import __version__, plotting
-from halikit.config import Config, override, read_toml, to_toml
+from halikit.config import Config, override, to_toml
+from halikit.earlier import read_config
 from halikit.errors import HalikitError, InputError
 from halikit.files import TEMPORARY, write_atomically, writing
-from halikit.model import FILE_NAME, Model, load, trained_level
+from halikit.model import FILE_NAME, Model, levels_of, load
 from halikit.report import Finding, latest_grids, read_findings, write_report
 from halikit.training.run import read_metrics
 
@@ -57,9 +58,9 @@ def bundle(run: str | Path, folder: str | Path, *, repo: str = "USER/NAME", lice
     run, folder = Path(run), Path(folder)
     if not (run / "config.toml").is_file():
         raise InputError(f"there is no run at {run}: expected a directory with config.toml in it")
-    trained_level(run)
+    levels_of(run)
     _make_empty(folder)
-    config = read_toml(run / "config.toml")
+    config = read_config(run)
     public = override(config, {"data.spec": _without_directories(config.data.spec)})
     write_atomically(folder / "config.toml", to_toml(public))
     write_atomically(folder / FILE_NAME, _public_model(run / FILE_NAME))
@@ -91,7 +92,7 @@ def model_card(folder: str | Path, *, repo: str = "USER/NAME", licence: str | No
         licence: As :func:`bundle`; without one the card has a line that asks for it.
     """
     folder = Path(folder)
-    config = read_toml(folder / "config.toml")
+    config = read_config(folder)
     name = repo.rpartition("/")[2]
     parts = [
         _front_matter(licence),
@@ -234,12 +235,12 @@ def _first_line(error: Exception) -> str:
 
 def _install(folder: Path, out: Path) -> Path:
     """Copy the files of a run, and no others, to where it is used; all of them or none."""
-    trained_level(folder)
+    levels_of(folder)
     read_findings(folder)
     is_whole = (folder / "config.toml").is_file() and (folder / "metrics.csv").is_file()
     if is_whole:
         read_metrics(folder)
-        read_toml(folder / "config.toml")
+        read_config(folder)
     files = sorted({file for pattern in PATTERNS for file in folder.glob(pattern) if file.is_file()})
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -296,7 +297,7 @@ def _front_matter(licence: str | None) -> str:
 
 
 def _introduction(config: Config, folder: Path) -> str:
-    levels = trained_level(folder)
+    levels = levels_of(folder)
     how = {
         "adversarial": "trained by hierarchical adversarially learned inference",
         "elbo": "trained by the evidence lower bound",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from halikit.config import Config, DiscriminatorConfig, ModelConfig, override
 from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, build_discriminator
+from halikit.earlier import first_levels, upgraded_config, upgraded_discriminator
 from halikit.errors import InputError
 from halikit.files import write_atomically
 from halikit.hierarchy import Hierarchy
@@ -28,7 +29,7 @@ from halikit.supervision import with_classes
 __all__ = ["Model", "ModelError", "build", "describe", "load", "resolved", "save_model"]
 
 FILE_NAME = "model.safetensors"
-SCHEMA = 1
+SCHEMA = 2
 # Models that ship, by name: averaged weights in half precision.
 _SHIPPED = Path(__file__).parent / "pretrained"
 
@@ -131,7 +132,7 @@ def _options(section: ModelConfig | DiscriminatorConfig, *but: str) -> dict[str,
 _build = build
 
 
-def save_model(path: Path, model: Model, averaged: Hierarchy, *, config: Config | None, step: int, level: int) -> None:
+def save_model(path: Path, model: Model, averaged: Hierarchy, *, config: Config | None, step: int) -> None:
     """Write raw and averaged weights and the config to one safetensors file, whole or not at all.
 
     Args:
@@ -140,7 +141,6 @@ def save_model(path: Path, model: Model, averaged: Hierarchy, *, config: Config 
         averaged: The hierarchy with averaged weights.
         config: What the model was built from and trained with; ``None`` for kernels of the user's own.
         step: Steps trained.
-        level: Levels trained so far; fewer than the hierarchy's while it grows.
 
     Raises:
         ResourceError: If the disk is full.
@@ -149,7 +149,7 @@ def save_model(path: Path, model: Model, averaged: Hierarchy, *, config: Config 
     about = {
         "schema": SCHEMA,
         "step": step,
-        "level": level,
+        "levels": len(model.hierarchy),
         "config": config.model_dump(mode="json") if config else None,
     }
     write_atomically(path, save(unshared(named_tensors(parts)), {"halikit": json.dumps(about)}))
@@ -194,21 +194,45 @@ def load(
         raise ModelError(f"weights are 'averaged' or 'raw', got {weights!r}")
     path = _file_of(run)
     about, tensors = _read(path, weights)
+    level = about["levels"]
+    if about["schema"] == 1:
+        tensors = upgraded_discriminator(tensors, level)
     if build is not None:
         model = build()
     elif about["config"] is not None:
         model = _build_for(path, about, tensors)
     else:
         raise ModelError(f"{path} holds kernels of its author's own: pass build=, the function that makes the model")
+    if level < len(model.hierarchy):
+        model = _grown_so_far(model, level, tensors)
     for name, part in model.parts.items():
         fill(path, part, tensors, name)
         part.to(device).eval()
     return model
 
 
-def trained_level(run: str | Path) -> int:
-    """How many levels of the model in a run have been trained, while it grows."""
-    return int(_about(_file_of(run))["level"])
+def _grown_so_far(model: Model, level: int, tensors: dict[str, Tensor]) -> Model:
+    """The levels that had been trained of a model of 0.1.0 that was still growing; others' tensors are left out."""
+    hierarchy, discriminator = model.hierarchy[:level], model.discriminator
+    if isinstance(discriminator, JointDiscriminator):
+        discriminator = first_levels(discriminator, level, tensors)
+    elif discriminator is not None:
+        discriminator = discriminator[:level]
+    grown = replace(model, hierarchy=hierarchy, discriminator=discriminator)
+    wanted = named_tensors(grown.parts).keys()
+    beyond = [name for name in tensors if name not in wanted and name in named_tensors(model.parts)]
+    for name in beyond:
+        del tensors[name]
+    return grown
+
+
+def levels_of(run: str | Path) -> int:
+    """How many levels the model in a run has.
+
+    Raises:
+        ModelError: If the file is missing or damaged.
+    """
+    return int(_about(_file_of(run))["levels"])
 
 
 def _file_of(run: str | Path) -> Path:
@@ -225,14 +249,16 @@ def _about(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["halikit"])
-            schema, level = int(about["schema"]), int(about["level"])
+            schema = int(about["schema"])
+            # The levels trained so far, of a stack that grew under schema 1.
+            about["levels"] = levels = int(about["levels" if schema > 1 else "level"])
             _ = (about["config"], int(about["step"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path} is no halikit model, or damaged: {error}") from None
     if schema > SCHEMA:
         raise ModelError(f"{path} was written by a newer halikit (schema {schema}, this one reads up to {SCHEMA})")
-    if level < 1:
-        raise ModelError(f"{path} is damaged: it has {level} trained levels")
+    if levels < 1:
+        raise ModelError(f"{path} is damaged: it has {levels} levels")
     return about
 
 
@@ -244,9 +270,9 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
     """
     if not isinstance(about["config"], Mapping):
         raise ModelError(f"{path} is damaged: its config is no table")
-    config = Config.parse(about["config"], str(path))
+    config = Config.parse(upgraded_config(about["config"]), str(path))
     # Every level and every layer has tensors of its own.
-    if max(config.model.levels, config.model.depth, config.discriminator.depth, about["level"]) > len(tensors):
+    if max(config.model.levels, config.model.depth, config.discriminator.depth, about["levels"]) > len(tensors):
         raise ModelError(f"{path} is damaged: its config is of a larger model than the {len(tensors)} tensors in it")
     try:
         # Shapes alone, which take no memory.

@@ -221,8 +221,8 @@ def training_curves(metrics: Mapping[str, Sequence[float]], *, has_bound: bool =
         has_bound: Whether ``log 2 − L_d/2`` is a lower bound on D_JS: that of the Jensen–Shannon objective, one game.
 
     Returns:
-        Figures by name: ``losses``, ``elbo``, ``predictions``, ``bound``, ``error``, ``embedded``; those that there are
-        data for.
+        Figures by name: ``losses``, ``elbo``, ``predictions``, ``bound``, ``error``, ``embedded``, ``recovery``; those
+        that there are data for.
     """
     steps = metrics["step"]
 
@@ -235,11 +235,19 @@ def training_curves(metrics: Mapping[str, Sequence[float]], *, has_bound: bool =
         return curves(series, title=title, x_label="step", y_label=y_label) if series else None
 
     def per_level(kind: str) -> dict[str, str]:
-        return {name: name.removeprefix(f"{kind}_") for name in metrics if name.startswith(f"{kind}_")}
+        latents = {name: name.removeprefix(f"{kind}_") for name in metrics if name.startswith(f"{kind}_")}
+        return {name: latent for name, latent in latents.items() if f"error_{latent}" in metrics}
 
     figures = {
         "losses": drawn(
-            {"d_loss": "discriminator", "g_loss": "generators", "supervised_loss": "labels (Eq. 10)"}, "Losses", "loss"
+            {
+                "d_loss": "discriminator",
+                "g_loss": "generators",
+                "sleep_loss": "sleep phase",
+                "supervised_loss": "labels (Eq. 10)",
+            },
+            "Losses",
+            "loss",
         ),
         "elbo": drawn(
             {"negative_elbo": "training", "held_out_negative_elbo": "held out"}, "Upper bound on $-\\log p(x)$", "nats"
@@ -247,6 +255,7 @@ def training_curves(metrics: Mapping[str, Sequence[float]], *, has_bound: bool =
         "predictions": drawn({"rho_q": "encoder’s joint", "rho_p": "decoder’s joint"}, "Mean prediction ρ", "ρ"),
         "error": drawn(per_level("error"), "Reconstruction error", "root mean square per element"),
         "embedded": drawn(per_level("embedded"), "Embedded reconstruction error", "$d_c$ (Eq. 8)"),
+        "recovery": drawn(per_level("recovery"), "Latents recovered from samples, in one step", "$R^2$"),
     }
     if has_bound:
         bound = [math.log(2) - loss / 2 for loss in metrics["d_loss"]]

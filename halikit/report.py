@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halikit import plotting
-from halikit.config import Config, read_toml
+from halikit.config import Config
+from halikit.earlier import read_config
 from halikit.errors import InputError
 from halikit.files import read_bounded, write_atomically
 from halikit.training.run import read_metrics
@@ -31,6 +32,11 @@ FOLDER = "figures"
 # Of the pictures that training writes.
 _GRIDS = {"reconstructions": "Held-out data and their reconstructions", "samples": "Samples"}
 _MOST_JSON = 2**24
+# What the table of levels holds.
+_ON_LEVELS = (
+    "Errors are means over held-out data along the conditional means. What is recovered of a latent, 1 at most, is "
+    "measured on the decoder’s own samples. All are estimates."
+)
 
 # The order in which findings are told; others come last, by name.
 _ORDER = (
@@ -104,7 +110,7 @@ def write_report(run: Path) -> Path:
     run = Path(run)
     if not (run / "config.toml").is_file():
         raise InputError(f"there is no run at {run}: expected a directory with config.toml in it")
-    config = read_toml(run / "config.toml")
+    config = read_config(run)
     parts = [_summary(run, config), _curves(run, config), _latest_grids(run), _findings(run), _settings(run)]
     page = _PAGE.format(title=escape(run.resolve().name), style=_STYLE, body="\n".join(filter(None, parts)))
     write_atomically(run / FILE_NAME, page)
@@ -124,7 +130,12 @@ def _summary(run: Path, config: Config) -> str:
         facts["objective"] = config.training.objective.replace("_", " ")
     if metrics["step"]:
         facts["trained"] = f"{metrics['step'][-1]:,.0f} steps in {metrics['seconds'][-1] / 60:.1f} minutes"
-    columns = {"error": "root mean square error per element", "embedded": "embedded distance (Eq. 8)"}
+    columns = {
+        "error": "root mean square error per element",
+        "embedded": "embedded distance (Eq. 8)",
+        "recovery": "recovered in one step",
+        "recovery_from_x": "recovered from x",
+    }
     names = [name.removeprefix("error_") for name in metrics if name.startswith("error_")]
     measured = {title: [_last(metrics.get(f"{kind}_{name}", [])) for name in names] for kind, title in columns.items()}
     measured = {title: values for title, values in measured.items() if any(value is not None for value in values)}
@@ -133,7 +144,7 @@ def _summary(run: Path, config: Config) -> str:
         for i, name in enumerate(names)
     ]
     table = _table(["level", *measured], rows) if measured else ""
-    note = "<p>Means over held-out data along the conditional means: estimates.</p>" if table else ""
+    note = f"<p>{_ON_LEVELS}</p>" if table else ""
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return f"<h1>{escape(run.resolve().name)}</h1><dl>{listed}</dl>{table}{note}"
 

@@ -1,8 +1,8 @@
 """The sleep phase: each encoder kernel learns from the decoder's own samples what they came from.
 
-``S = Σ_l w_l E_p [−log q(z_l|z_{l−1})]`` over ``(z_{l−1}, z_l) ~ p``, each term for one element of ``z_l``. It is a loss
-of the encoder alone: the decoder's samples are constants, and no data enter it (Hinton et al. 1995, "The wake-sleep
-algorithm for unsupervised neural networks"; not in the paper). Every kernel brings its own
+``S = Σ_l w_l E_p [−log q(z_l|z_{l−1})]`` over ``(z_{l−1}, z_l) ~ p``, each term for one element of ``z_l``. It is a
+loss of the encoder alone: the decoder's samples are constants, and no data enter it (Hinton et al. 1995, "The
+wake-sleep algorithm for unsupervised neural networks"; not in the paper). Every kernel brings its own
 :meth:`~halikit.Kernel.sleep_loss`.
 """
 
@@ -96,16 +96,15 @@ class _Asleep(nn.Module):
     def __init__(self, hierarchy: Hierarchy, weights: Sequence[float], noise: float) -> None:
         super().__init__()
         weighted = [(link.up, weight) for link, weight in zip(hierarchy, weights, strict=True) if weight]
-        self.kernels = nn.ModuleList(kernel for kernel, _ in weighted)
-        self.weights = [weight for _, weight in weighted]
+        self.encoder = nn.ModuleList(kernel for kernel, _ in weighted)
+        self.weighted = weighted
         self.data, self.noise = hierarchy.spaces[0].name, noise
 
     def forward(self, states: dict[str, Tensor]) -> Tensor:
         if self.noise:
             x = states[self.data]
             states = {**states, self.data: x.add(torch.randn_like(x), alpha=self.noise)}
-        losses = (
-            weight * kernel.sleep_loss(states[kernel.target.name], states[kernel.source.name]).mean()
-            for kernel, weight in zip(self.kernels, self.weights, strict=True)
-        )
-        return sum(losses, torch.zeros((), device=states[self.data].device))
+        total = torch.zeros((), device=states[self.data].device)
+        for kernel, weight in self.weighted:
+            total = total + weight * kernel.sleep_loss(states[kernel.target.name], states[kernel.source.name]).mean()
+        return total

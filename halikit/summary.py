@@ -134,13 +134,12 @@ def _kernel_part(kernel: Kernel, states: Mapping[str, Tensor]) -> Part:
 def _stage_parts(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Iterator[Part]:
     rows: dict[int, list[Row]] = {}
     spaces = game.spaces
-    groups = [*game.stages, *(game.adapters or [])[-1:], game.head]
+    groups = [*game.stages, game.head]
     owner = {id(m): i for i, group in enumerate(groups) for m in group.modules()}
     for module, row in _recorded(game, lambda: game(states))[0]:
         if id(module) in owner:
             rows.setdefault(owner[id(module)], []).append(row)
-    names = [f"reads {spaces[0].name}", *(f"concatenates {space.name}" for space in spaces[1:])]
-    names += [f"adapter of level {len(spaces) - 1}"] * bool(game.adapters) + ["head"]
+    names = [f"reads {spaces[0].name}", *(f"concatenates {space.name}" for space in spaces[1:]), "head"]
     for i, name in enumerate(names):
         yield Part(name, "", tuple(rows.get(i, ())))
 

@@ -154,7 +154,5 @@ def _judged(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Tensor:
         if h.shape[2:] != z.shape[2:]:
             h, z = h.flatten(1), z.flatten(1)
         h = stage(torch.cat([h, z], 1))
-    if game.adapters is not None:
-        h = game.adapters[-1](h)
     logits: Tensor = game.head(h)
     return logits.squeeze(1)

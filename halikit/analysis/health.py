@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from halikit.analysis.quantity import Quantity
+from halikit.analysis.recovery import LEAST, decoder_use, recovery
 from halikit.analysis.two_sample import TwoSampleTest, two_sample_test
 from halikit.hierarchy import Hierarchy
 from halikit.random import seeded
@@ -19,6 +20,9 @@ __all__ = ["Health", "LevelHealth", "examine", "information"]
 _CROWD = 128
 # An entry whose mean varies less than that over the data, in its own units, says nothing.
 _DEAD = 0.05
+
+# Samples of the decoder's joint on which recovery is measured.
+_DRAWN = 1000
 
 # What counts as an alarm.
 _LITTLE_INFORMATION = 0.1
@@ -40,6 +44,11 @@ class LevelHealth:
         error: Root mean square error of reconstructions from ``z_l`` per element; an estimate.
         error_shuffled: The same with the ``z_l`` of another datum: an ablation, an estimate.
         dead: Share of the entries of ``z_l`` whose mean hardly varies over the data; an estimate.
+        recovery: How much of the decoder's own ``z_l`` the encoder recovers from its ``z_{l−1}``
+            (:mod:`halikit.analysis.recovery`); an estimate.
+        recovery_from_x: The same from its ``x``.
+        decoder_use: How much farther the decoder's ``z_{l−1}`` is from where another sample's ``z_l`` leads than from
+            where its own does; 1 where the decoder ignores ``z_l``; an estimate.
         aggregate: The encoder's ``z_l`` over the data against the decoder's, the prior at the top.
         pair: The encoder's ``(z_{l−1}, z_l)`` against the decoder's: where the joints differ, some pair does.
     """
@@ -50,6 +59,9 @@ class LevelHealth:
     error: Quantity
     error_shuffled: Quantity
     dead: float
+    recovery: float
+    recovery_from_x: float
+    decoder_use: float
     aggregate: TwoSampleTest
     pair: TwoSampleTest
 
@@ -86,6 +98,7 @@ def examine(hierarchy: Hierarchy, x: Tensor, *, noise: float = 0.1, seed: int = 
     with seeded(seed, hierarchy.prior.device):
         q, p = hierarchy.encode(x, sample=True), hierarchy.sample_states(len(x))
         means = hierarchy.encode(x)
+        recovered, used = recovery(hierarchy, _DRAWN), decoder_use(hierarchy, _DRAWN)
         names = [space.name for space in hierarchy.spaces]
         spread = _spread(p[names[0]]) / max(_spread(x), 1e-12)
         for states in (q, p):
@@ -105,6 +118,9 @@ def examine(hierarchy: Hierarchy, x: Tensor, *, noise: float = 0.1, seed: int = 
                     error=_error(hierarchy, x, means[own], level),
                     error_shuffled=_error(hierarchy, x, means[own].roll(1, 0), level),
                     dead=float((deviation < _DEAD).double().mean()),
+                    recovery=recovered.in_one_step[level - 1],
+                    recovery_from_x=recovered.from_x[level - 1],
+                    decoder_use=used[level - 1],
                     aggregate=aggregate,
                     pair=pair,
                 )
@@ -161,6 +177,13 @@ def _alarms(levels: list[LevelHealth], spread: float) -> list[str]:
         name = found.name
         if found.information is not None and found.information.value < _LITTLE_INFORMATION:
             alarms.append(f"{name} seems to be ignored by the encoder: no information on x in it could be shown")
+        if found.recovery < LEAST:
+            why = (
+                f"the decoder ignores it: another sample's {name} leads as near to the state below"
+                if found.decoder_use < _LITTLE_USE
+                else "the decoder uses it, and the encoder does not find it"
+            )
+            alarms.append(f"{name} is not recovered from the decoder's own samples (R² {found.recovery:.2f}): {why}")
         ratio = found.error_shuffled.value / max(found.error.value, 1e-12)
         if ratio < _LITTLE_USE:
             alarms.append(

@@ -122,30 +122,20 @@ def report_path(path: Path) -> None:
     console().print(str(path), markup=False)
 
 
-def open_run(run: Path, weights: str, device: str) -> tuple[Model, Config, int]:
-    """The model of a run, its config, and how many levels are trained.
+def open_run(run: Path, weights: str, device: str) -> tuple[Model, Config]:
+    """The model of a run, and its config.
 
     Raises:
         InputError: If there is no model, or it was not built from a config.
     """
     from halikit.errors import InputError
-    from halikit.model import load, trained_level
+    from halikit.model import load
     from halikit.training.processes import resolve_device
 
     model = load(run, weights=weights, device=resolve_device(device))  # type: ignore[arg-type]
     if model.config is None:
         raise InputError(f"{run} holds kernels of its author's own, which the command line cannot build; use hk.load")
-    return model, model.config, trained_level(run)
-
-
-def grown_part(model: Model, level: int) -> Model:
-    """The levels of a model that are trained."""
-    from dataclasses import replace
-
-    if level == len(model.hierarchy):
-        return model
-    discriminator = model.discriminator and model.discriminator[:level]
-    return replace(model, hierarchy=model.hierarchy[:level], discriminator=discriminator)
+    return model, model.config
 
 
 def open_data(config: Config, spec: str | None) -> DataSet:
@@ -240,7 +230,7 @@ def fresh(path: Path) -> Path:
     return candidate
 
 
-def check_level(run: Path, level: int | None, trained: int, lowest: int = 1) -> None:
+def check_level(run: Path, level: int | None, levels: int, lowest: int = 1) -> None:
     """Refuse a level that a run does not have.
 
     Raises:
@@ -248,9 +238,9 @@ def check_level(run: Path, level: int | None, trained: int, lowest: int = 1) -> 
     """
     from halikit.errors import InputError
 
-    if level is not None and not lowest <= level <= trained:
-        levels = f"level {lowest}" if lowest == trained else f"levels {lowest} to {trained}"
-        raise InputError(f"there is no level {level} here: {run} has {levels}")
+    if level is not None and not lowest <= level <= levels:
+        there = f"level {lowest}" if lowest == levels else f"levels {lowest} to {levels}"
+        raise InputError(f"there is no level {level} here: {run} has {there}")
 
 
 def held_out_images(config: Config, spec: str | None, n: int, device: torch.device) -> Tensor:

@@ -64,11 +64,11 @@ def encode(
     from halikit.inference import Mode
 
     common.check_writable(out)
-    model, config, trained = common.open_run(run, weights, device)
+    model, config = common.open_run(run, weights, device)
     if compile not in (None, *get_args(Mode)):
         raise InputError(f"--compile is one of {', '.join(get_args(Mode))}, got {compile!r}")
     for one in level or []:
-        common.check_level(run, one, trained)
+        common.check_level(run, one, len(model.hierarchy))
     loaded = common.open_data(config, data)
     if part.value not in loaded.parts:
         raise InputError(f"{loaded.spec} has no {part.value} part; there are {', '.join(loaded.parts)}")
@@ -85,7 +85,7 @@ def encode(
     }
     with common.progress("encoding") as advance:
         written = write_features(
-            model.hierarchy[:trained],
+            model.hierarchy,
             loaded.parts[part.value],
             path,
             levels=level,

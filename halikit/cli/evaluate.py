@@ -16,6 +16,7 @@ class Metric(StrEnum):
     """What to measure."""
 
     labels = "labels"
+    recovery = "recovery"
     errors = "errors"
     reconstruction = "reconstruction"
     health = "health"
@@ -48,7 +49,8 @@ def evaluate(
         Metric,
         typer.Option(
             help="labels: how many labels survive each level, and whether samples cover the classes, by a "
-            "classifier of training data. errors: errors of the model's own classes on the test part. reconstruction: "
+            "classifier of training data. recovery: how much of each latent the encoder recovers from samples. "
+            "errors: errors of the model's own classes on the test part. reconstruction: "
             "errors of every level, Euclidean, as the discriminator sees them, and in nats. health: what each latent "
             "is used for, where the two joints differ, alarms. samples: precision, recall and the like. svm: linear "
             "SVMs on encoder features, one per attribute or class, beside pixels and an encoder of random weights. "
@@ -126,11 +128,11 @@ def _measured(
     if len(runs) > 1:
         raise InputError(f"--metric {metric.value} measures one run at a time")
     common.check_writable(out)
-    model, config, trained = common.open_run(runs[0], options.weights, options.device)
+    model, config = common.open_run(runs[0], options.weights, options.device)
     loaded = common.open_data(config, options.data)
     found = getattr(measures, metric.value)(
         measures.Asked(
-            common.grown_part(model, trained),
+            model,
             loaded,
             loaded.test if measure.test else loaded.held_out,
             measure.number,
@@ -164,7 +166,7 @@ def _errors(
     lines: list[dict[str, Any]] = []
     groups: dict[tuple[str, int | None], list[int]] = {}
     for run in runs:
-        model, config, _ = common.open_run(run, weights, device)
+        model, config = common.open_run(run, weights, device)
         test, augmentation = common.open_data(config, data).test, config.data.augmentation()
         counted = class_errors(model.hierarchy, test, augmentation=augmentation, views=views, seed=seed)
         training = config.training

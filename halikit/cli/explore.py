@@ -40,10 +40,10 @@ def explore(
 
     from halikit.explore import Explorer, Server
 
-    model, config, trained = common.open_run(run, weights, device)
+    model, config = common.open_run(run, weights, device)
     found = _data(config, data)
     explorer = Explorer(
-        model.hierarchy[:trained],
+        model.hierarchy,
         common.directory_of(run).resolve().name,
         data=found,
         fill=None if found is None or len(found.shape) != 3 else common.mean_image(found.train),

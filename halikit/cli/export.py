@@ -41,9 +41,9 @@ def export(
     from halikit.export import export as export_to
 
     common.check_writable(out)
-    model, _, level = common.open_run(run, weights, "cpu")
+    model, _ = common.open_run(run, weights, "cpu")
     directory = out or common.directory_of(run) / "export"
-    files = export_to(model.hierarchy[:level], directory, format=format.value)
+    files = export_to(model.hierarchy, directory, format=format.value)
     if as_json:
         listed = [
             {"path": str(f.path), "given": f.given, "gives": list(f.gives), "difference": f.difference} for f in files

@@ -60,10 +60,10 @@ def innovate(
     from halikit.analysis.innovation import innovate
 
     common.check_writable(out)
-    model, config, trained = common.open_run(run, weights, device)
-    level = level or trained
-    common.check_level(run, level, trained)
-    hierarchy = model.hierarchy[:trained]
+    model, config = common.open_run(run, weights, device)
+    level = level or len(model.hierarchy)
+    common.check_level(run, level, len(model.hierarchy))
+    hierarchy = model.hierarchy
     name, below = hierarchy.spaces[level].name, hierarchy.spaces[level - 1].name
     if towards:
         edits = _along_a_direction(hierarchy, common.open_data(config, data), level, towards, away, alphas, n)

@@ -49,8 +49,8 @@ def inpaint(
     common.check_writable(out)
     if rectangle and mask:
         raise InputError("--rectangle and --mask both say what is missing; give one of them")
-    model, config, trained = common.open_run(run, weights, device)
-    hierarchy = model.hierarchy[:trained]
+    model, config = common.open_run(run, weights, device)
+    hierarchy = model.hierarchy
     shape = hierarchy.spaces[0].shape
     x = common.held_out_images(config, data, measured, hierarchy.prior.device)
     try:

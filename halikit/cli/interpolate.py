@@ -38,9 +38,9 @@ def interpolate(
     from halikit.errors import InputError
 
     common.check_writable(out)
-    model, config, trained = common.open_run(run, weights, device)
-    common.check_level(run, level, trained)
-    hierarchy = model.hierarchy[:trained]
+    model, config = common.open_run(run, weights, device)
+    common.check_level(run, level, len(model.hierarchy))
+    hierarchy = model.hierarchy
     x = common.held_out_images(config, data, start + 2 * pairs, hierarchy.prior.device)[start:]
     if len(x) < 2 * pairs:
         raise InputError(f"{pairs} pairs from image {start} on need {start + 2 * pairs} held-out images")
@@ -48,7 +48,7 @@ def interpolate(
     positions = torch.linspace(0, 1, steps).tolist()
     path: Literal["linear", "spherical"] = "spherical" if spherical else "linear"
     rows = []
-    levels = [level] if level else range(1, trained + 1)
+    levels = [level] if level else range(1, len(hierarchy) + 1)
     between = {k: interpolated(hierarchy, first, second, k, positions, path=path) for k in levels}
     for i in range(pairs):
         for k, images in between.items():

@@ -68,7 +68,25 @@ def labels(asked: Asked) -> Found:
         f"distance to the nearest training image\n  samples {scores.sample_distance:.2f}, "
         f"held-out images {scores.held_out_distance:.2f}",
     ]
-    return Found("Labels kept, classes covered", lines, asdict(scores))
+    recovered = recovery(asked)
+    return Found("Labels kept, classes covered", lines + recovered.lines, asdict(scores) | {**recovered.values})
+
+
+def recovery(asked: Asked) -> Found:
+    """How much of each latent the encoder recovers from the decoder's samples."""
+    from halikit.analysis.recovery import recovery as measured
+    from halikit.random import seeded
+
+    hierarchy = asked.model.hierarchy
+    with seeded(asked.seed, hierarchy.prior.device):
+        found = measured(hierarchy, asked.number)
+    lines = [f"latents recovered from {found.num_samples:,} samples, of 1 (estimates): in one step, from x"]
+    lines += [
+        f"  {space.name}  {one_step:.3f}  {from_x:.3f}"
+        for space, one_step, from_x in zip(hierarchy.spaces[1:], found.in_one_step, found.from_x, strict=True)
+    ]
+    values = {"recovery": list(found.in_one_step), "recovery_from_x": list(found.from_x)}
+    return Found("Latents recovered", lines, {"num_samples": found.num_samples} | values)
 
 
 def reconstruction(asked: Asked) -> Found:
@@ -159,6 +177,8 @@ def health(asked: Asked) -> Found:
             f"    error from {name}            {level.error}",
             f"    from another datum's       {level.error_shuffled}",
             f"    entries that hardly vary   {level.dead:.1%} (estimate)",
+            f"    recovered from samples     {level.recovery:.3f} in one step, {level.recovery_from_x:.3f} from x; "
+            f"worth {level.decoder_use:.3g} times to the decoder (estimates)",
             f"    D_JS of q({name}), p({name})     {level.aggregate.js_bound}, p-value {level.aggregate.p_value:.2g}",
             f"    D_JS of the pair below     {level.pair.js_bound}, p-value {level.pair.p_value:.2g}",
         ]

@@ -36,12 +36,12 @@ def neighbours(
     from halikit.errors import InputError
 
     common.check_writable(out)
-    model, config, trained = common.open_run(run, weights, device)
-    common.check_level(run, level, trained, lowest=0)
-    hierarchy = model.hierarchy[:trained]
+    model, config = common.open_run(run, weights, device)
+    common.check_level(run, level, len(model.hierarchy), lowest=0)
+    hierarchy = model.hierarchy
     loaded = common.open_data(config, data)
     x = common.held_out_images(config, data, n, hierarchy.prior.device)
-    levels = range(trained + 1) if level is None else [level]
+    levels = range(len(model.hierarchy) + 1) if level is None else [level]
     try:
         found = {j: nearest_neighbours(hierarchy, x, loaded.train, j, k) for j in levels}
     except ValueError as error:

@@ -44,12 +44,12 @@ def reconstruct(
     from halikit.inference import Inference
 
     common.check_writable(out)
-    model, config, trained = common.open_run(run, weights, device)
-    common.check_level(run, level, trained)
-    hierarchy = model.hierarchy[:trained]
+    model, config = common.open_run(run, weights, device)
+    common.check_level(run, level, len(model.hierarchy))
+    hierarchy = model.hierarchy
     x = common.held_out_images(config, data, 1000, hierarchy.prior.device)
     torch.manual_seed(seed)
-    levels = range(1, trained + 1)
+    levels = range(1, len(hierarchy) + 1)
     with torch.no_grad():
         means = Inference(hierarchy)
         rebuilt = {k: hierarchy.reconstruct(x, k, sample=True) if draw else means.reconstruct(x, k) for k in levels}
@@ -58,7 +58,14 @@ def reconstruct(
         f"level {k}: root mean square error {error:.4f} per pixel, over {len(x)} held-out images (estimate)"
         for k, error in enumerate(errors, 1)
     ]
-    values = {"levels": trained, "shown": level, "rms_error": errors, "images": len(x), "drawn": draw, "draws": draws}
+    values = {
+        "levels": len(hierarchy),
+        "shown": level,
+        "rms_error": errors,
+        "images": len(x),
+        "drawn": draw,
+        "draws": draws,
+    }
     if draws > 1:
         several = {k: drawn(hierarchy, x, k, draws) for k in levels}
         free = [float(images.std(0).square().mean().sqrt()) for images in several.values()]

@@ -47,8 +47,9 @@ def _make_everything(run: Path) -> list[str]:
     """Run every command that finds something out about a run; returns them as one types them."""
     from halikit.cli import app
 
-    model, config, trained = common.open_run(run, "averaged", "auto")
-    commands = list(_commands(trained, common.open_data(config, None), len(model.hierarchy.spaces[0].shape) == 3))
+    model, config = common.open_run(run, "averaged", "auto")
+    hierarchy = model.hierarchy
+    commands = list(_commands(len(hierarchy), common.open_data(config, None), hierarchy.spaces[0].is_image))
     typed = sys.argv
     try:
         with common.progress("making figures") as advance:

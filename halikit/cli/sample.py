@@ -40,9 +40,9 @@ def sample(
     common.check_writable(out)
     if truncation is not None and not truncation > 0:
         raise InputError(f"--truncation is a positive number of standard deviations, got {truncation}")
-    model, _, level = common.open_run(run, weights, device)
+    model, _ = common.open_run(run, weights, device)
     torch.manual_seed(seed)
-    images = sampling.sample(model.hierarchy[:level], n, truncation=truncation, noiseless=noiseless)
+    images = sampling.sample(model.hierarchy, n, truncation=truncation, noiseless=noiseless)
     about = {"truncation": truncation, "noiseless": noiseless}
-    values = {"samples": n, "levels": level, "weights": weights, "seed": seed} | about
+    values = {"samples": n, "levels": len(model.hierarchy), "weights": weights, "seed": seed} | about
     common.present(run, "samples", "Samples", values=values, picture=plotting.grid(images), out=out, as_json=as_json)

@@ -67,12 +67,12 @@ def svm_table(runs: list[Path], options: Options) -> tuple[Comparison, dict[str,
         with common.progress(f"classifying by {name}") as advance:
             columns[name] = feature_scores(hierarchy, levels, fit, test, asked, seed=options.seed, on_progress=advance)
 
-    for run, (model, config, trained) in zip(runs, opened, strict=True):
-        latents = min(trained, config.model.levels)
+    for run, (model, config) in zip(runs, opened, strict=True):
+        latents = min(len(model.hierarchy), config.model.levels)
         sets = [[level] for level in range(1, latents + 1)] + ([list(range(1, latents + 1))] if latents > 1 else [])
         for levels in _chosen(options.levels) or sets:
             add(f"{run.name} {_name(levels)}", model.hierarchy, levels)
-    model, config, _ = opened[0]
+    model, config = opened[0]
     add("pixels", model.hierarchy, [0])
     levels = list(range(1, config.model.levels + 1))
     untrained = random_encoder(config, data.train, seed=options.seed).to(model.hierarchy.prior.device)
@@ -133,8 +133,8 @@ def attributes_table(
             )
         save_classifier(path, judge)
     kept: dict[str, tuple[float, ...]] = {}
-    for run, (model, config, trained) in zip(runs, opened, strict=True):
-        latents = [[level] for level in range(1, min(trained, config.model.levels) + 1)]
+    for run, (model, config) in zip(runs, opened, strict=True):
+        latents = [[level] for level in range(1, min(len(model.hierarchy), config.model.levels) + 1)]
         for levels in _chosen(options.levels) or latents:
             if len(levels) > 1:
                 raise InputError(f"reconstructions come from one level: --level {levels[0]}, not {_name(levels)}")

@@ -165,7 +165,7 @@ def _resumed(
         raise InputError(f"{checkpoint.path} is of {config.preset or 'no preset'}, not of the preset {preset!r}")
     # Other levels have other widths; that this is another architecture is said where all that differs is listed.
     other = levels and levels != config.model.levels
-    return override(config, {"levels": levels, "widths": None, "maps": None} if other else {})
+    return override(config, {"levels": levels, "widths": None, "maps": None, "sleep": "auto"} if other else {})
 
 
 def check_together(config: Config, steps: int | None = None, epochs: float | None = None) -> None:
@@ -207,7 +207,6 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     from halikit.config import override
     from halikit.errors import InputError
     from halikit.model import resolved
-    from halikit.training.schedule import Schedule
 
     # Before a model is built for data that it cannot be trained on.
     data.check_batch(config.training.batch_size)
@@ -224,9 +223,7 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
         changes["model.classes"] = config.model.classes or len(data.classes) or None
     if epochs is not None:
         changes["training.steps"] = max(1, round(epochs * (len(data.train) // config.training.batch_size)))
-    config = resolved(override(config, changes))
-    Schedule(config.training, config.training.steps, config.model.levels).check()
-    return config
+    return resolved(override(config, changes))
 
 
 def _default_path(config: Config, spec: str, baseline: str | None) -> Path:
@@ -261,8 +258,9 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
             console.print(f"all {trainer.steps:,} steps are played; to train longer, give --steps", markup=False)
         return
     lines = [
-        f"level {level}: root mean square error {error:.4f} per element on held-out data"
-        for level, error in enumerate(last.errors, 1)
+        f"level {level}: root mean square error {error:.4f} per element on held-out data; "
+        f"of z{level}, {recovered:.2f} is recovered from samples"
+        for level, (error, recovered) in enumerate(zip(last.errors, last.recovery, strict=True), 1)
     ]
     result = _result(last, trainer)
     keep(path, Finding("train", "How it was trained", common.command_line(), lines, result))
@@ -279,21 +277,22 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
 
 def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer) -> None:
     from halikit.model import describe
+    from halikit.sleep import RULE
 
-    settings = trainer.settings
+    settings, spaces = trainer.settings, model.hierarchy.spaces
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in model.parts.items())
-    growth = settings.growth(len(model.hierarchy)) if trainer.schedule.grows else ()
     say(f"data     {data.spec}: {len(data.train):,} to train on, {len(data.held_out):,} held out", markup=False)
-    say("spaces   " + " ⇄ ".join(map(str, model.hierarchy.spaces)), markup=False)
+    say("spaces   " + " ⇄ ".join(map(str, spaces)), markup=False)
     say(f"networks {describe(model)}", markup=False)
     say(f"encoder  {model.hierarchy.encoder}\ndecoder  {model.hierarchy.decoder}", markup=False)
     say(f"weights  {sizes}, on {trainer.device}", markup=False)
     say(f"plan     {settings.steps:,} steps of {settings.batch_size}; {trainer.reason}", markup=False)
     if trainer.steps:
         say(f"resumes  at step {trainer.steps:,}", markup=False)
-    if growth:
-        when = "once the error of the top one stands still, at the latest " if settings.grow_every == "plateau" else ""
-        say(f"growth   a level is added {when}at steps " + ", ".join(f"{step:,}" for step in growth), markup=False)
+    if isinstance(settings.sleep, tuple):
+        weights = " · ".join(f"{space.name} {w:g}" for space, w in zip(spaces[1:], settings.sleep, strict=True))
+        by_rule = model.config is not None and model.config.training.sleep == "auto"
+        say(f"sleep    weights {weights}" + (f": {RULE}" if by_rule else ""), markup=False)
 
 
 def _result(last: Record, trainer: Trainer) -> dict[str, Any]:
@@ -301,10 +300,12 @@ def _result(last: Record, trainer: Trainer) -> dict[str, Any]:
     return {
         "run": str(trainer.run.path),
         "steps": last.step,
-        "levels": last.level,
+        "levels": len(trainer.model.hierarchy),
         "seconds": last.seconds,
         "skipped": last.skipped,
         "rms_error": list(last.errors),
         "embedded_error": list(last.embedded),
+        "recovery": list(last.recovery),
+        "recovery_from_x": list(last.recovery_from_x),
         **last.losses,
     }

@@ -41,10 +41,10 @@ def traverse(
     from halikit.analysis import traversal
 
     common.check_writable(out)
-    model, _, trained = common.open_run(run, weights, device)
-    level = level or trained
-    common.check_level(run, level, trained)
-    hierarchy = model.hierarchy[:trained]
+    model, _ = common.open_run(run, weights, device)
+    level = level or len(model.hierarchy)
+    common.check_level(run, level, len(model.hierarchy))
+    hierarchy = model.hierarchy
     amounts = common.numbers("--values", values)
     how: traversal.How = "set" if set_to else "multiply"
     generator = torch.Generator(hierarchy.prior.device).manual_seed(seed)

@@ -242,7 +242,7 @@ def paper_spaces(levels: int, data_shape: Sequence[int]) -> tuple[Space, ...]:
 def paper_discriminator(
     spaces: Sequence[Space], *, use_weight_norm: bool = True, input_noise: float = 0.2, slope: float = 0.02
 ) -> JointDiscriminator:
-    """The discriminator of Table 4. It has no adapters and cannot grow.
+    """The discriminator of Table 4.
 
     Args:
         spaces: Those of :func:`paper_hierarchy`.

@@ -72,6 +72,8 @@ def joined(config: Config) -> Config:
             changes["model.depth"] = model.levels * model.depth
         # The widths of a stack depend on its levels, so the top's is written out.
         changes["model.widths"] = (model.widths or _widths(model))[-1:]
+    if isinstance(config.training.sleep, tuple):  # one weight for each of the levels that were
+        changes["training.sleep"] = "auto"
     return override(config, changes)
 
 

@@ -23,14 +23,13 @@ def dense(levels: int) -> Config:
         model=ModelConfig(levels=levels, family="dense"),
         discriminator=DiscriminatorConfig(family="dense", weight_norm=True),
         training=TrainingConfig(
-            # A stack that grows must not hurry: stages get longer as they get more.
-            steps=max(9_500, 600 * levels * (levels + 1)),
+            steps=1_000 * (levels + 1),
             learning_rate=4e-4,
-            # The slower player is the discriminator: at equal rates the latents couple far less, and many levels at the
-            # full rate run away from it.
+            # The slower player is the discriminator: at equal rates the latents couple far less.
             discriminator_learning_rate=1.6e-3,
-            settled_rate=0.3,
             final_learning_rate=0.1,
+            # Long stretches at the full rate undo deep stacks.
+            decay_from=0.3,
             threads=1,
         ),
     )
@@ -52,8 +51,8 @@ def conv(levels: int) -> Config:
             batch_size=32,
             learning_rate=4e-4,
             final_learning_rate=0.1,
-            # Independent noise on the maps of z_1 is no prior for images: alone, the first level loses at once.
-            grow_every=None,
+            # Not measured yet in this game.
+            sleep=0.0,
             threads=1,
         ),
     )

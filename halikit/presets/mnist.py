@@ -37,7 +37,7 @@ def mnist_semi() -> Config:
             learning_rate=1e-3,
             final_learning_rate=0.1,
             encoder_noise=0.3,
-            grow_every=None,
+            sleep=0.0,
             labels=100,
             supervised_weight=20.0,
             threads=1,

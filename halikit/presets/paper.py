@@ -61,7 +61,7 @@ def _experiment(name: str, data: str, *, side: int, samples: int, epochs: int) -
             learning_rate=1e-4,
             betas=(0.5, 0.999),
             encoder_noise=0.2,
-            grow_every=None,
+            sleep=0.0,
         ),
         data=DataConfig(spec=data, size=side),
     )
@@ -96,9 +96,9 @@ _SOURCES = {
     "training.final_input_noise": "paper, section 4: one standard deviation throughout",
     "training.d_steps": "paper, Algorithm 1",
     "training.g_steps": "paper, Algorithm 1",
-    "training.grow_every": "paper: all levels play from the start",
-    "training.settled_rate": _IDLE,
+    "training.sleep": "paper: it has none",
     "training.gradient_penalty": "paper: it has none",
+    "training.penalty_every": _IDLE,
     "training.penalised": _IDLE,
     "training.averaging": "ours: for looking at the model; the game does not see the averages",
     "data.size": "paper, section 4; how images are cropped to squares is ours",
@@ -138,7 +138,6 @@ def sources(config: Config) -> dict[str, str]:
         varying |= {
             "model.observation_scale": "ours: the paper does not say what its VAE has",
             "training.method": "paper, sections 5.2 and 7.1: VAE, a baseline",
-            "training.grow_every": _IDLE if model.levels == 1 else "ours: all levels train from the start",
         }
     settings = {
         f"{section}.{name}": _OURS

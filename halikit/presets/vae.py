@@ -110,6 +110,5 @@ def autoencoder(config: Config) -> Config:
         "model.max_scale": None,
         "model.observation_scale": "fitted",
         "training.method": "elbo",
-        "training.grow_every": None,
     }
     return override(config, changes)

@@ -21,13 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from halikit.earlier import levels_in, upgraded_config, upgraded_discriminator, upgraded_outcomes
 from halikit.errors import InputError
 from halikit.files import TEMPORARY, read_bounded, sync_directory, write_atomically, write_synced, writing
 from halikit.model import unshared
 
 __all__ = ["Checkpoint", "CheckpointError", "Checkpoints", "State", "find_checkpoint", "open_checkpoint"]
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST, TENSORS, STATE = "manifest.json", "tensors.safetensors", "state.json"
 LATEST = "latest"
 
@@ -47,7 +48,7 @@ class State:
 
     Attributes:
         tensors: Weights, averaged weights, states of optimisers and what was seen since the last record, by name.
-        facts: The rest, as JSON takes it: ``step``, ``level``, ``seconds``, ``rate_share``, ``config`` and
+        facts: The rest, as JSON takes it: ``step``, ``seconds``, ``rate_share``, ``config`` and
             ``surroundings``.
         score: What the best checkpoint is chosen by, lower is better; ``None`` where nothing was measured.
     """
@@ -63,7 +64,7 @@ class Checkpoint:
 
     Attributes:
         path: Its directory.
-        facts: See :class:`State`.
+        facts: See :class:`State`; of a checkpoint of 0.1.0 also ``level``, how many had been trained.
     """
 
     path: Path
@@ -77,7 +78,12 @@ class Checkpoint:
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, on the CPU."""
         with safe_open(self.path / TENSORS, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if "level" not in self.facts:
+            return tensors
+        if self.facts["config"]["training"]["method"] == "adversarial":
+            tensors["unread"] = upgraded_outcomes(tensors["unread"])
+        return upgraded_discriminator(tensors, self.facts["level"])
 
 
 class Checkpoints:
@@ -159,7 +165,6 @@ class Checkpoints:
             manifest = {
                 "schema": SCHEMA,
                 "step": state.facts["step"],
-                "level": state.facts["level"],
                 "score": state.score if state.score is not None and math.isfinite(state.score) else None,
                 "config": hashlib.sha256(_json(state.facts.get("config"))).hexdigest(),
                 "files": {
@@ -185,9 +190,9 @@ class Checkpoints:
             self._remove(step)
 
     def _best(self, steps: list[int]) -> int | None:
-        """The step with the lowest score among those with the most levels."""
-        ranks = {step: rank for step in steps if (rank := _rank(self._place(step)))}
-        return min(ranks, key=lambda step: ranks[step]) if ranks else None
+        """The step with the lowest score."""
+        scores = {step: score for step in steps if (score := _score(self._place(step))) is not None}
+        return min(scores, key=lambda step: scores[step]) if scores else None
 
     def _remove(self, step: int) -> None:
         # Under another name first: a checkpoint is there whole or not at all.
@@ -244,16 +249,21 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if wrong:
         raise _DamageError(path / STATE, f"it has no {', '.join(wrong)}")
     try:
-        with safe_open(path / TENSORS, "pt"):
-            return Checkpoint(path, facts)
+        with safe_open(path / TENSORS, "pt") as file:
+            levels = levels_in(file.keys())
     except (SafetensorError, OSError) as error:
         raise _DamageError(path / TENSORS, str(error)) from None
+    if facts.get("level", levels) < levels:
+        raise CheckpointError(
+            f"{path} is of a stack that was still growing, with {facts['level']} of {levels} levels: only "
+            "halikit 0.1.0 can go on with it; this version can use the model in the run"
+        )
+    return Checkpoint(path, {**facts, "config": upgraded_config(facts["config"])})
 
 
 _CONTENTS = (TENSORS, STATE)
 _FACTS: dict[str, Any] = {
     "step": int,
-    "level": int,
     "seconds": int | float,
     "rate_share": int | float,
     "config": dict,
@@ -303,11 +313,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _rank(path: Path) -> tuple[int, float] | None:
-    """What checkpoints are ordered by, the best first; ``None`` without a score."""
+def _score(path: Path) -> float | None:
+    """What checkpoints are ordered by, the lowest is the best; ``None`` without a score."""
     try:
-        manifest = _read_json(path / MANIFEST)
-        return None if manifest["score"] is None else (-manifest["level"], float(manifest["score"]))
+        score = _read_json(path / MANIFEST)["score"]
+        return None if score is None else float(score)
     except (_DamageError, KeyError, TypeError, ValueError):
         return None
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from halikit.analysis.recovery import LEAST
 from halikit.training.run import Record
 
 __all__ = ["Health"]
@@ -65,4 +66,18 @@ class Health:
             self._notify(
                 f"samples have collapsed: at step {step:,} their spread is {share:.1%} of the data's; try a lower "
                 "training.learning_rate, more discriminator.input_noise, or an earlier checkpoint (--resume-from)"
+            )
+
+    def look_at_recovery(self, recovered: Mapping[str, float]) -> None:
+        """Look for levels that have not coupled by the end of training.
+
+        Args:
+            recovered: By the name of the latent, how much of it the encoder recovers in one step.
+        """
+        lost = [f"{name} ({value:.2f})" for name, value in recovered.items() if value < LEAST]
+        if lost:
+            self._notify(
+                f"the encoder does not recover {', '.join(lost)} from the decoder's own samples, of 1 at most: "
+                "halikit evaluate RUN --metric health says whether the decoder ignores a level or the encoder does not "
+                "find it; try more steps, a lower training.learning_rate, or widths that fall more gradually"
             )

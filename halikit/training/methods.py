@@ -19,6 +19,7 @@ from halikit.elbo import Bound, NegativeElbo, check_trains_by_elbo, descend_elbo
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
+from halikit.modes import evaluating
 from halikit.objectives import OBJECTIVES
 from halikit.random import seeded
 from halikit.sleep import sleep_weights
@@ -61,19 +62,13 @@ class Method(ABC):
         columns: What :meth:`step` returns, in this order, as records name it.
         single_pass: Whether one backward pass serves two players.
         reason: What a step is, in words.
-        grows: Whether the stack can be trained from the data up.
         decodes: Whether the decoder is trained, and worth looking at.
     """
 
     columns: ClassVar[tuple[str, ...]]
     single_pass = False
     reason: str
-    grows = True
     decodes = True
-
-    @abstractmethod
-    def stand(self, level: int) -> None:
-        """Let the first ``level`` levels train from now on."""
 
     @abstractmethod
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Outcome:
@@ -114,7 +109,7 @@ class Game(Method):
         processes: Those that play it together.
 
     Raises:
-        InputError: If there is no discriminator, or it cannot grow as the settings have it.
+        InputError: If there is no discriminator, or the sleep phase cannot be had as the settings ask for it.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("d_loss", "g_loss", "rho_q", "rho_p", "sleep_loss")
@@ -125,23 +120,16 @@ class Game(Method):
         self.settings = settings
         self._processes = processes
         self.objective = OBJECTIVES[settings.objective]
-        self._sleep, self.notices = sleep_weights(model.hierarchy, settings.sleep)
-        self._whole = model.hierarchy, model.discriminator
-        self.grows = model.discriminator.grows
+        self._sleep, _ = sleep_weights(model.hierarchy, settings.sleep)
+        self._hierarchy, self._discriminator = model.hierarchy, model.discriminator
         self._input_noises = [game.noise.scale for game in model.discriminator.games]
-        if not self.grows and settings.grow_every not in (None, "auto"):
-            raise InputError("grow_every is set, but the discriminator has no adapters and cannot grow with the stack")
         self.single_pass, self.reason = self._examined()
-
-    def stand(self, level: int) -> None:
-        """The first levels of both players."""
-        hierarchy, discriminator = self._whole
-        self._hierarchy, self._discriminator = hierarchy[:level], discriminator[:level]
         self._captured: dict[tuple[Players, float], Captured[Step]] = {}
         self._draw: nn.Module | None = None
         self._judge: nn.Module | None = None
-        if not self.settings.compile:
-            self._draw, self._judge = self._wrapped()
+        if not settings.compile:
+            self._draw = processes.wrap(Joints(model.hierarchy))
+            self._judge = processes.wrap(Judges(model.discriminator))
 
     @property
     def wrapped(self) -> tuple[nn.Module, ...]:
@@ -150,7 +138,7 @@ class Game(Method):
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Step:
         """One step of Algorithm 1, at the noise of its place in the schedule."""
-        for game, first in zip(self._whole[1].games, self._input_noises, strict=True):
+        for game, first in zip(self._discriminator.games, self._input_noises, strict=True):
             game.noise.scale = schedule.input_noise(first, step) if first else 0.0
         kind = schedule.players(step), schedule.penalty(step)
         if not self.settings.compile:
@@ -162,7 +150,8 @@ class Game(Method):
                 mode=self.settings.compile,
                 keeps=self.settings.accumulate > 1,
             )
-        with self._processes.averaged(p for part in self._whole for p in part.parameters()):
+        players = (self._hierarchy, self._discriminator)
+        with self._processes.averaged(p for part in players for p in part.parameters()):
             return self._captured[kind](x)
 
     def _play(self, players: Players, penalty: float, x: Tensor) -> Step:
@@ -182,35 +171,20 @@ class Game(Method):
             judge=self._judge,
         )
 
-    def _wrapped(self) -> tuple[nn.Module, nn.Module]:
-        """Both players, as the processes see them."""
-        # Of the adapters, each level uses its own alone.
-        idle = any(len(game.adapters or ()) > 1 for game in self._discriminator.games)
-        draw, judge = Joints(self._hierarchy), Judges(self._discriminator)
-        return self._processes.wrap(draw), self._processes.wrap(judge, has_idle_parameters=idle)
-
     def rest(self) -> None:
         """Give the discriminator its input noise back."""
-        for game, first in zip(self._whole[1].games, self._input_noises, strict=True):
+        for game, first in zip(self._discriminator.games, self._input_noises, strict=True):
             game.noise.scale = first
 
     def _examined(self) -> tuple[bool, str]:
-        """Whether one backward pass serves both players at every level that will play, and why."""
+        """Whether one backward pass serves both players, and why."""
         settings = self.settings
         if settings.d_steps != 1 or settings.g_steps != 1:
             return False, f"rounds of {settings.d_steps} discriminator and {settings.g_steps} generator steps"
-        hierarchy, discriminator = self._whole
-        training = hierarchy.training
-        hierarchy.eval()
-        with seeded(0, hierarchy.prior.device), torch.no_grad():
+        hierarchy = self._hierarchy
+        with evaluating(hierarchy), seeded(0, hierarchy.prior.device), torch.no_grad():
             states = hierarchy.sample_states(4)
-        hierarchy.train(training)
-        grown = self.grows and settings.growth(len(hierarchy))
-        for level in range(1, len(hierarchy) + 1) if grown else [len(hierarchy)]:
-            possible, reason = supports_single_pass(discriminator[:level], self.objective, states)
-            if not possible:
-                break
-        return possible, reason
+        return supports_single_pass(self._discriminator, self.objective, states)
 
 
 class Elbo(Method):
@@ -229,13 +203,8 @@ class Elbo(Method):
 
     def __init__(self, model: Model, processes: Processes) -> None:
         check_trains_by_elbo(model.hierarchy)
-        self._whole = model.hierarchy
-        self._processes = processes
-
-    def stand(self, level: int) -> None:
-        """The first levels, under a standard normal prior."""
-        self._hierarchy = self._whole[:level]
-        self._bound = self._processes.wrap(NegativeElbo(self._hierarchy))
+        self._hierarchy = model.hierarchy
+        self._bound = processes.wrap(NegativeElbo(model.hierarchy))
 
     @property
     def wrapped(self) -> tuple[nn.Module, ...]:
@@ -264,7 +233,6 @@ class LabelsAlone(Method):
 
     columns = ("supervised_loss",)
     reason = "descent on the cross entropy of the labelled data; the decoder is not trained"
-    grows = False
     decodes = False
 
     def __init__(
@@ -282,9 +250,6 @@ class LabelsAlone(Method):
         self._unseen = processes.share(wanted, "training.consistency_batch") if wanted else None
         self._shares = Shares(classes).to(processes.device) if settings.consistency else None
         self._graph = Graph(len(labelled.part)).to(processes.device) if settings.consistency_graph else None
-
-    def stand(self, level: int) -> None:
-        """There are the whole hierarchy's classes, or none."""
 
     def step(self, x: Tensor, step: int, schedule: Schedule) -> Supervised:
         """One step of descent; of ``x``, whose labels are not seen, only the number is used."""
@@ -354,7 +319,7 @@ class SupervisedGame(Game):
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """The share of held-out data that are put into a wrong class."""
-        return self._supervision.measure(averaged, part) if len(averaged) == len(self._whole[0]) else {}
+        return self._supervision.measure(averaged, part)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -19,13 +19,12 @@ _QUANTITIES = ("step", "exp_avg", "exp_avg_sq")
 
 
 def make_optimisers(model: Model, settings: TrainingConfig) -> tuple[Adam, ...]:
-    """One for each part of a model: the hierarchy, each level a group, and the discriminator if there is one."""
-    hierarchy = model.hierarchy
-    optimisers = [_adam([*hierarchy.links, hierarchy], settings.learning_rate, settings.betas)]
-    if model.discriminator is not None:
-        rate = settings.discriminator_learning_rate or settings.learning_rate
-        optimisers.append(_adam([model.discriminator], rate, settings.betas))
-    return tuple(optimisers)
+    """One for each part of a model: the hierarchy, and the discriminator if there is one."""
+    rates = {
+        "hierarchy": settings.learning_rate,
+        "discriminator": settings.discriminator_learning_rate or settings.learning_rate,
+    }
+    return tuple(_adam(part, rates[name], settings.betas) for name, part in model.parts.items())
 
 
 def optimiser_tensors(optimiser: Adam, module: nn.Module, part: str) -> dict[str, Tensor]:
@@ -102,13 +101,8 @@ def _trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
 
 
-def _adam(modules: Iterable[nn.Module], rate: float, betas: tuple[float, float]) -> Adam:
-    """One group a module, of what no module before it has."""
-    groups: list[list[Tensor]] = []
-    seen = set[Tensor]()
-    for module in modules:
-        groups.append([parameter for _, parameter in _trained(module) if parameter not in seen])
-        seen.update(groups[-1])
-    if not seen:  # a player may be frozen whole, but Adam refuses to have nothing to do
-        groups[0].append(torch.zeros(0))
-    return _LeanAdam([{"params": group} for group in groups], lr=rate, betas=betas, fused=True)
+def _adam(module: nn.Module, rate: float, betas: tuple[float, float]) -> Adam:
+    # A player may be frozen whole, but Adam refuses to have nothing to do.
+    parameters: list[Tensor] = [parameter for _, parameter in _trained(module)]
+    parameters = parameters or [torch.zeros(0)]
+    return _LeanAdam(parameters, lr=rate, betas=betas, fused=True)

@@ -70,23 +70,21 @@ class Processes:
             )
         return batch_size // self.world
 
-    def wrap(self, module: nn.Module, *, has_idle_parameters: bool = False) -> nn.Module:
+    def wrap(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over the processes in every backward pass.
 
         Args:
             module: Whose forward is all that training calls. Running statistics stay each process's own.
-            has_idle_parameters: Whether some parameters take no part in a forward.
         """
         if self.world == 1:
             return module
         with warnings.catch_warnings():
-            # The name that follows it, unknown to older versions, would send buffers around when a level is added.
+            # The name that follows it, unknown to older versions, would send buffers around.
             warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
             return nn.parallel.DistributedDataParallel(
                 module,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
                 broadcast_buffers=False,
-                find_unused_parameters=has_idle_parameters,
             )
 
     def any(self, flag: Tensor) -> None:

@@ -43,7 +43,6 @@ class Progress:
         self.total = total
         self.last: Record | None = None
         self._bar = Bar(
-            TextColumn("level {task.fields[level]}"),
             BarColumn(None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rates]}"),
@@ -54,7 +53,7 @@ class Progress:
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=total, level=1, rates="", losses="", errors="")
+        self._task = self._bar.add_task("", total=total, rates="", losses="", errors="")
         self._errors = ""
 
     def __enter__(self) -> Progress:
@@ -73,13 +72,12 @@ class Progress:
         losses = " ".join(f"{_LABELS[name]} {value:.3f}" for name, value in record.losses.items())
         if record.errors:
             self._errors = "errors " + " ".join(f"{error:.3f}" for error in record.errors)
-        self._bar.update(
-            self._task, completed=record.step, level=record.level, rates=rates, losses=losses, errors=self._errors
-        )
+            self._errors += "  recovered " + " ".join(f"{value:.2f}" for value in record.recovery)
+        self._bar.update(self._task, completed=record.step, rates=rates, losses=losses, errors=self._errors)
         if record.evaluated:
             left = (self.total - record.step) / record.steps_per_second
             self.console.print(
-                f"step {record.step:>7,} of {self.total:,}  level {record.level}  {losses}  {self._errors}  "
+                f"step {record.step:>7,} of {self.total:,}  {losses}  {self._errors}  "
                 f"{rates}, {left / 60:.1f} min left",
                 markup=False,
             )

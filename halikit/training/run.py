@@ -38,6 +38,13 @@ _LOSSES = (
     *("d_loss", "g_loss", "rho_q", "rho_p", "sleep_loss", "negative_elbo", "held_out_negative_elbo"),
     *("supervised_loss", "held_out_label_error"),
 )
+# Of a record, what has a number for each level, and the columns that these have.
+_PER_LEVEL = {
+    "errors": "error",
+    "embedded": "embedded",
+    "recovery": "recovery",
+    "recovery_from_x": "recovery_from_x",
+}
 
 _METRICS, _SAMPLES, DUMP = "metrics.csv", "samples", "diverged.json"
 _MOST_JSON = 2**20
@@ -49,7 +56,6 @@ class Record:
 
     Attributes:
         step: Steps played so far.
-        level: Levels that play.
         seconds: Training time so far, evaluations included.
         skipped: Steps so far that came to NaN or Inf and changed nothing.
         d_loss: ``L_d``, nats under Jensen–Shannon.
@@ -68,10 +74,12 @@ class Record:
             level 1 up; empty where it was not evaluated, and where no decoder is trained.
         embedded: Mean discriminator-embedded distance ``d_c(x, x̂_l)`` (Eq. 8) on the same data, likewise; empty where
             there is no discriminator as well.
+        recovery: How much of the decoder's own ``z_l`` the encoder recovers in one step, averaged weights
+            (:mod:`halikit.analysis.recovery`), likewise.
+        recovery_from_x: The same from ``x``, along the means, likewise.
     """
 
     step: int
-    level: int
     seconds: float
     skipped: int
     d_loss: float | None = None
@@ -87,6 +95,8 @@ class Record:
     images_per_second: float
     errors: tuple[float, ...] = field(default=())
     embedded: tuple[float, ...] = field(default=())
+    recovery: tuple[float, ...] = field(default=())
+    recovery_from_x: tuple[float, ...] = field(default=())
 
     @property
     def evaluated(self) -> bool:
@@ -122,9 +132,9 @@ class Run:
         self.model = model
         self.checkpoints = Checkpoints(self.path, keep)
         self.events = Events(self.path / "tensorboard")
-        names = [name for name in Record.__dataclass_fields__ if name not in ("errors", "embedded")]
+        names = [name for name in Record.__dataclass_fields__ if name not in _PER_LEVEL]
         latents = model.hierarchy.spaces[1:]
-        self._columns = names + [f"{kind}_{space.name}" for kind in ("error", "embedded") for space in latents]
+        self._columns = names + [f"{kind}_{space.name}" for kind in _PER_LEVEL.values() for space in latents]
         self._is_ours = resumes
         self._refuse_another()
         try:
@@ -200,7 +210,7 @@ class Run:
     def record(self, record: Record) -> None:
         """Add a line to ``metrics.csv``; empty cells where nothing was measured."""
         values = asdict(record)
-        per_level = [values.pop("errors"), values.pop("embedded")]
+        per_level = [values.pop(name) for name in _PER_LEVEL]
         cells = [_cell(value) for value in values.values()]
         for measured in per_level:
             cells += [_cell(value) for value in measured] + [""] * (len(self.model.hierarchy) - len(measured))
@@ -215,10 +225,10 @@ class Run:
         curves = zip(self._columns, cells, strict=True)
         self.events.scalars({name: float(cell) for name, cell in curves if cell and name != "step"}, record.step)
 
-    def save(self, averaged: Hierarchy, config: Config | None, step: int, level: int) -> None:
+    def save(self, averaged: Hierarchy, config: Config | None, step: int) -> None:
         """Write the model as it is now, with the config that it can be built from, if any."""
         self.path.mkdir(parents=True, exist_ok=True)
-        save_model(self.path / FILE_NAME, self.model, averaged, config=config, step=step, level=level)
+        save_model(self.path / FILE_NAME, self.model, averaged, config=config, step=step)
 
     def checkpoint(self, state: State) -> Path:
         """Write a checkpoint, the records that it goes on from first."""

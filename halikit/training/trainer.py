@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from halikit import data as datasets
 from halikit.analysis.reconstruction import distances
+from halikit.analysis.recovery import recovery
 from halikit.config import Config, DataConfig, TrainingConfig
 from halikit.discriminator import JointDiscriminator
 from halikit.errors import DivergedError, InputError, StoppedError
@@ -22,6 +24,7 @@ from halikit.hierarchy import Hierarchy
 from halikit.kernels import Kernel
 from halikit.model import Model, fill, named_tensors
 from halikit.random import seeded
+from halikit.sleep import sleep_weights
 from halikit.training.averaging import Averager
 from halikit.training.checkpoint import Checkpoint, CheckpointError, Checkpoints, State, find_checkpoint
 from halikit.training.guard import Counts, Guard
@@ -34,7 +37,7 @@ from halikit.training.optimisers import fill_optimiser, make_optimisers, optimis
 from halikit.training.processes import Processes
 from halikit.training.resume import check_same_model, notices, surroundings
 from halikit.training.run import Record, Run
-from halikit.training.schedule import Schedule, stands_still
+from halikit.training.schedule import Schedule
 from halikit.training.signals import Signals
 
 __all__ = ["Trainer"]
@@ -68,7 +71,6 @@ class Trainer:
         averaged: The hierarchy with averaged weights, in evaluation mode.
         processes: Those that train together.
         steps: Steps played so far.
-        level: Levels that play.
         memory_format: How feature maps lie in memory.
         single_pass: Whether one backward pass serves both players; ``reason`` says why, or what a step is instead.
     """
@@ -86,7 +88,9 @@ class Trainer:
         on_notice: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.model = model
-        self.settings = settings or (model.config.training if model.config else TrainingConfig())
+        self.settings, said = _resolved(
+            settings or (model.config.training if model.config else TrainingConfig()), model.hierarchy
+        )
         self.processes = Processes(self.settings.device, self.settings.timeout)
         self.device = self.processes.device
         if self.device.type == "cpu":
@@ -109,10 +113,7 @@ class Trainer:
         self.averager = Averager(model.hierarchy, self.settings.averaging)
         self._method = make_method(model, self.settings, self.data, self.augmentation, self.averaged, self.processes)
         self.steps = 0
-        # Of the top level's reconstructions at each evaluation since it was added, by which a plateau is known.
-        self._top_errors: list[float] = []
-        self.schedule = self._scheduled(self.settings.steps)
-        self._stand(self.schedule.level(0))
+        self.schedule = Schedule(self.settings, self.settings.steps)
         self._optimisers = make_optimisers(model, self.settings)
         self._rates = [optimiser.param_groups[0]["lr"] for optimiser in self._optimisers]
         self._guard = Guard((model.parts | self._method.kept).values(), self.processes)
@@ -125,6 +126,8 @@ class Trainer:
         self._notify = on_notice if self.processes.is_first else _say_nothing
         if self.settings.precision == "bf16" and _emulates_bf16(self.device):
             self._notify("this CPU has no bfloat16 in hardware: precision = '32' is many times faster")
+        for notice in said:
+            self._notify(notice)
         self._health = Health(self._notify)
         resumes = resume is not False
         if out is None and resumes:
@@ -158,8 +161,8 @@ class Trainer:
         """Play.
 
         Args:
-            steps: How many more steps; by default what is left of the settings' steps. Growth and rates are
-                planned over all steps up to the last of these.
+            steps: How many more steps; by default what is left of the settings' steps. Rates are planned over all
+                steps up to the last of these.
 
         Returns:
             The model, trained, with its raw weights; those of :attr:`averaged` are usually better.
@@ -173,8 +176,7 @@ class Trainer:
         if self.data is None:
             raise InputError("this trainer has no data: give it some, or play batches of your own with step(batch)")
         total = max(self.settings.steps, self.steps) if steps is None else self.steps + steps
-        self.schedule = self._scheduled(total)
-        self.schedule.check()
+        self.schedule = Schedule(self.settings, total)
         with ExitStack() as stack:
             stack.enter_context(_threads(self.settings.threads))
             stack.enter_context(explained_shortage(self.device, self.settings.batch_size))
@@ -228,8 +230,6 @@ class Trainer:
                     self._go_back(counts)
                     return
                 self._report(counts, evaluates)
-            if evaluates and settings.grow_every == "plateau" and self.level < self.schedule.level(total):
-                self._grow()
             caught = self.processes.heard(signals.caught, self.steps)
             is_due = is_last or caught or self.steps % settings.checkpoint_every == 0
             # What follows a skipped step might never be finite again; the checkpoint before it leads here as well.
@@ -245,17 +245,14 @@ class Trainer:
             self._average_statistics()
         if not self.processes.is_first:
             return
-        errors, embedded, measured = self._evaluate() if evaluates else ((), (), {})
+        measured = self._evaluate() if evaluates else {}
+        measured |= zip(self._method.columns, means, strict=True)
         record = Record(
             step=self.steps,
-            level=self.level,
             seconds=self._meter.seconds(),
             skipped=counts.skipped,
             steps_per_second=rate,
             images_per_second=rate * self.settings.batch_size,
-            errors=errors,
-            embedded=embedded,
-            **dict(zip(self._method.columns, means, strict=True)),
             **measured,
         )
         if self.run:
@@ -264,15 +261,6 @@ class Trainer:
             self._on_record(record)
         self._health.look_at(record)
         self._meter.lap()
-
-    def _grow(self) -> None:
-        """Add a level if the error of the top one stands still. The first process alone has evaluated it."""
-        x = self._held_out()
-        uncoupled = float((x - x.mean(0)).square().mean().sqrt())
-        is_due = torch.tensor(stands_still(self._top_errors, uncoupled), device=self.device)
-        self.processes.spread([is_due])
-        if is_due:
-            self._stand(self.level + 1)
 
     def _go_back(self, counts: Counts) -> None:
         """Go on from the newest checkpoint at half the rates; the second time that this is called for is the end.
@@ -315,16 +303,11 @@ class Trainer:
                 f"training.accumulate={settings.accumulate} divides a batch into as many equal parts of two samples or "
                 f"more, got a batch of {len(batch)}"
             )
-        level = max(self.level, self.schedule.level(self.steps))
-        if level != self.level:
-            self._stand(level)
         rate = self.schedule.rate(self.steps) * self._rate_share
         for optimiser, full in zip(self._optimisers, self._rates, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = full * rate
             optimiser.zero_grad()
-        for group in self._optimisers[0].param_groups[: self.level - 1]:
-            group["lr"] *= self.schedule.settled_rate
         if settings.compile:
             # Whatever earlier steps have left in the memory of CUDA graphs may be written over: nobody reads it again.
             torch.compiler.cudagraph_mark_step_begin()
@@ -364,20 +347,17 @@ class Trainer:
         """The batch in the memory format of the model; vectors as they are."""
         return batch.contiguous(memory_format=self.memory_format) if batch.dim() == 4 else batch
 
-    def _evaluate(self) -> tuple[tuple[float, ...], tuple[float, ...], dict[str, float]]:
-        """Errors (Fig. 3) and what the method measures, on held-out data; pictures and the model into the run."""
+    def _evaluate(self) -> dict[str, Any]:
+        """What a record has of held-out data and of the decoder's samples; pictures and the model into the run."""
         assert self.data is not None
-        averaged = self.averaged[: self.level]
-        x = self._held_out()
         with torch.no_grad():
             with seeded(self.settings.seed, self.device):
-                measured = self._method.measure(averaged, self.data.held_out[:_HELD_OUT])
-            errors, embedded = self._look_at_decoder(averaged, x) if self._method.decodes else ((), ())
+                measured: dict[str, Any] = self._method.measure(self.averaged, self.data.held_out[:_HELD_OUT])
+            looked_at = self._look_at_decoder(self._held_out()) if self._method.decodes else {}
             if self.run:
                 self._save_model()
-        self._score = fmean(errors or measured.values())
-        self._top_errors += errors[-1:]
-        return errors, embedded, measured
+        self._score = fmean(looked_at["errors"] if looked_at else measured.values())
+        return measured | looked_at
 
     def _held_out(self) -> Tensor:
         """The data that evaluations look at."""
@@ -385,19 +365,26 @@ class Trainer:
         part = self.data.held_out
         return part.batch(torch.arange(min(_HELD_OUT, len(part)), device=self.device))
 
-    def _look_at_decoder(self, averaged: Hierarchy, x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Distances of reconstructions from every level; samples and reconstructions are drawn into the run."""
-        discriminator = self.model.discriminator and self.model.discriminator[: self.level]
-        found = distances(averaged, discriminator, x)
+    def _look_at_decoder(self, x: Tensor) -> dict[str, tuple[float, ...]]:
+        """What a record has for each level; samples and reconstructions are drawn into the run."""
+        averaged = self.averaged
+        found = distances(averaged, self.model.discriminator, x)
         with seeded(self.settings.seed, self.device):
             samples = averaged.sample(_SHOWN**2 // 2)
+            recovered = recovery(averaged, _HELD_OUT)
         self._health.look_at_samples(samples, x, self.steps)
+        names = [space.name for space in averaged.spaces[1:]]
+        if self.steps == self.schedule.total:
+            self._health.look_at_recovery(dict(zip(names, recovered.in_one_step, strict=True)))
         if self.run:
-            names = [space.name for space in averaged.spaces[1:]]
             rebuilt = {name: averaged.reconstruct(x[:_SHOWN], level) for level, name in enumerate(names, 1)}
             self.run.pictures(samples, {"x": x[:_SHOWN]} | rebuilt, self.steps)
-        errors = tuple(found.euclidean.square().mean(1).sqrt().tolist())
-        return errors, () if found.embedded is None else tuple(found.embedded.mean(1).tolist())
+        return {
+            "errors": tuple(found.euclidean.square().mean(1).sqrt().tolist()),
+            "embedded": () if found.embedded is None else tuple(found.embedded.mean(1).tolist()),
+            "recovery": recovered.in_one_step,
+            "recovery_from_x": recovered.from_x,
+        }
 
     def _average_statistics(self) -> None:
         """Let running statistics be what all processes have seen, before they are used or saved."""
@@ -412,7 +399,7 @@ class Trainer:
 
     def _save_model(self) -> None:
         assert self.run
-        self.run.save(self.averaged, self.config if self.model.config else None, self.steps, self.level)
+        self.run.save(self.averaged, self.config if self.model.config else None, self.steps)
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         """Stand where the checkpoint was written, and say what has changed since.
@@ -455,7 +442,6 @@ class Trainer:
             {
                 "trouble": trouble,
                 "step": self.steps,
-                "level": self.level,
                 "skipped": counts.skipped,
                 "learning_rates": [[group["lr"] for group in optimiser.param_groups] for optimiser in self._optimisers],
                 "gradients_not_finite": [name for name, g in gradients.items() if not g.isfinite().all()],
@@ -474,8 +460,6 @@ class Trainer:
         """All that the steps to come depend on, and what records to come will."""
         facts = {
             "step": self.steps,
-            "level": self.level,
-            "top_errors": self._top_errors,
             "seconds": self._meter.seconds(),
             "rate_share": self._rate_share,
             "config": self.config.model_dump(mode="json"),
@@ -503,11 +487,9 @@ class Trainer:
         try:
             self._guard.counts.copy_(tensors["skipped"])
             self._meter.restore(tensors["unread"].to(self.device), facts["seconds"])
-            self._stand(facts["level"])
         except (KeyError, IndexError, RuntimeError) as error:
             raise CheckpointError(f"{path} does not fit the model: {error}") from None
         self.steps, self._rate_share, self._score = checkpoint.step, facts["rate_share"], None
-        self._top_errors = list(facts.get("top_errors", []))  # an older checkpoint has none
 
     def _modules(self) -> dict[str, nn.Module]:
         return self.model.parts | {"averaged": self.averaged} | self._method.kept
@@ -537,15 +519,6 @@ class Trainer:
             depth = _PREFETCHED if self.data.train.takes_time else 0
         return datasets.Prefetched(self._batches(), depth, self.device) if depth else nullcontext(self._batches())
 
-    def _stand(self, level: int) -> None:
-        """Let the first ``level`` levels play."""
-        self.level = level
-        self._top_errors = []
-        self._method.stand(level)
-
-    def _scheduled(self, total: int) -> Schedule:
-        return Schedule(self.settings, total, len(self.model.hierarchy), self._method.grows)
-
     def _check(self) -> None:
         if self.data is None:
             return
@@ -562,6 +535,14 @@ class Trainer:
             )
         self.data.check_batch(self.settings.batch_size)
         self.augmentation.check(shape)
+
+
+def _resolved(settings: TrainingConfig, hierarchy: Hierarchy) -> tuple[TrainingConfig, list[str]]:
+    """The settings with the weights of the sleep phase written out, and what a person should know about these."""
+    if settings.method != "adversarial" or settings.sleep == 0:
+        return settings, []
+    weights, said = sleep_weights(hierarchy, settings.sleep)
+    return settings.model_copy(update={"sleep": weights}), said
 
 
 def _memory_format(model: Model, settings: TrainingConfig, device: torch.device) -> torch.memory_format:
