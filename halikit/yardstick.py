@@ -23,6 +23,7 @@ from halikit.hierarchy import Hierarchy
 from halikit.kernels import DeterministicKernel, GaussianKernel, Kernel
 from halikit.model import Model
 from halikit.networks.blocks import Dropout
+from halikit.sleep import sleep_weights
 
 __all__ = ["Yardstick", "in_stock_parts"]
 
@@ -33,8 +34,8 @@ M = TypeVar("M", bound=nn.Module)
 class Yardstick:
     """The textbook loop on a copy of a model's networks, made of torch's own layers and ``torch.optim.Adam``.
 
-    The game is that of :func:`~halikit.objectives.jensen_shannon`. It keeps no averaged weights, and looks for no
-    number that is not finite.
+    The game is that of :func:`~halikit.objectives.jensen_shannon`, with the sleep phase of the model's settings. It
+    keeps no averaged weights, and looks for no number that is not finite.
 
     Args:
         model: With a discriminator, built from a config.
@@ -48,6 +49,7 @@ class Yardstick:
         self.hierarchy: Hierarchy = in_stock_parts(model.hierarchy).train()
         self.games: list[JointDiscriminator] = [in_stock_parts(game).train() for game in model.discriminator.games]
         self.noise = settings.encoder_noise
+        self.sleep, _ = sleep_weights(model.hierarchy, settings.sleep)
         self.is_careful = is_careful
         self._judges = nn.ModuleList(self.games)
         rate, betas = settings.learning_rate, settings.betas
@@ -71,8 +73,9 @@ class Yardstick:
         self._for_g.zero_grad()
         if self.is_careful:
             self._judges.requires_grad_(False)
-        loss_g = self._loss(self._encode(x), self._decode(len(x)), 0.0)
-        loss_g.backward()
+        p = self._decode(len(x))
+        loss_g = self._loss(self._encode(x), p, 0.0)
+        (loss_g + self._sleep_loss(p)).backward()
         self._for_g.step()
         if self.is_careful:
             self._judges.requires_grad_(True)
@@ -100,6 +103,15 @@ class Yardstick:
             s_q, s_p = _judged(game, q), _judged(game, p)
             loss = loss + binary_cross_entropy_with_logits(s_q, torch.full_like(s_q, label))
             loss = loss + binary_cross_entropy_with_logits(s_p, torch.full_like(s_p, 1 - label))
+        return loss
+
+    def _sleep_loss(self, p: States) -> Tensor:
+        """The encoder's kernels on the decoder's draw; running statistics see it too, as they would in a plain loop."""
+        p = {name: state.detach() for name, state in p.items()}
+        loss = torch.zeros((), device=next(iter(p.values())).device)
+        for link, weight in zip(self.hierarchy, self.sleep, strict=True):
+            if weight:
+                loss = loss + weight * link.up.sleep_loss(p[link.up.target.name], p[link.up.source.name]).mean()
         return loss
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes the raw numbers of digits.md: one line of JSON a run, in digits.jsonl; the time of each run in times.txt.
+# Makes the raw numbers of grown.md with halikit 0.1.0: one line of JSON a run, in grown.jsonl; the time of each run in times.txt.
 set -euo pipefail
 export OMP_NUM_THREADS=1
 run() {
     local name=$1
     shift
     /usr/bin/time -f "$name wall %e s, user %U s" -a -o times.txt halikit train "$@" --out "runs/$name" >"$name.log"
-    halikit evaluate "runs/$name" --json >>digits.jsonl
+    halikit evaluate "runs/$name" --json >>grown.jsonl
 }
 # bfloat16 wants a CPU that has it: leave it out elsewhere.
 fast() { run "$@" --set compile=default --precision bf16; }
