@@ -177,7 +177,7 @@ def _alarms(levels: list[LevelHealth], spread: float) -> list[str]:
         name = found.name
         if found.information is not None and found.information.value < _LITTLE_INFORMATION:
             alarms.append(f"{name} seems to be ignored by the encoder: no information on x in it could be shown")
-        if found.recovery < LEAST:
+        if not found.recovery >= LEAST:
             why = (
                 f"the decoder ignores it: another sample's {name} leads as near to the state below"
                 if found.decoder_use < _LITTLE_USE

@@ -65,7 +65,7 @@ def decoder_use(hierarchy: Hierarchy, num_samples: int = 2000) -> tuple[float, .
     """What each latent is worth to the decoder's kernel, from level 1 up: 1 where ``p(z_{l−1}|z_l)`` ignores ``z_l``.
 
     How much farther the decoder's ``z_{l−1}`` is from the kernel's mean given another sample's ``z_l`` than given its
-    own: root mean squares, an estimate. Infinite for a deterministic kernel that does not ignore ``z_l``.
+    own: root mean squares, an estimate. Without bound for a deterministic kernel that does not ignore ``z_l``.
 
     Args:
         hierarchy: In evaluation mode.
@@ -89,7 +89,7 @@ class _Score:
     """
 
     def __init__(self, kernel: Kernel) -> None:
-        self._is_of_classes = isinstance(kernel, CategoricalKernel)
+        self._is_of_classes = isinstance(kernel.factors[-1], CategoricalKernel)
         self._number = 0
         # Of hits for classes; for all else of the truth, its square, and the squared error, by element.
         self._sums: list[Tensor] = []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -85,8 +86,13 @@ def recovery(asked: Asked) -> Found:
         f"  {space.name}  {one_step:.3f}  {from_x:.3f}"
         for space, one_step, from_x in zip(hierarchy.spaces[1:], found.in_one_step, found.from_x, strict=True)
     ]
-    values = {"recovery": list(found.in_one_step), "recovery_from_x": list(found.from_x)}
+    values = {"recovery": without_nan(found.in_one_step), "recovery_from_x": without_nan(found.from_x)}
     return Found("Latents recovered", lines, {"num_samples": found.num_samples} | values)
+
+
+def without_nan(values: Sequence[float]) -> list[float | None]:
+    """Numbers as JSON takes them: none where nothing varies."""
+    return [None if math.isnan(value) else value for value in values]
 
 
 def reconstruction(asked: Asked) -> Found:

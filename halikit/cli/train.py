@@ -296,6 +296,8 @@ def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: T
 
 
 def _result(last: Record, trainer: Trainer) -> dict[str, Any]:
+    from halikit.cli.measures import without_nan
+
     assert trainer.run is not None
     return {
         "run": str(trainer.run.path),
@@ -305,7 +307,7 @@ def _result(last: Record, trainer: Trainer) -> dict[str, Any]:
         "skipped": last.skipped,
         "rms_error": list(last.errors),
         "embedded_error": list(last.embedded),
-        "recovery": list(last.recovery),
-        "recovery_from_x": list(last.recovery_from_x),
+        "recovery": without_nan(last.recovery),
+        "recovery_from_x": without_nan(last.recovery_from_x),
         **last.losses,
     }

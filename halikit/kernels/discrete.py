@@ -103,6 +103,11 @@ class CategoricalKernel(DensityKernel):
         logits = self.logits(given)
         return logits.softmax(-1) if self.target.rank else logits.argmax(-1)
 
+    @property
+    def knows_mean(self) -> bool:
+        """Whether states are one-hot: an index has none."""
+        return bool(self.target.rank)
+
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
         """Cross entropy with the class that was drawn, the likeliest of a relaxed one, ``(n,)``, in nats.
 

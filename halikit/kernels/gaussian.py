@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel, apply_network, per_element
+from halikit.kernels.kernel import DensityKernel, apply_network, at_least_single, per_element
 from halikit.spaces import Space
 
 __all__ = ["Gauge", "GaussianKernel", "Moments"]
@@ -158,8 +158,9 @@ class GaussianKernel(DensityKernel):
             given: ``(n, *source.shape)``. In training mode a gauge takes the statistics of this very batch.
         """
         mean, scale = self.moments(given)
-        scale = scale.to(torch.promote_types(scale.dtype, torch.float32)).clamp(min=_SLEEP_SCALE)
-        return per_element(0.5 * ((target - mean) / scale).square() + scale.log()) + 0.5 * math.log(2 * math.pi)
+        scale = at_least_single(scale).clamp(min=_SLEEP_SCALE)
+        residual = at_least_single(target) - at_least_single(mean)
+        return per_element(0.5 * (residual / scale).square() + scale.log()) + 0.5 * math.log(2 * math.pi)
 
     def mean(self, given: Tensor) -> Tensor:
         """The conditional mean, ``(..., *target.shape)``."""

@@ -15,6 +15,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from halikit import recompute
+from halikit.modes import evaluating
 from halikit.random import drawing_from
 from halikit.spaces import Space
 
@@ -96,7 +97,7 @@ class Kernel(nn.Module, ABC):
         """
         if not self.knows_mean:
             raise NoDensityError(f"{self} is a {type(self).__name__} with neither a density nor a mean to learn by")
-        return per_element((target - self.mean(given)).square())
+        return per_element((at_least_single(target) - at_least_single(self.mean(given))).square())
 
     def forward(self, given: Tensor) -> Any:
         """The distribution over ``target``; only a :class:`DensityKernel` has one.
@@ -184,7 +185,25 @@ class DensityKernel(Kernel):
             target: ``(n, *target.shape)``.
             given: ``(n, *source.shape)``.
         """
-        return -self.log_prob(target, given) / self.target.size
+        return -at_least_single(self.log_prob(target, given)) / self.target.size
+
+    @property
+    def knows_mean(self) -> bool:
+        """Whether the distribution knows its own, or the kernel has its own way to it."""
+        if type(self).mean is not DensityKernel.mean:
+            return True
+        like = next(self.parameters(), torch.empty(0))
+        with evaluating(self), torch.no_grad():
+            try:
+                _ = self(like.new_zeros(2, *self.source.shape)).mean
+            except NotImplementedError:
+                return False
+        return True
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """In single precision at least: means over many elements have no place in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def per_element(loss: Tensor) -> Tensor:

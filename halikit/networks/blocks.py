@@ -169,17 +169,19 @@ class LinearSkip(nn.Module):
     def __init__(self, network: nn.Module, weight: Tensor) -> None:
         super().__init__()
         self.network, self.weight = network, nn.Parameter(weight.detach().clone())
-        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
         if not layers:
             raise ValueError("a linear skip starts the network's last linear layer or convolution at zero: it has none")
-        nn.init.zeros_(layers[-1].weight)
+        # Weight-normalised, its length is a parameter of its own.
+        name = "parametrizations.weight.original0" if is_parametrized(layers[-1], "weight") else "weight"
+        nn.init.zeros_(layers[-1].get_parameter(name))
         if layers[-1].bias is not None:
             nn.init.zeros_(layers[-1].bias)
 
     def forward(self, given: Tensor) -> Tensor:
         """``(n, *source.shape)`` to ``(n, k · target.size)``, the means first."""
-        output = self.network(given).flatten(1)
-        skip = nn.functional.linear(given.flatten(1), self.weight)
+        output = self.network(given).reshape(len(given), -1)
+        skip = nn.functional.linear(given.reshape(len(given), -1), self.weight)
         return output + nn.functional.pad(skip, (0, output.shape[1] - skip.shape[1]))
 
     def extra_repr(self) -> str:

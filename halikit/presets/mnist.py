@@ -15,8 +15,14 @@ def mnist() -> Config:
     return Config(
         preset="mnist",
         model=ModelConfig(levels=2, data_shape=(1, 28, 28), family="dense", widths=(64, 32), hidden=512),
-        discriminator=DiscriminatorConfig(family="dense", width=512, weight_norm=True),
-        training=TrainingConfig(steps=20_000, discriminator_learning_rate=1.2e-3, final_learning_rate=0.1),
+        discriminator=DiscriminatorConfig(family="dense", width=512),
+        training=TrainingConfig(
+            steps=20_000,
+            learning_rate=2e-4,
+            discriminator_learning_rate=8e-4,
+            final_learning_rate=0.1,
+            decay_from=0.0,
+        ),
         data=DataConfig(spec="mnist:data/mnist"),
     )
 

@@ -74,7 +74,7 @@ class Health:
         Args:
             recovered: By the name of the latent, how much of it the encoder recovers in one step.
         """
-        lost = [f"{name} ({value:.2f})" for name, value in recovered.items() if value < LEAST]
+        lost = [f"{name} ({value:.2f})" for name, value in recovered.items() if not value >= LEAST]
         if lost:
             self._notify(
                 f"the encoder does not recover {', '.join(lost)} from the decoder's own samples, of 1 at most: "

@@ -31,6 +31,8 @@ class Schedule:
 
     def penalty(self, step: int) -> float:
         """Weight of the gradient penalty in this step: lazily, ``k γ`` at every k-th step of the discriminator."""
+        if self.players(step) == "generator":
+            return 0.0
         every = self.settings.penalty_every
         d, g = self.settings.d_steps, self.settings.g_steps
         played = step if d == g == 1 else step // (d + g) * d + min(step % (d + g), d)
