@@ -126,7 +126,7 @@ def explore(hierarchy: hk.Hierarchy, out: Path) -> None:
         server.shutdown()
 
 
-def main(run: Path | None = None, steps: int = 9500, out: Path = HERE.parent / "docs" / "figures") -> list[Path]:
+def main(run: Path | None = None, steps: int = 3600, out: Path = HERE.parent / "docs" / "figures") -> list[Path]:
     """Draw all figures, with the digits model of ``run`` or a new one; returns their files."""
     out.mkdir(parents=True, exist_ok=True)
     figures = {

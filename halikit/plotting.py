@@ -327,8 +327,8 @@ def health(found: Health) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure((11, 3.4), layout="constrained")
-    use, ablation, mismatch = figure.subplots(1, 3)
+    figure = Figure((14, 3.4), layout="constrained")
+    recovered, use, ablation, mismatch = figure.subplots(1, 4)
     levels = [level.level for level in found.levels]
 
     def bars(axes: Axes, quantities: Sequence[Quantity | None], label: str, offset: float = 0.0) -> None:
@@ -337,6 +337,11 @@ def health(found: Health) -> Figure:
         places = [level + offset for level in levels]
         axes.bar(places, values, 0.35, yerr=errors, label=label, error_kw={"linewidth": 1})
 
+    recovered.bar([level - 0.18 for level in levels], [level.recovery for level in found.levels], 0.35)
+    recovered.bar([level + 0.18 for level in levels], [level.recovery_from_x for level in found.levels], 0.35)
+    recovered.set(title="$z_l$ recovered from samples", ylabel="$R^2$, at most 1")
+    recovered.legend(["from $z_{l-1}$", "from $x$"], frameon=False, fontsize=8, ncols=2, loc="upper center")
+    recovered.set_ylim(min(0.0, recovered.get_ylim()[0]), 1.2)
     bars(use, [level.information for level in found.levels], "information on x")
     use.set(title="Encoder: lower bound on $I(x; z_l)$", ylabel="nats, at most 4.85")
     bars(ablation, [level.error for level in found.levels], "own $z_l$", -0.18)
@@ -345,7 +350,7 @@ def health(found: Health) -> Figure:
     bars(mismatch, [level.aggregate.js_bound for level in found.levels], "$q(z_l)$, $p(z_l)$", -0.18)
     bars(mismatch, [level.pair.js_bound for level in found.levels], "with the state below", 0.18)
     mismatch.set(title="Mismatch: lower bound on $D_{JS}$", ylabel="nats, at most 0.69")
-    for axes in (use, ablation, mismatch):
+    for axes in (recovered, use, ablation, mismatch):
         axes.set_xticks(levels, [level.name for level in found.levels])
         axes.spines[["top", "right"]].set_visible(False)
     for axes in (ablation, mismatch):

@@ -19,17 +19,19 @@ def dense(levels: int) -> Config:
     Args:
         levels: L.
     """
+    # Long stretches at a high rate undo deep stacks: rates are the lower the more levels there are, over so many more
+    # steps, and fall from the first step on.
+    rate = min(4e-4, 1.2e-3 / levels)
     return Config(
         model=ModelConfig(levels=levels, family="dense"),
         discriminator=DiscriminatorConfig(family="dense", weight_norm=True),
         training=TrainingConfig(
             steps=max(3_600, 1_200 * levels),
-            # Long stretches at a high rate undo deep stacks: rates are low, and fall from the first step on.
-            learning_rate=2e-4,
-            decay_from=0.0,
-            final_learning_rate=0.1,
+            learning_rate=rate,
             # The slower player is the discriminator: at equal rates the latents couple far less.
-            discriminator_learning_rate=8e-4,
+            discriminator_learning_rate=4 * rate,
+            final_learning_rate=0.1,
+            decay_from=0.0,
             threads=1,
         ),
     )
