@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from halikit.config import Config, read_toml
 from halikit.discriminator import JointDiscriminator
 
-__all__ = ["first_levels", "levels_in", "read_config", "upgraded_config", "upgraded_discriminator", "upgraded_outcomes"]
+__all__ = [
+    "adapter_in",
+    "first_levels",
+    "levels_in",
+    "read_config",
+    "upgraded_config",
+    "upgraded_discriminator",
+    "upgraded_outcomes",
+]
 
 # Settings of growth, which every config of 0.1.0 names.
 _GROWTH = ("grow_every", "settled_rate")
@@ -79,16 +87,29 @@ def upgraded_discriminator(tensors: Mapping[str, Tensor], level: int) -> dict[st
     return result
 
 
+def adapter_in(tensors: Mapping[str, Tensor], discriminator: JointDiscriminator) -> nn.Linear:
+    """The first layer of the head, of as many features as the file's adapter takes.
+
+    Args:
+        tensors: As :func:`upgraded_discriminator` gives them, each name behind ``discriminator.``.
+        discriminator: Of the whole stack.
+    """
+    whole, found = discriminator.head[1], tensors.get("discriminator.head.1.weight")
+    assert isinstance(whole, nn.Linear)
+    # A file without one is refused where its tensors are compared.
+    features = whole.in_features if found is None or found.dim() != 2 else found.shape[1]
+    return nn.Linear(features, whole.out_features)
+
+
 def first_levels(discriminator: JointDiscriminator, level: int, tensors: Mapping[str, Tensor]) -> JointDiscriminator:
     """The discriminator of a stack that was still growing: its first stages under the adapter that the file holds.
 
     Args:
         discriminator: Of the whole stack.
         level: Levels that had been trained.
-        tensors: As :func:`upgraded_discriminator` gives them, each name behind ``discriminator.``.
+        tensors: As :func:`adapter_in` takes them.
     """
-    width, features = tensors["discriminator.head.1.weight"].shape
-    head = nn.Sequential(nn.Flatten(), nn.Linear(features, width), *list(discriminator.head)[_ADDED:])
+    head = nn.Sequential(nn.Flatten(), adapter_in(tensors, discriminator), *list(discriminator.head)[_ADDED:])
     return JointDiscriminator(
         discriminator.spaces[: level + 1],
         list(discriminator.stages)[: level + 1],

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from halikit.config import Config, DiscriminatorConfig, ModelConfig, override
 from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, build_discriminator
-from halikit.earlier import first_levels, upgraded_config, upgraded_discriminator
+from halikit.earlier import adapter_in, first_levels, upgraded_config, upgraded_discriminator
 from halikit.errors import InputError
 from halikit.files import write_atomically
 from halikit.hierarchy import Hierarchy
@@ -203,6 +203,8 @@ def load(
         model = _build_for(path, about, tensors)
     else:
         raise ModelError(f"{path} holds kernels of its author's own: pass build=, the function that makes the model")
+    if level != len(model.hierarchy) and about["schema"] > 1:
+        raise ModelError(f"{path} is damaged: it says {level} levels, and its model has {len(model.hierarchy)}")
     if level < len(model.hierarchy):
         model = _grown_so_far(model, level, tensors)
     for name, part in model.parts.items():
@@ -278,6 +280,11 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
         # Shapes alone, which take no memory.
         with torch.device("meta"):
             planned = _build(config)
+            grows = about["schema"] == 1 and about["levels"] < len(planned.hierarchy)
+            if grows and config.discriminator.family == "paper":
+                raise InputError("the discriminator of the paper did not grow")
+            if grows and isinstance(planned.discriminator, JointDiscriminator):
+                planned.discriminator.head[1] = adapter_in(tensors, planned.discriminator)
     except (InputError, RuntimeError, TypeError, OverflowError, MemoryError) as error:
         raise ModelError(f"{path} holds a config that no model can be built from: {error}") from None
     for name, part in planned.parts.items():

@@ -73,8 +73,8 @@ class Yardstick:
         self._for_g.zero_grad()
         if self.is_careful:
             self._judges.requires_grad_(False)
-        p = self._decode(len(x))
-        loss_g = self._loss(self._encode(x), p, 0.0)
+        q, p = self._encode(x), self._decode(len(x))
+        loss_g = self._loss(q, p, 0.0)
         (loss_g + self._sleep_loss(p)).backward()
         self._for_g.step()
         if self.is_careful:

@@ -284,6 +284,14 @@ def linear_hierarchy(levels: int, size: int = 3, dtype: torch.dtype = torch.floa
     return hk.Hierarchy(links).to(dtype)
 
 
+@torch.no_grad()
+def moved(hierarchy: hk.Hierarchy) -> hk.Hierarchy:
+    """The hierarchy a little away from its start, where last layers beside linear skips are zero."""
+    for parameter in hierarchy.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return hierarchy
+
+
 def gradients(module: nn.Module) -> list[Tensor | None]:
     """A copy of every parameter's gradient, in the order of the parameters."""
     return [None if parameter.grad is None else parameter.grad.clone() for parameter in module.parameters()]

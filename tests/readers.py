@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from test_resume import config, rewritten, trainer
 import halikit as hk
 from halikit import data, report
 from halikit.config import read_toml, to_toml
+from halikit.earlier import read_config
 from halikit.errors import InputError
 from halikit.training.checkpoint import open_checkpoint
 from halikit.training.run import read_dump, read_metrics
@@ -91,6 +93,24 @@ def _checkpoints(place: Path, name: str, *, mends: bool) -> Reader:
     return Reader([(path / name).read_bytes()], read)
 
 
+def _old(place: Path, file: str) -> Reader:
+    """One file of a run of 0.1.0; a stranger can compute the checksum in the manifest as well."""
+    run = shutil.copytree(Path(__file__).parent / "data" / "run-0.1.0", place / "run")
+    path = run / file
+    if path.parent == run:
+        load = (lambda: hk.load(run)) if path.suffix == ".safetensors" else (lambda: read_config(run))
+        return _of_file(path, [path.read_bytes()], load)
+    good = path.read_bytes()
+    settings = hk.load(run).config
+    again = trainer(settings, run, resume=True, on_notice=lambda _: None)
+
+    def read(content: bytes) -> None:
+        rewritten(path.parent, path.name, content)
+        again._resume(open_checkpoint(path.parent))
+
+    return Reader([good], read)
+
+
 def _mnist(place: Path, file: str) -> Reader:
     return _of_set(place, "mnist", file, write_mnist)
 
@@ -144,6 +164,10 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "manifest": partial(_checkpoints, name="manifest.json", mends=False),
     "state of a checkpoint": partial(_checkpoints, name="state.json", mends=True),
     "tensors of a checkpoint": partial(_checkpoints, name="tensors.safetensors", mends=True),
+    "config of 0.1.0": partial(_old, file="config.toml"),
+    "model of 0.1.0": partial(_old, file="model.safetensors"),
+    "state of a checkpoint of 0.1.0": partial(_old, file="checkpoints/step-0000060/state.json"),
+    "tensors of a checkpoint of 0.1.0": partial(_old, file="checkpoints/step-0000060/tensors.safetensors"),
     "IDX images": partial(_mnist, file="train-images-idx3-ubyte"),
     "IDX labels": partial(_mnist, file="train-labels-idx1-ubyte"),
     "CIFAR": partial(_cifar, file="data_batch_1.bin"),

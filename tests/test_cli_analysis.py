@@ -61,8 +61,8 @@ def test_training_writes_a_report(trained: Path) -> None:
     page = Page((trained / "report.html").read_text("utf-8"))
     assert "halikit train --levels 3" in page.text
     assert "variance_preserving" in page.text
-    # Nothing outside the file: five curves and two grids, all within it.
-    assert len(page.sources) == 7
+    # Nothing outside the file: six curves and two grids, all within it.
+    assert len(page.sources) == 8
     assert all(source.startswith("data:image/") for source in page.sources)
 
 
@@ -178,7 +178,7 @@ def test_a_report_of_everything(halikit: Shell, run: Path) -> None:
     for command in said["made"]:
         assert f"$ halikit {command}" in page.text
     pictured = [command for command in said["made"] if not command.startswith("evaluate") or "health" in command]
-    assert len(page.sources) == 7 + len(pictured)
+    assert len(page.sources) == 8 + len(pictured)
     assert "there is no run at" in halikit("report", run / "samples", code=2)
 
 

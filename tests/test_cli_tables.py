@@ -26,7 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         config = Config(
             model=ModelConfig(levels=2, data_shape=(1, 8, 8), widths=(6, 4), hidden=16, classes=10),
             discriminator=DiscriminatorConfig(width=16),
-            training=TrainingConfig(steps=4, batch_size=32, labels=20, seed=seed, device="cpu", grow_every=None),
+            training=TrainingConfig(steps=4, batch_size=32, labels=20, seed=seed, device="cpu"),
         )
         hk.Trainer(hk.build(config), "digits", out=here / f"run{seed}").fit()
     return [str(here / f"run{seed}") for seed in (0, 1)]

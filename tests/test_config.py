@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halikit.config import Config, ConfigError, TrainingConfig, override, parse_assignments, read_toml, to_toml
+from halikit.config import Config, ConfigError, override, parse_assignments, read_toml, to_toml
 from halikit.presets import PRESETS
 
 
@@ -82,31 +82,12 @@ def test_files_that_are_no_config(tmp_path: pytest.TempPathFactory) -> None:
         read_toml(path)
 
 
-@pytest.mark.parametrize(
-    ("grow_every", "levels", "expected"),
-    [
-        ("auto", 1, ()),
-        ("auto", 2, ()),
-        ("auto", 4, (100, 300, 600)),
-        ("plateau", 1, ()),
-        ("plateau", 4, (100, 300, 600)),
-        (None, 5, ()),
-        (10, 3, (10, 20)),
-        (10, 2, (10,)),
-    ],
-)
-def test_growth_counts_steps(grow_every: object, levels: int, expected: tuple[int, ...]) -> None:
-    assert TrainingConfig(grow_every=grow_every, steps=1000).growth(levels) == expected
-
-
-def test_growth_of_few_steps_adds_each_level_at_a_step_of_its_own() -> None:
-    assert TrainingConfig(steps=10).growth(6) == (1, 2, 3, 4, 7)
-
-
-def test_growth_is_the_default_from_three_levels_on() -> None:
-    growth = TrainingConfig(steps=1000).growth(4)
-    assert len(growth) == 3
-    assert 0 < growth[0] < growth[1] < growth[2] < 1000
+@pytest.mark.parametrize("name", ["grow_every", "training.grow_every", "settled_rate", "training.settled_rate"])
+def test_settings_of_growth_are_gone_and_it_says_since_when(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"no setting 'training\.\w+' any more: since 0.2.0 all levels train at once"):
+        override(Config(), {name: 5})
+    with pytest.raises(ConfigError, match=r"no setting 'training\.\w+' any more: since 0.2.0 all levels train at once"):
+        Config.parse({"training": {name.removeprefix("training."): 5}}, "c.toml")
 
 
 def test_messages_stay_short() -> None:

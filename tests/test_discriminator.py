@@ -109,12 +109,11 @@ def test_every_state_matters_to_the_logit(shapes, form):
 
 @stacks
 @forms
-def test_every_parameter_in_use_gets_a_gradient(shapes, form):
+def test_every_parameter_gets_a_gradient(shapes, form):
     d = build(shapes, form=form)
     d(states_for(d, 16)).square().sum().backward()
     for game in d.games:
-        used = [game.stages, game.adapters[-1], game.head]
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for module in used for p in module.parameters())
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in game.parameters())
 
 
 def test_a_missing_state_is_named():
@@ -134,9 +133,14 @@ def test_states_beyond_those_it_reads_do_not_disturb():
 
 @stacks
 def test_a_slice_reads_the_first_levels_under_the_same_head(shapes):
+    """Where the features there are a vector, as below a vector and at the top; maps are refused."""
     d = build(shapes).eval()
     states = states_for(d)
     for level in range(1, len(shapes)):
+        if any(len(above) == 3 for above in shapes[level + 1 : level + 2]):
+            with pytest.raises(ValueError, match=rf"cannot stop at z{level}: .* \(\d+×\d+×\d+\), .* reads .* \(16\)"):
+                d[:level]
+            continue
         view = d[:level]
         assert [space.name for space in view.spaces] == ["x", *(f"z{i}" for i in range(1, level + 1))]
         assert view.head is d.head
@@ -159,14 +163,29 @@ def test_a_slice_keeps_mode_and_noise():
     assert d[:1].noise is d.noise
 
 
-def test_a_stack_without_adapters_does_not_grow():
-    spaces = [hk.Space("x", (3,)), hk.Space("z1", (2,)), hk.Space("z2", (2,))]
-    stages = [nn.Linear(3, 4), nn.Linear(6, 4), nn.Linear(6, 4)]
-    d = hk.JointDiscriminator(spaces, stages, nn.Sequential(nn.ReLU(), nn.Linear(4, 1)))
-    assert d(states_for(d)).shape == (4,)
-    assert d[:2] is d
-    with pytest.raises(ValueError, match="no adapters"):
-        d[:1]
+def made_of(widths):
+    """Of linear stages, the features after each as wide as said, under a head that reads the last width."""
+    spaces = [hk.Space(name, (3,)) for name in ("x", "z1", "z2")[: len(widths)]]
+    given = [0, *widths]
+    stages = [nn.Linear(below + 3, width) for below, width in zip(given, widths, strict=False)]
+    return hk.JointDiscriminator(spaces, stages, nn.Sequential(nn.ReLU(), nn.Linear(widths[-1], 1)))
+
+
+def test_a_users_own_stages_can_be_sliced_where_the_widths_agree():
+    d = made_of([7, 4, 4])
+    assert d[:1].features(states_for(d)).shape == (4, 4)
+    with pytest.raises(ValueError, match=r"cannot stop at z1: .* \(5\), and its head reads .* \(4\)"):
+        made_of([7, 5, 4])[:1]
+
+
+def test_slicing_leaves_no_trace():
+    stage = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16))
+    d = build([(6,), (5,), (4,)], stages={0: stage})
+    before, random = copy.deepcopy(d.state_dict()), torch.get_rng_state()
+    d[:1]
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(before[key], value) for key, value in d.state_dict().items())
+    assert stage.training
 
 
 @forms
@@ -178,12 +197,10 @@ def test_slices_start_at_the_data_and_keep_a_level(form, index, error):
         build([(6,), (5,), (4,)], form=form)[index]
 
 
-def test_numbers_of_stages_and_adapters_must_fit():
+def test_the_number_of_stages_must_fit():
     spaces, head = [hk.Space("x", (3,)), hk.Space("z1", (2,))], nn.Sequential(nn.Linear(4, 1))
     with pytest.raises(ValueError, match="as many stages"):
         hk.JointDiscriminator(spaces, [nn.Identity()], head)
-    with pytest.raises(ValueError, match="as many adapters"):
-        hk.JointDiscriminator(spaces, [nn.Identity(), nn.Identity()], head, adapters=[nn.Identity(), nn.Identity()])
 
 
 # --- parts of the user's ----------------------------------------------------------------------------------------------
@@ -198,13 +215,14 @@ def test_a_users_stage_takes_the_place_of_the_built_one():
     states = states_for(d)
     d(states).sum().backward()
     assert mine[0].weight.grad.abs().sum() > 0
-    assert d[:1](states).shape == (4,)
+    assert d(states).shape == (4,)
 
 
 def test_a_users_head_gives_the_embedding():
     head = nn.Sequential(nn.Linear(16, 9), nn.Tanh(), nn.Linear(9, 1))
     d = build([(6,), (5,)], head=head)
-    assert d.head is head
+    # Behind a layer from whatever the last stage gives.
+    assert list(d.head)[2:] == list(head)
     assert d.features(states_for(d)).shape == (4, 9)
 
 

@@ -91,12 +91,6 @@ def test_the_same_seed_trains_the_same_autoencoder() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_stack_may_grow_under_the_bound() -> None:
-    trainer = hk.Trainer(built(3, grow_every=10), "digits")
-    trainer.fit(25)
-    assert trainer.level == 3
-
-
 def test_the_fitted_scale_finds_the_noise_of_the_data() -> None:
     torch.manual_seed(0)
     space, latent = hk.Space("x", (6,)), hk.Space("z1", (1,))

@@ -106,7 +106,6 @@ def test_random_sigkills(tmp_path: Path, kills: int) -> None:
         training__checkpoint_every=every,
         training__evaluate_every=50,
         training__log_every=10,
-        training__grow_every=None,
     )
     began = time.monotonic()
     trainer(settings, tmp_path / "whole").fit()
@@ -258,7 +257,7 @@ def test_files_removed_while_training_are_missed_by_nobody(tmp_path: Path, what:
     (run / what).unlink() if what == "metrics.csv" else shutil.rmtree(run / what, ignore_errors=True)
     assert child.wait() == 0, child.said
     assert 200 in steps_of(run)
-    assert (run / "metrics.csv").read_text().startswith("step,level")
+    assert (run / "metrics.csv").read_text().startswith("step,seconds")
     assert hk.load(run)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +72,11 @@ def test_skipped_steps_are_counted(tmp_path: Path) -> None:
     assert all(float(row["d_loss"]) > 0 for row in rows)
 
 
+def but_recovery(said: list[str]) -> list[str]:
+    """Without what the end of so short a training says of levels that have not coupled."""
+    return [notice for notice in said if not notice.startswith("the encoder does not recover")]
+
+
 def test_the_guard_changes_no_training(tmp_path: Path) -> None:
     """Weights after a run with a skipped step in it, killed and resumed, are those without the kill."""
     ends = []
@@ -103,8 +107,8 @@ def test_after_many_in_a_row_training_goes_back_once_at_half_the_rate(tmp_path: 
     poison(run, "gradient", lambda: run.steps >= 13 and rates[-1] == 3e-4)
     run.fit()
     assert run.steps == 30
-    assert len(said) == 1
-    assert "not finite in 5 steps in a row before step 18; going back to step 12" in said[0]
+    (notice,) = but_recovery(said)
+    assert "not finite in 5 steps in a row before step 18; going back to step 12" in notice
     assert rates == [3e-4] * 18 + [1.5e-4] * 18
     with (tmp_path / "run" / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [3, 6, 9, 10, 12, 15, 18, 20, 21, 24, 27, 30]
@@ -179,9 +183,9 @@ def test_a_discriminator_that_has_won_is_told(tmp_path: Path) -> None:
         discriminator__dropout=0.0,
     )
     hk.Trainer(hk.build(settings), "digits", on_notice=said.append).fit()
-    assert len(said) == 1
-    assert "the discriminator has known the two joints apart for 500 steps" in said[0]
-    assert "try more discriminator.input_noise" in said[0]
+    (notice,) = but_recovery(said)
+    assert "the discriminator has known the two joints apart for 500 steps" in notice
+    assert "try more discriminator.input_noise" in notice
 
 
 def test_collapsed_samples_are_told(tmp_path: Path) -> None:
@@ -191,11 +195,11 @@ def test_collapsed_samples_are_told(tmp_path: Path) -> None:
     factor = lambda: 1000.0 if run.steps < 8 else 0.001  # noqa: E731
     run.averaged.links[0].down.network[0].register_forward_hook(lambda module, given, out: factor() * out)
     run.fit()
-    assert len(said) == 1
-    assert "samples have collapsed: at step 12" in said[0]
+    (notice,) = but_recovery(said)
+    assert "samples have collapsed: at step 12" in notice
 
 
 def test_a_good_game_says_nothing(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        hk.Trainer(hk.build(config(2, training__evaluate_every=5)), "digits").fit()
+    said: list[str] = []
+    hk.Trainer(hk.build(config(2, training__evaluate_every=5)), "digits", on_notice=said.append).fit()
+    assert not but_recovery(said)

@@ -86,10 +86,11 @@ def test_a_healthy_hierarchy_raises_no_alarm() -> None:
 
 def test_a_latent_that_says_nothing_is_found() -> None:
     found = examine(matched((0.95, 0.0)), torch.randn(600, 3))
-    assert [alarm.split()[0] for alarm in found.alarms] == ["z2"] * 3
-    assert "encoder" in found.alarms[0]
-    assert "decoder" in found.alarms[1]
-    assert "100% hardly vary" in found.alarms[2]
+    assert [alarm.split()[0] for alarm in found.alarms] == ["z2"] * 4
+    assert "ignored by the encoder" in found.alarms[0]
+    assert "not recovered" in found.alarms[1]
+    assert "ignored by the decoder" in found.alarms[2]
+    assert "100% hardly vary" in found.alarms[3]
     assert found.levels[1].information.value < 0.1 < found.levels[0].information.value
 
 

@@ -5,7 +5,7 @@ import copy
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import Network, cases, gaussian, gradients, linear_hierarchy, link_back, tiny_ladder
+from conftest import Network, cases, gaussian, gradients, linear_hierarchy, link_back, moved, tiny_ladder
 
 import halikit as hk
 from halikit.algorithm import play
@@ -257,7 +257,7 @@ def test_state_dicts_load_into_the_same_shape_of_stack():
 @stacks
 @levels_1_to_6
 def test_every_parameter_gets_a_gradient_from_the_generators_loss(levels, shape, options):
-    h = tiny_ladder(levels, shape, **options)
+    h = moved(tiny_ladder(levels, shape, **options))
     d = hk.build_discriminator(h, width=16)
     play(h, d, torch.randn(8, *shape), players="generator")
     assert all(g is not None and g.isfinite().all() and g.abs().sum() > 0 for g in gradients(h))

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import MixtureKernel, Network, density_ladder, gaussian, linear_hierarchy, tiny_ladder
+from conftest import MixtureKernel, Network, density_ladder, gaussian, linear_hierarchy, moved, tiny_ladder
 from pyro import poutine
 from pyro.infer import Importance, Trace_ELBO
 from pyro.infer.importance import vectorized_importance_weights
@@ -149,7 +149,7 @@ def test_replay_runs_one_joint_through_the_states_of_the_other(levels, shape, op
     "elbo", [Trace_ELBO(), Trace_ELBO(num_particles=3, vectorize_particles=True)], ids=["one particle", "vectorised"]
 )
 def test_the_evidence_lower_bound_differentiates_every_parameter(levels, shape, options, elbo):
-    h = density_ladder(levels, shape, **options)
+    h = moved(density_ladder(levels, shape, **options))
     loss = elbo.differentiable_loss(h.model, h.guide, torch.randn(4, *shape))
     loss.backward()
     assert loss.isfinite()

@@ -184,12 +184,15 @@ def test_the_trainer_plays_a_step_in_a_single_pass() -> None:
     model = hk.build(override(hk.presets.cifar10(), {"device": "cpu"}))
     trainer = hk.Trainer(model)
     assert trainer.single_pass
-    assert trainer.level == 2
     before = [p.detach().clone() for p in model.hierarchy.parameters()]
     assert trainer.step(torch.rand(2, 3, 32, 32)).discriminator_loss.isfinite()
     assert all((p != old).any() for p, old in zip(model.hierarchy.parameters(), before, strict=True))
-    with pytest.raises(ValueError, match="cannot grow"):
-        model.discriminator[:1]
+
+
+def test_the_papers_discriminator_reads_all_levels_or_none() -> None:
+    message = r"cannot stop at z1: .* \(512×1×1\), and its head reads .* \(1024\)"
+    with pytest.raises(ValueError, match=message):
+        hk.build(hk.presets.cifar10()).discriminator[:1]
 
 
 @pytest.mark.parametrize("levels", [1, 2])
@@ -214,12 +217,13 @@ def test_the_map_before_a_gaussian_layer_may_stay_linear() -> None:
     assert [row.nonlinearity for row in up[:-2]] == [LEAKY] * 6
 
 
-def test_the_paper_has_no_gauge_no_growth_and_noise_on_both_inputs() -> None:
+def test_the_paper_has_no_gauge_no_sleep_phase_and_noise_on_both_inputs() -> None:
     for name in PAPER:
         config = PRESETS[name]()
         assert config.preset == name
-        assert config.model.gauge is config.model.max_scale is config.training.grow_every is None
+        assert config.model.gauge is config.model.max_scale is None
         if config.training.method == "adversarial":
+            assert config.training.sleep == 0
             assert config.training.encoder_noise == config.discriminator.input_noise == 0.2
     assert hk.presets.celeba128().training.steps == 123 * 1627
 
@@ -321,10 +325,10 @@ def test_switches_of_the_paper_are_refused_elsewhere() -> None:
         ModelConfig(rectified=False)
 
 
-def test_another_discriminator_lets_the_papers_hierarchy_grow() -> None:
+def test_the_papers_hierarchy_plays_against_another_discriminator() -> None:
     config = override(
         hk.presets.cifar10(),
-        {"discriminator.family": "conv", "discriminator.width": 16, "grow_every": 5, "gauge": "standardised"},
+        {"discriminator.family": "conv", "discriminator.width": 16, "gauge": "standardised"},
     )
     assert len(hk.build(config).discriminator[:1].spaces) == 2
 

@@ -30,7 +30,7 @@ def test_every_fault_has_a_row() -> None:
                 "test_good_files",
                 "test_a_signal_without_a_run_means_what_it_did",
                 "test_no_pickle_is_written",
-                "test_a_model_may_have_no_more_trained_levels_than_levels",
+                "test_a_model_with_an_impossible_number_of_levels_is_refused",
             }
         )
         assert not unnamed

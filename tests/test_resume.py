@@ -75,11 +75,10 @@ def fingerprint(run: Path) -> dict[str, object]:
 CASES = {
     "one level": config(1),
     "two levels": config(2),
-    "three levels, growing": config(3, training__grow_every=5, training__settled_rate=0.1),
-    "three levels at once": config(3, training__grow_every=None),
+    "three levels": config(3),
     "convolutional": config(1, model__family="conv"),
     "convolutional, two levels": config(2, model__family="conv", discriminator__family="conv"),
-    "convolutional, three levels, growing": config(3, model__family="conv", training__grow_every=5),
+    "convolutional, three levels": config(3, model__family="conv"),
     "augmentation": config(2, data__flip=True, data__shift=1),
     "rounds, penalty and noise": config(
         2, training__d_steps=2, training__gradient_penalty=0.1, training__encoder_noise=0.1
@@ -117,40 +116,10 @@ def test_a_resumed_run_is_the_undisturbed_one(settings: Config, tmp_path: Path) 
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
 
 
-# The first level's error stands still before step 66, at which a level comes at any rate.
-PLATEAU = config(
-    2,
-    training__method="elbo",
-    training__grow_every="plateau",
-    training__steps=200,
-    training__learning_rate=2e-2,
-    training__betas=(0.9, 0.999),
-    training__log_every=10,
-    model__hidden=32,
-    model__observation_scale=0.5,
-    model__gauge=None,
-    model__max_scale=None,
-)
-
-
-def test_growth_at_a_plateau_is_resumed(tmp_path: Path) -> None:
-    levels: list[int] = []
-    trainer(PLATEAU, tmp_path / "whole", on_record=lambda record: levels.append(record.level)).fit()
-    grown = 10 * levels.count(1)
-    assert 20 <= grown <= 60
-    # Once before, when the errors seen so far are needed, and once behind it, before the next evaluation.
-    cut_at(trainer(PLATEAU, tmp_path / "cut"), grown - 1)
-    cut_at(trainer(PLATEAU, tmp_path / "cut", resume=True), grown + 3)
-    again = trainer(PLATEAU, tmp_path / "cut", resume=True)
-    assert again.level == 2
-    again.fit()
-    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
-
-
 def test_momenta_are_found_again_where_a_level_is_frozen(tmp_path: Path) -> None:
     def partly_frozen(name: str, *, resume: bool = False) -> hk.Trainer:
         torch.manual_seed(0)
-        model = hk.build(config(3, training__grow_every=None))
+        model = hk.build(config(3))
         model.hierarchy.links[1].requires_grad_(False)
         return hk.Trainer(model, "digits", out=tmp_path / name, resume=resume)
 
@@ -295,7 +264,7 @@ def test_notices_are_warnings_by_default(run: Path) -> None:
 
 def test_a_newer_schema_is_refused(run: Path) -> None:
     path = run / "checkpoints" / "step-0000020" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 2}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 3}))
     with pytest.raises(CheckpointError, match="newer halikit"):
         trainer(config(), run, resume=True)
 

@@ -137,7 +137,7 @@ def test_the_yardstick_plays_the_same_game(gauge: str | None) -> None:
     h, d = model.hierarchy.train(), model.discriminator.train()
     torch.manual_seed(5)
     first = play(h, d, x, players="discriminator")
-    second = play(h, d, x, players="generator")
+    second = play(h, d, x, players="generator", sleep=(1.0, 1.0))
     torch.testing.assert_close(torch.stack(losses), torch.stack([first.discriminator_loss, second.generator_loss]))
     assert relative_error(gradients(yardstick.hierarchy), gradients(h)) < 1e-4
     assert relative_error(gradients(yardstick.games[0]), gradients(d)) < 1e-4

@@ -113,7 +113,7 @@ def test_machine_code_of_the_digits_preset_is_the_eager_step() -> None:
     trainers = []
     for mode in (None, "default"):
         torch.manual_seed(0)
-        config = override(hk.presets.digits(), {"grow_every": None, "compile": mode})
+        config = override(hk.presets.digits(), {"compile": mode})
         trainers.append(stepped(hk.build(config), x))
     eager, compiled = (of_both(trainer.model) for trainer in trainers)
     # Ahead of a batch normalisation the gradient of a bias is nought, and what is computed is rounding.
@@ -139,11 +139,10 @@ def test_machine_code_has_the_same_gradients(shape: tuple[int, ...], monkeypatch
 
 
 @pytest.mark.usefixtures("traced")
-def test_captured_steps_grow_and_resume(tmp_path: Path) -> None:
-    options = {"compile": "default", "grow_every": 3}
+def test_captured_steps_resume(tmp_path: Path) -> None:
+    options = {"compile": "default"}
     whole = hk.Trainer(small(levels=2, **options), "digits", out=tmp_path / "whole")
     whole.fit()
-    assert whole.level == 2
     assert_same(broken_off(small(levels=2, **options), small(levels=2, **options), tmp_path / "parts"), whole)
     eager = hk.Trainer(small(levels=2, **options | {"compile": None}), "digits")
     eager.fit()
@@ -234,7 +233,7 @@ SILENT = {"discriminator.dropout": 0.0, "input_noise": 0.0}
 def test_accumulated_gradients_are_those_of_the_mean_loss_of_the_micro_batches(
     shape: tuple[int, ...], objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = SILENT | {"objective": objective}
+    options = SILENT | {"objective": objective, "sleep": 1.0}
     x = batch(shape, dtype=torch.float64)
     reference = placed(without_chance(small(shape, **options), monkeypatch))
     losses = []
@@ -245,6 +244,7 @@ def test_accumulated_gradients_are_those_of_the_mean_loss_of_the_micro_batches(
             part,
             objective=OBJECTIVES[objective],
             single_pass=False,
+            sleep=(1.0, 1.0),
         )
         losses.append(step.discriminator_loss)
     trainer = hk.Trainer(without_chance(small(shape, **options, accumulate=3), monkeypatch))
@@ -336,13 +336,15 @@ def test_recomputing_changes_neither_gradients_nor_statistics(kind: str, changes
     assert all(int(counter) == 2 for counter in counters)
 
 
-def test_recomputing_keeps_less() -> None:
+# A sleep phase has to keep the samples that it reads.
+@pytest.mark.parametrize(("sleep", "share"), [(0.0, 0.6), (1.0, 0.75)])
+def test_recomputing_keeps_less(sleep: float, share: float) -> None:
     sizes = []
     for recompute in (False, True):
-        model = small(CONV, recompute=recompute)
+        model = small(CONV, recompute=recompute, sleep=sleep)
         trainer = hk.Trainer(model)
         sizes.append(kept_bytes(trainer, batch(CONV)))
-    assert sizes[1] < 0.6 * sizes[0], sizes
+    assert sizes[1] < share * sizes[0], sizes
 
 
 def kept_bytes(trainer: hk.Trainer, x: Tensor) -> int:

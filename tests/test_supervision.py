@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import gradients
+from conftest import gradients, moved
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -98,7 +98,7 @@ def test_labels_that_cannot_be_even(number: int, message: str) -> None:
 
 
 def test_the_supervised_cost_is_the_cross_entropy_and_reaches_the_encoder_alone() -> None:
-    h = small().hierarchy.eval()
+    h = moved(small().hierarchy).eval()
     # Without noise in the latents, so that the loss has one value.
     for link in h.links[:-1]:
         link.up.max_scale = 0.0011
@@ -131,7 +131,8 @@ def test_the_game_with_labels_trains_and_records(precision: str, tmp_path: Path)
     assert "labelled" in trainer.reason
     trainer.fit()
     last = records[-1].losses
-    assert set(last) == {"d_loss", "g_loss", "rho_q", "rho_p", "supervised_loss", "held_out_label_error"}
+    game = {"d_loss", "g_loss", "rho_q", "rho_p", "sleep_loss"}
+    assert set(last) == game | {"supervised_loss", "held_out_label_error"}
     model = hk.load(tmp_path / "run")
     assert [space.name for space in model.hierarchy.spaces] == ["x", "z1", "z2", "y"]
     counted = class_errors(model.hierarchy, load("digits").test)
@@ -338,7 +339,8 @@ def test_a_graph_of_latents_spreads_the_labels_further_than_their_network_does()
 
 def test_the_graph_is_part_of_a_run_and_changes_it_once_it_has_spread(tmp_path: Path) -> None:
     def trained(name: str, **changes: object) -> dict[str, torch.Tensor]:
-        model = small(levels=1, consistency=1.0, consistency_threshold=0.0, checkpoint_every=10, **changes)
+        options = {"consistency": 1.0, "consistency_threshold": 0.0, "checkpoint_every": 10, "sleep": 0.0}
+        model = small(levels=1, **options, **changes)
         hk.Trainer(model, "digits", out=tmp_path / name).fit()
         paths = {"first": "step-0000010", "last": "step-0000020"}
         weights = {n: load_file(tmp_path / name / "checkpoints" / p / "tensors.safetensors") for n, p in paths.items()}

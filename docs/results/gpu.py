@@ -42,9 +42,9 @@ Step = Callable[[], object]
 def config_of(name: str, **settings: object) -> Config:
     """The preset on this device, its whole stack at once; another, tiny one in a test."""
     if not IS_TINY:
-        return override(preset(name), {"batch_size": PRESETS[name], "grow_every": None, **settings})
+        return override(preset(name), {"batch_size": PRESETS[name], **settings})
     tiny = {"data_shape": TINY[name], "levels": 2, "hidden": 4, "widths": (3, 3), "discriminator.width": 16}
-    return override(Config(), tiny | {"batch_size": 4, "grow_every": None, **settings})
+    return override(Config(), tiny | {"batch_size": 4, **settings})
 
 
 def model_of(name: str, **settings: object) -> hk.Model:

@@ -73,7 +73,7 @@ def scaling(config: Config, loaded: data.DataSet, steps: int, rounds: int = 5) -
 
     The batch is the same, so each of two processes has half of it. While one trains alone the other one sleeps.
     """
-    changes = {"training.grow_every": None, "training.threads": 1, "training.device": "cpu"}
+    changes = {"training.threads": 1, "training.device": "cpu"}
     config = override(config, changes | {"training.evaluate_every": 10**6, "training.log_every": 10**6})
     torch.manual_seed(0)
     together = hk.Trainer(hk.build(config), loaded)

@@ -24,7 +24,7 @@ Step = Callable[[], object]
 
 def config_of(name: str, batch: int, **settings: object) -> hk.Config:
     """A preset with its whole stack at once."""
-    config = override(preset(name), {"batch_size": batch, "grow_every": None, **settings})
+    config = override(preset(name), {"batch_size": batch, **settings})
     return override(config, {"data_shape": (1, 8, 8)}) if config.model.data_shape is None else config
 
 

@@ -81,8 +81,11 @@ class Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if "level" not in self.facts:
             return tensors
-        if self.facts["config"]["training"]["method"] == "adversarial":
-            tensors["unread"] = upgraded_outcomes(tensors["unread"])
+        try:
+            if self.facts["config"]["training"]["method"] == "adversarial":
+                tensors["unread"] = upgraded_outcomes(tensors["unread"])
+        except (KeyError, TypeError, IndexError, RuntimeError) as error:
+            raise _DamageError(self.path, f"an entry is missing or wrong: {error!r}") from None
         return upgraded_discriminator(tensors, self.facts["level"])
 
 
@@ -253,9 +256,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
             levels = levels_in(file.keys())
     except (SafetensorError, OSError) as error:
         raise _DamageError(path / TENSORS, str(error)) from None
-    if facts.get("level", levels) < levels:
+    level = facts.get("level", levels)
+    if not isinstance(level, int) or level < 1:
+        raise _DamageError(path / STATE, f"its level is {level!r}")
+    if level < levels:
         raise CheckpointError(
-            f"{path} is of a stack that was still growing, with {facts['level']} of {levels} levels: only "
+            f"{path} is of a stack that was still growing, with {level} of {levels} levels: only "
             "halikit 0.1.0 can go on with it; this version can use the model in the run"
         )
     return Checkpoint(path, {**facts, "config": upgraded_config(facts["config"])})
