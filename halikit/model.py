@@ -203,9 +203,7 @@ def load(
         model = _build_for(path, about, tensors)
     else:
         raise ModelError(f"{path} holds kernels of its author's own: pass build=, the function that makes the model")
-    if level != len(model.hierarchy) and about["schema"] > 1:
-        raise ModelError(f"{path} is damaged: it says {level} levels, and its model has {len(model.hierarchy)}")
-    if level < len(model.hierarchy):
+    if level < len(model.hierarchy) and about["schema"] == 1:
         model = _grown_so_far(model, level, tensors)
     for name, part in model.parts.items():
         fill(path, part, tensors, name)
@@ -287,6 +285,10 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
                 planned.discriminator.head[1] = adapter_in(tensors, planned.discriminator)
     except (InputError, RuntimeError, TypeError, OverflowError, MemoryError) as error:
         raise ModelError(f"{path} holds a config that no model can be built from: {error}") from None
+    if about["schema"] > 1 and about["levels"] != len(planned.hierarchy):
+        raise ModelError(
+            f"{path} is damaged: it says {about['levels']} levels, and its config {len(planned.hierarchy)}"
+        )
     for name, part in planned.parts.items():
         _check_fit(path, part.state_dict(), tensors, name)
     return _build(config)

@@ -76,7 +76,11 @@ class Checkpoint:
         return int(self.facts["step"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name, on the CPU."""
+        """The tensors by name, on the CPU.
+
+        Raises:
+            CheckpointError: If what 0.1.0 wrote is damaged.
+        """
         with safe_open(self.path / TENSORS, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if "level" not in self.facts:
