@@ -32,7 +32,7 @@ PYTEST := $(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
 train: $(VENV)/.installed
 	@echo 'To type halikit yourself:  . $(BIN)/activate'
-	@$(BIN)/halikit train --levels $(LEVELS)
+	@$(BIN)/halikit train --levels $(LEVELS) --set threads=2
 
 test: lint docs
 	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS)
