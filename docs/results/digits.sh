@@ -14,10 +14,9 @@ run() { # NAME OPTION…
 # The settings as they are, scored on the 297 held-out digits.
 for seed in 0 1 2 3 4 5 6 7 8 9; do run "d3-s$seed" --levels 3 --seed "$seed"; done
 for seed in 0 1 2 3 4; do run "d5-s$seed" --levels 5 --seed "$seed"; done
-for seed in 0 1 2; do run "d5-long-s$seed" --levels 5 --seed "$seed" --steps 18000; done
 for seed in 0 1 2; do run "d8-s$seed" --levels 8 --seed "$seed"; done
-run d12-s0 --levels 12
-run d20-s0 --levels 20
+run d12-s0 --levels 12 --steps 7200
+run d20-s0 --levels 20 --steps 2400
 
 # What they were chosen on: the first 1,350 digits to train, the 150 behind them to score.
 python choose_digits.py digits1500.npz
@@ -45,6 +44,7 @@ rates() { echo "--set learning_rate=$1 --set discriminator_learning_rate=$2 --se
     choose v8-decay0 8 4000 0 $base $(rates 2e-4 8e-4 0.0)
     choose v8-rate4 8 4000 0 $base $(rates 4e-4 1.6e-3 0.3)
     choose v8-no-weight-norm-decay0 8 4000 0 $(rates 2e-4 8e-4 0.0) --set weight_norm=false
+    for rate in 2 3 4; do choose "v3-rate$rate" 3 3600 0 $(rates "${rate}e-4" "$((4 * rate))e-4" 0.0) --set weight_norm=true; done
     for seed in 0 1 2; do
         choose "f1-s$seed" 5 4000 "$seed" $base $(rates 2e-4 8e-4 0.0)
         choose "f2-s$seed" 5 4000 "$seed" $base --set weight_norm=false

@@ -7,7 +7,8 @@ export OMP_NUM_THREADS=1
 for classifier in network neighbours; do halikit evaluate runs/mnist-l2 --test --classifier "$classifier" --json; done >mnist.json
 # Two and four levels, 12,000 steps, in mnist_levels.jsonl. bfloat16 wants a CPU that has it: leave it out elsewhere.
 fast=(--data "mnist:$DIR" --steps 12000 --set compile=default --precision bf16)
-four=(--levels 4 --set model.family=dense --set hidden=512 --set discriminator.width=512 --set "widths=[64,50,40,32]")
+four=(--levels 4 --set model.family=dense --set hidden=512 --set discriminator.width=512 --set "widths=[64,50,40,32]"
+    --set learning_rate=1e-4 --set discriminator_learning_rate=8e-4)
 for seed in 0 1 2; do
     halikit train --preset mnist "${fast[@]}" --seed "$seed" --out "runs/m2-s$seed"
     halikit train "${four[@]}" "${fast[@]}" --seed "$seed" --out "runs/m4-s$seed"
