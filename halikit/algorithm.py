@@ -152,15 +152,15 @@ def play(
             cost = penalty / 2 * gradient_penalty(discriminator, states)
             towards_d.append((cost, torch.ones_like(cost)))
 
-    of_the_encoder = [(asleep, torch.ones_like(asleep))] if asleep.requires_grad else []
+    sleep_seeds = [(asleep, torch.ones_like(asleep))] if asleep.requires_grad else []
     if players == "both" and single_pass:
-        _propagate(towards_d + of_the_encoder)
+        _propagate(towards_d + sleep_seeds)
     else:
         if players in ("both", "discriminator"):
             _accumulate(towards_d, discriminator)
         if generators_move:
             towards_g = list(zip(logits, (verdict.towards_g for verdict in verdicts), strict=True))
-            _accumulate(towards_g + of_the_encoder, hierarchy)
+            _accumulate(towards_g + sleep_seeds, hierarchy)
     loss_d = torch.stack([verdict.losses.discriminator for verdict in verdicts]).sum()
     loss_g = torch.stack([verdict.losses.generator for verdict in verdicts]).sum()
     rhos = [s.detach().sigmoid().view(2, -1).mean(1) for s in logits]
