@@ -15,11 +15,10 @@ def mnist() -> Config:
     return Config(
         preset="mnist",
         model=ModelConfig(levels=2, data_shape=(1, 28, 28), family="dense", widths=(64, 32), hidden=512),
-        discriminator=DiscriminatorConfig(family="dense", width=512, weight_norm=True),
+        discriminator=DiscriminatorConfig(family="dense", width=512),
         training=TrainingConfig(
             steps=20_000,
-            # At four times the rate of generators as wide as these the discriminator is outrun.
-            learning_rate=1e-4,
+            learning_rate=2e-4,
             discriminator_learning_rate=8e-4,
             final_learning_rate=0.1,
             decay_from=0.0,
