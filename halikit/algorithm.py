@@ -74,7 +74,7 @@ class Joints(nn.Module):
     def forward(
         self, x: Tensor, noise: float = 0.0, sleep: Sequence[float] = ()
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """States drawn from the encoder's joint over ``x``, ``(n, *shape of x)``, as many from the decoder's, and S."""
+        """``n`` states of the encoder's joint given ``x``, ``(n, *shape of x)``; ``n`` of the decoder's; and ``S``."""
         q, p = ascend(self.hierarchy, x, noise), descend(self.hierarchy, len(x))
         asleep = sleep_loss(self.hierarchy, p, sleep, noise) if any(sleep) else torch.zeros((), device=x.device)
         return q, p, asleep

@@ -20,10 +20,10 @@ from halikit.hierarchy import Hierarchy
 
 __all__ = ["RULE", "sleep_loss", "sleep_weights"]
 
-# What :func:`sleep_weights` does by itself, in words.
+# How :func:`sleep_weights` chooses the default weights, in words.
 RULE = (
-    "1 at every level; 0 at the first where z1 is feature maps, and where an encoder kernel has neither density nor "
-    "mean, or shares weights with the decoder"
+    "1 at every level, but 0 at level 1 if z1 is feature maps, and 0 where an encoder kernel knows neither a density "
+    "nor a mean, or shares weights with the decoder"
 )
 
 

@@ -614,7 +614,7 @@ def test_by_the_rule_every_level_counts_but_a_first_one_of_feature_maps():
     assert sleep_weights(tiny_ladder(3, (6,))) == ((1.0, 1.0, 1.0), [])
     assert sleep_weights(tiny_ladder(3, (1, 16, 16), family="conv")) == ((0.0, 1.0, 1.0), [])
     assert sleep_weights(tiny_ladder(2, (1, 16, 16), family="mixed")) == ((1.0, 1.0), [])
-    assert RULE.startswith("1 at every level; 0 at the first where z1 is feature maps")
+    assert RULE.startswith("1 at every level, but 0 at level 1 if z1 is feature maps")
 
 
 @pytest.mark.parametrize(

@@ -83,13 +83,13 @@ class Kernel(nn.Module, ABC):
         return self.knows_mean or type(self).sleep_loss is not Kernel.sleep_loss
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
-        """How badly the kernel tells ``target`` from ``given``: its loss in the sleep phase, ``(n,)``.
+        """The kernel's loss in the sleep phase: how badly it predicts ``target`` from ``given``, ``(n,)``.
 
         A training objective, not a density: it is defined in training mode under a gauge too. Every form is divided by
         the number of elements of the target. A kernel without a density takes the squared error of its mean.
 
         Args:
-            target: ``(n, *target.shape)``, drawn by the adjoint's side of the game.
+            target: ``(n, *target.shape)``, drawn by the decoder.
             given: ``(n, *source.shape)``.
 
         Raises:

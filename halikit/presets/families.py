@@ -19,8 +19,8 @@ def dense(levels: int) -> Config:
     Args:
         levels: L.
     """
-    # Long stretches at a high rate undo deep stacks: rates are the lower the more levels there are, over so many more
-    # steps, and fall from the first step on.
+    # Long stretches at a high rate undo deep stacks. So the rate falls as 1/L, the number of steps grows as L, and the
+    # rate decays from the first step on.
     rate = min(4e-4, 1.2e-3 / levels)
     return Config(
         model=ModelConfig(levels=levels, family="dense"),
