@@ -7,7 +7,7 @@ import typer
 
 import halikit as hk
 from halikit.config import override
-from halikit.training.processes import is_first
+from halikit.hardware.processes import is_first
 
 
 def main(steps: int = 9500, out: Path = Path("runs/two")) -> float:

@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     from halikit import data as data
     from halikit import presets as presets
     from halikit.config import Config as Config
+    from halikit.discriminator import Discriminator as Discriminator
     from halikit.discriminator import JointDiscriminator as JointDiscriminator
-    from halikit.discriminator import PairwiseDiscriminator as PairwiseDiscriminator
-    from halikit.discriminator import build_discriminator as build_discriminator
+    from halikit.discriminator import MultiGameDiscriminator as MultiGameDiscriminator
     from halikit.hierarchy import Hierarchy as Hierarchy
     from halikit.hierarchy import Link as Link
-    from halikit.hub import from_pretrained as from_pretrained
     from halikit.kernels import BernoulliKernel as BernoulliKernel
     from halikit.kernels import CategoricalKernel as CategoricalKernel
     from halikit.kernels import Composite as Composite
@@ -30,17 +29,19 @@ if TYPE_CHECKING:
     from halikit.model import Model as Model
     from halikit.model import build as build
     from halikit.model import load as load
+    from halikit.networks.discriminator import build_discriminator as build_discriminator
     from halikit.networks.ladder import ladder as ladder
+    from halikit.runs.hub import from_pretrained as from_pretrained
     from halikit.spaces import Space as Space
-    from halikit.training import Trainer as Trainer
+    from halikit.training.extra_losses import ExtraLoss as ExtraLoss
+    from halikit.training.trainer import Trainer as Trainer
 
 __version__ = "0.2.0"
 
 _HOMES = {
     "halikit.config": ["Config"],
-    "halikit.discriminator": ["JointDiscriminator", "PairwiseDiscriminator", "build_discriminator"],
+    "halikit.discriminator": ["Discriminator", "JointDiscriminator", "MultiGameDiscriminator"],
     "halikit.hierarchy": ["Hierarchy", "Link"],
-    "halikit.hub": ["from_pretrained"],
     "halikit.kernels": [
         "BernoulliKernel",
         "CategoricalKernel",
@@ -53,9 +54,12 @@ _HOMES = {
         "NoDensityError",
     ],
     "halikit.model": ["Model", "build", "load"],
+    "halikit.networks.discriminator": ["build_discriminator"],
     "halikit.networks.ladder": ["ladder"],
+    "halikit.runs.hub": ["from_pretrained"],
     "halikit.spaces": ["Space"],
-    "halikit.training": ["Trainer"],
+    "halikit.training.extra_losses": ["ExtraLoss"],
+    "halikit.training.trainer": ["Trainer"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,310 +1,159 @@
-"""One schema for everything that a run depends on: TOML in and out, nothing unknown accepted."""
+"""All settings of a run: one section for each owner, read from and written to TOML.
+
+``[training]``, ``[game]`` and ``[record]`` are read by the trainer and defined here. Each other section is defined
+beside the code that reads it.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from halikit.errors import InputError
-from halikit.files import read_bounded
-
-if TYPE_CHECKING:
-    from halikit.data import Augmentation
+from halikit.data.settings import DataSettings
+from halikit.hardware.hardware import HardwareSettings
+from halikit.networks.discriminator import DiscriminatorSettings
+from halikit.networks.ladder import ModelSettings
+from halikit.objectives import OBJECTIVES
+from halikit.optimisation.optimisers import OptimiserSettings
+from halikit.renamed import GONE, RENAMED
+from halikit.semi.settings import LabelSettings
+from halikit.settings import ConfigError, Fraction, NonNegative, Positive, Section
+from halikit.utils.files import read_bounded
 
 __all__ = [
     "Config",
     "ConfigError",
-    "DataConfig",
-    "DiscriminatorConfig",
-    "ModelConfig",
-    "TrainingConfig",
+    "DataSettings",
+    "DiscriminatorSettings",
+    "GameSettings",
+    "HardwareSettings",
+    "LabelSettings",
+    "ModelSettings",
+    "OptimiserSettings",
+    "RecordSettings",
+    "TrainingSettings",
     "differences",
     "override",
+    "parse_assignments",
+    "read_table",
     "read_toml",
     "to_toml",
 ]
 
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-InitialScale = Annotated[
-    float | None, Field(gt=0, description="standard deviation of the initial weights, biases zero; torch's own if none")
-]
-
-
-# Settings that are gone, and what there is instead.
-_GONE = {
-    "training.grow_every": "since 0.2.0 all levels train at once",
-    "training.settled_rate": "since 0.2.0 all levels train at once, at one rate",
-}
-# No honest config comes near.
-_MOST_TOML = 2**20
-# Of a name or value in a message, as many characters.
+# The largest TOML file that is read, in bytes; no real config comes near.
+_LARGEST_TOML = 2**20
+# How many characters of a name or value a message shows: a file can hold a name of any length.
 _SHOWN = 100
 
 
-class ConfigError(InputError):
-    """A setting is unknown, or its value is not one that it takes."""
-
-
-class _Section(BaseModel):
-    """A table of settings. ``"none"`` stands for no value, which TOML cannot write."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _none(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        return {key: None if value == "none" else value for key, value in values.items()}
-
-    @property
-    def applicable(self) -> tuple[str, ...]:
-        """The settings that have an effect, given the others."""
-        return tuple(type(self).model_fields)
-
-    @model_validator(mode="after")
-    def _idle_settings_are_untouched(self) -> Self:
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if name not in self.applicable and value != field.default:
-                what = f"[{name}]" if isinstance(value, _Section) else f"{name} = {value!r}"
-                raise ValueError(f"{what} has no effect here: {self._idle_because}")
-        return self
-
-    @property
-    def _idle_because(self) -> str:
-        return ""
-
-
-class ModelConfig(_Section):
-    """The hierarchy, as :func:`halikit.ladder` builds it, or the paper's; see there for each setting."""
-
-    levels: Positive = 3
-    data_shape: tuple[Positive, ...] | None = Field(None, description="shape of x; taken from the data when training")
-    family: Literal["dense", "conv", "mixed", "paper"] | None = None
-    maps: Annotated[int, Field(ge=0)] | None = None
-    widths: tuple[Positive, ...] | None = None
-    hidden: Positive | None = None
-    depth: Positive = 2
-    slope: NonNegative = 0.02
-    gauge: Literal["standardised", "variance_preserving"] | None = "variance_preserving"
-    max_scale: Annotated[float, Field(gt=0)] | None = 0.5
-    skips: bool | None = Field(None, description="linear skips between latents; where latents are vectors if none")
-    observation_scale: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = None
-    classes: Annotated[int, Field(ge=2)] | None = Field(None, description="a level of so many classes on top (Eq. 9)")
-    rectified: bool = Field(True, description="of the paper's family: leaky ReLU before the Gaussian layers of z1")
-    initial_scale: InitialScale = None
-
-    @property
-    def applicable(self) -> tuple[str, ...]:
-        """The settings that have an effect, given the family."""
-        if self.family != "paper":
-            idle = {"rectified"}
-        else:
-            idle = {"maps", "widths", "hidden", "depth", "skips"} | ({"rectified"} if self.levels == 1 else set())
-        return tuple(name for name in super().applicable if name not in idle)
-
-    @property
-    def _idle_because(self) -> str:
-        return "the paper's networks are those of Table 4" if self.family == "paper" else "it is for family = 'paper'"
-
-
-class DiscriminatorConfig(_Section):
-    """The discriminator, as :func:`halikit.build_discriminator` builds it, or the paper's; see there for settings."""
-
-    form: Literal["joint", "pairwise"] = "joint"
-    family: Literal["dense", "conv", "paper"] | None = None
-    width: Positive = 256
-    depth: Positive = 1
-    dropout: Fraction = 0.2
-    weight_norm: bool = False
-    input_noise: NonNegative = 0.2
-    slope: NonNegative = 0.2
-    initial_scale: InitialScale = None
-
-    @property
-    def applicable(self) -> tuple[str, ...]:
-        """The settings that have an effect, given the family."""
-        idle = {"form", "width", "depth", "dropout"} if self.family == "paper" else set()
-        return tuple(name for name in super().applicable if name not in idle)
-
-    @property
-    def _idle_because(self) -> str:
-        return "the paper's discriminator is that of Table 4"
-
-
-# Of the game of Algorithm 1, and of nothing else.
-_OF_THE_GAME = {
-    "objective",
-    "discriminator_learning_rate",
-    "final_input_noise",
-    "sleep",
-    "d_steps",
-    "g_steps",
-    "gradient_penalty",
-    "penalty_every",
-    "penalised",
-}
-
-
-_OF_CONSISTENCY = {"consistency_batch", "consistency_threshold", "consistency_graph"}
-_OF_LABELS = {"propagation", "consistency"} | _OF_CONSISTENCY
-_IDLE_UNDER = {
-    "adversarial": set(),
-    "elbo": _OF_THE_GAME | {"encoder_noise", "labels", "supervised_weight"} | _OF_LABELS,
-    "supervised": _OF_THE_GAME | {"supervised_weight"},
-}
-
-
-class TrainingConfig(_Section):
-    """The game, Algorithm 1, or what is trained by instead of it; and all around that."""
+class TrainingSettings(Section):
+    """What is trained, and for how long."""
 
     method: Literal["adversarial", "elbo", "supervised"] = Field(
         "adversarial",
-        description="the game of Algorithm 1, the evidence lower bound (an autoencoder), or labels alone (Eq. 10)",
+        description="adversarial: the game of Algorithm 1; elbo: the evidence lower bound; supervised: labels alone (Eq. 10)",
     )
-    labels: Positive | None = Field(None, description="data whose labels are seen, drawn evenly over the classes")
-    supervised_weight: NonNegative = Field(1.0, description="weight of Eq. 10 in the generators' loss")
-    propagation: Positive | None = Field(
-        None, description="nearest neighbours over which labels spread to all data, before training; not at all if none"
-    )
-    consistency: NonNegative = Field(
-        0.0, description="weight beside that: classes that averaged weights are sure of, asked of augmented data"
-    )
-    consistency_batch: Positive | None = Field(None, description="data it looks at in a step; as in a batch if none")
-    consistency_threshold: Fraction = Field(0.95, description="probability of a class from which on they are sure")
-    consistency_graph: Positive | None = Field(
-        None, description="steps before labels spread (anew) over nearest latents, and no other class is asked; or none"
-    )
-    steps: Positive = 10_000
-    batch_size: Positive = 128
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    precision: Literal["32", "bf16"] = "32"
-    threads: Positive | None = Field(None, description="threads of one operation on CPU; as torch is set by default")
-    compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = Field(
-        None, description="the whole step as one graph, compiled by torch in this mode"
-    )
-    memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
-        "auto", description="how feature maps lie in memory"
-    )
-    accumulate: Positive = Field(1, description="micro-batches of a batch, whose gradients are averaged")
-    recompute: bool = Field(False, description="compute activations again in the backward pass instead of keeping them")
-    prefetch: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="batches made ready by a thread of their own"
-    )
-    objective: Literal["jensen_shannon", "least_squares", "relativistic"] = "jensen_shannon"
-    learning_rate: Rate = 3e-4
-    discriminator_learning_rate: Rate | None = Field(None, description="of the discriminator, where it differs")
-    betas: tuple[Fraction, Fraction] = (0.5, 0.999)
-    final_learning_rate: Rate = Field(1.0, description="share of the rates left at the last step")
-    decay_from: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="share of the steps after which rates fall"
-    )
+    steps: Positive = Field(10_000, description="number of steps")
+    batch_size: Positive = Field(128, description="images in a step, over all processes")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="seed for weights, data order and noise")
+    ema_decay: Fraction = Field(0.999, description="decay of the exponential moving average of the weights")
     encoder_noise: NonNegative = Field(0.0, description="standard deviation of the noise on the encoder's input")
-    sleep: Literal["auto"] | NonNegative | tuple[NonNegative, ...] = Field(
-        "auto", description="weight of the sleep phase, one for all levels or one for each; by halikit.sleep.RULE"
+
+
+class GameSettings(Section):
+    """The game of Algorithm 1."""
+
+    objective: str = Field("jensen_shannon", description=f"pair of losses: {', '.join(OBJECTIVES)}")
+    sleep_weights: Literal["auto"] | NonNegative | tuple[NonNegative, ...] = Field(
+        "auto", description="weight of the sleep phase: one for all levels, one for each, or auto for the default rule"
     )
     final_input_noise: NonNegative | None = Field(
-        None, description="noise on the discriminator's x at the last step, where it falls; linear"
+        None, description="noise on the discriminator's x at the last step; it changes linearly. Constant if none"
     )
-    d_steps: Positive = Field(1, description="steps of the discriminator in a round")
-    g_steps: Positive = Field(1, description="steps of the generators in a round; 1 : 1 plays both at once")
-    gradient_penalty: NonNegative = Field(0.0, description="weight γ of γ/2 · E‖∇s‖², a loss of the discriminator")
-    penalty_every: Positive = Field(1, description="every so many steps of the discriminator, at so many times γ")
-    penalised: Literal["encoder", "decoder", "both"] = Field("encoder", description="the joint with the penalty")
-    averaging: Fraction = Field(0.999, description="decay of the averaged weights")
-    log_every: Positive = 50
+    discriminator_steps: Positive = Field(1, description="steps of the discriminator in a round")
+    generator_steps: Positive = Field(1, description="steps of the generators in a round; 1 and 1 move both at once")
+    gradient_penalty: NonNegative = Field(0.0, description="weight γ of the discriminator's penalty γ/2 · E‖∇s‖²")
+    penalty_every: Positive = Field(1, description="take the penalty every k-th step of the discriminator, times k")
+    penalised_joint: Literal["encoder", "decoder", "both"] = Field(
+        "encoder", description="joint whose samples the penalty is taken at"
+    )
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_exists(cls, name: str) -> str:
+        if name not in OBJECTIVES:
+            raise ValueError(f"{name!r} is not an objective; there are {', '.join(OBJECTIVES)}")
+        return name
+
+
+class RecordSettings(Section):
+    """What a run directory records, and when."""
+
+    log_every: Positive = Field(50, description="steps between lines of metrics.csv")
     evaluate_every: Positive = Field(1000, description="steps between evaluations, pictures and saves of the model")
-    checkpoint_every: Positive = Field(1000, description="steps between checkpoints, from which training can go on")
-    keep: Positive = Field(3, description="newest checkpoints kept; the best one is kept as well")
-    sync_batch_norm: bool = Field(False, description="batch statistics over all processes; on GPUs alone")
-    timeout: Annotated[float, Field(gt=0)] = Field(300.0, description="seconds to wait for another process")
-    max_skipped: Positive = Field(10, description="steps in a row not finite before going back to a checkpoint")
-
-    @property
-    def applicable(self) -> tuple[str, ...]:
-        """The settings that have an effect, given the method."""
-        idle = _IDLE_UNDER[self.method] | (set() if self.labels else {"supervised_weight"} | _OF_LABELS)
-        idle |= set() if self.labels and self.consistency else _OF_CONSISTENCY
-        return tuple(name for name in super().applicable if name not in idle)
-
-    @property
-    def _idle_because(self) -> str:
-        if self.method == "adversarial":
-            return "there are no labels" if self.labels is None else "consistency is 0"
-        return f"there is no game under method = {self.method!r}"
-
-    @model_validator(mode="after")
-    def _settings_fit_the_method(self) -> Self:
-        if self.method == "supervised" and self.labels is None:
-            raise ValueError("method = 'supervised' needs labels, such as labels = 100")
-        if self.propagation and self.consistency_graph:
-            raise ValueError("propagation leaves no datum without a label: consistency_graph has nothing to spread")
-        if self.labels and self.accumulate > 1:
-            raise ValueError("accumulate = 1 is all that training with labels has: its labelled batch is not divided")
-        if self.compile and (self.method != "adversarial" or self.recompute):
-            raise ValueError(
-                "compile is for the game alone, without recompute: what is worth computing again it finds by itself"
-            )
-        if self.method == "elbo" and self.precision != "32":
-            raise ValueError(f"method = 'elbo' sums log-densities: precision must be '32', not {self.precision!r}")
-        return self
+    checkpoint_every: Positive = Field(1000, description="steps between checkpoints")
+    keep_checkpoints: Positive = Field(3, description="newest checkpoints to keep; the best one is kept as well")
+    max_skipped_steps: Positive = Field(
+        10, description="steps in a row with NaN or Inf before training goes back to a checkpoint"
+    )
 
 
-class DataConfig(_Section):
-    """The data set."""
-
-    spec: str = "digits"
-    size: Positive | None = Field(None, description="crop images to squares and resize them to this side")
-    strict: bool = Field(False, description="refuse any file that cannot be used; verify checksums")
-    flip: bool = Field(False, description="mirror every other image that is trained on")
-    shift: Annotated[int, Field(ge=0)] = Field(0, description="move them by up to so many pixels, mirrored at edges")
-    rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="turn them by up to so many degrees")
-    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="scale them by a factor within 1 ± so much")
-    warp: NonNegative = Field(0.0, description="bend them, points of a coarse grid by up to so many pixels")
-
-    def augmentation(self) -> Augmentation:
-        """What is done to images each time they are trained on."""
-        from halikit.data.augmentation import Augmentation
-
-        return Augmentation(flip=self.flip, shift=self.shift, rotate=self.rotate, zoom=self.zoom, warp=self.warp)
-
-
-class Config(_Section):
-    """Everything that a run depends on.
+class Config(Section):
+    """Everything that a run depends on. A section that is left out has its defaults; without ``[labels]`` none is used.
 
     Example:
-        >>> config = Config(model=ModelConfig(levels=2))
+        >>> config = Config(model=ModelSettings(levels=2))
         >>> override(config, {"training.steps": 500}).training.steps
         500
     """
 
     preset: Annotated[str, Field(pattern=r"^\w{1,100}$")] | None = None
-    model: ModelConfig = ModelConfig()
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    training: TrainingConfig = TrainingConfig()
-    data: DataConfig = DataConfig()
+    model: ModelSettings = ModelSettings()
+    discriminator: DiscriminatorSettings = DiscriminatorSettings()
+    training: TrainingSettings = TrainingSettings()
+    game: GameSettings = GameSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    labels: LabelSettings | None = None
+    record: RecordSettings = RecordSettings()
+    hardware: HardwareSettings = HardwareSettings()
+    data: DataSettings = DataSettings()
 
     @property
-    def applicable(self) -> tuple[str, ...]:
-        """The settings and sections that have an effect, given the method."""
-        idle = set() if self.training.method == "adversarial" else {"discriminator"}
-        return tuple(name for name in super().applicable if name not in idle)
+    def plays(self) -> bool:
+        """Whether training is the game of Algorithm 1, with a discriminator."""
+        return self.training.method == "adversarial"
 
-    @property
-    def _idle_because(self) -> str:
-        return f"training.method = {self.training.method!r} has no discriminator"
+    def without_effect(self) -> dict[str, str]:
+        """The sections that the method does not read."""
+        method = self.training.method
+        idle = {} if self.plays else dict.fromkeys(("game", "discriminator"), f"training.method = {method!r} has no game")
+        return idle | ({"labels": "training.method = 'elbo' uses no labels"} if method == "elbo" else {})
+
+    @model_validator(mode="after")
+    def _sections_fit_together(self) -> Self:
+        method, labels, hardware = self.training.method, self.labels, self.hardware
+        if method == "supervised" and labels is None:
+            raise ValueError("training.method = 'supervised' needs labels, such as labels.number = 100")
+        if method == "supervised" and labels and labels.weight != 1:
+            raise ValueError(f"labels.weight = {labels.weight} has no effect here: there is no game to weigh it against")
+        if method == "elbo" and self.training.encoder_noise:
+            raise ValueError("training.encoder_noise has no effect here: training.method = 'elbo' has no game")
+        if not self.plays and self.optimiser.discriminator_learning_rate:
+            raise ValueError("optimiser.discriminator_learning_rate has no effect here: there is no discriminator")
+        if labels and hardware.accumulate > 1:
+            raise ValueError("hardware.accumulate must be 1 with labels: the labelled batch is not divided")
+        if hardware.compile and (not self.plays or hardware.recompute):
+            raise ValueError("hardware.compile is for the game, without recompute: the compiler decides that by itself")
+        if method == "elbo" and hardware.precision != "32":
+            raise ValueError(f"training.method = 'elbo' sums log-densities: it needs precision '32', not {hardware.precision!r}")
+        return self
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Config:
@@ -333,39 +182,45 @@ def differences(before: Config, after: Config) -> dict[str, str]:
     }
 
 
-def read_toml(path: Path, *, upgrade: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None) -> Config:
-    """Read a config file.
-
-    Args:
-        path: The file.
-        upgrade: Makes the table of an earlier version one of this version.
+def read_table(path: Path) -> dict[str, Any]:
+    """The table of a TOML file, unchecked.
 
     Raises:
-        ConfigError: If the file is missing, is no TOML, or holds what is no setting.
+        ConfigError: If the file is missing or is not TOML.
     """
     try:
-        text = read_bounded(Path(path), _MOST_TOML).decode()
+        text = read_bounded(Path(path), _LARGEST_TOML).decode()
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the config {path}: {error}") from None
     try:
-        values = tomllib.loads(text)
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of a million digits is no TOMLDecodeError
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    return Config.parse(upgrade(values) if upgrade else values, str(path))
+
+
+def read_toml(path: Path) -> Config:
+    """Read a config file.
+
+    Raises:
+        ConfigError: If the file is missing, is not TOML, or holds an unknown setting or a wrong value.
+    """
+    return Config.parse(read_table(path), str(path))
 
 
 def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:
-    """The config as TOML, every setting that has an effect written out.
+    """The config as TOML, with every section and every setting that has an effect within its section.
 
     Args:
         config: The settings.
-        comments: What to write behind settings, by dotted name; under ``""``, what to write above all of them.
+        comments: Comments behind settings, by dotted name; the one under ``""`` is written above all settings.
     """
     comments = comments or {}
     lines = [f"# {line}".rstrip() for line in comments.get("", "").splitlines()]
-    for name in config.applicable:
+    names = list(type(config).model_fields)
+    # TOML has single values before tables.
+    for name in sorted(names, key=lambda name: isinstance(getattr(config, name), Section)):
         value = getattr(config, name)
-        if not isinstance(value, _Section):
+        if not isinstance(value, Section):
             lines.append(_toml_line(name, value, comments.get(name)))
             continue
         lines += ["", f"[{name}]"]
@@ -385,14 +240,22 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
     """
     values = config.model_dump()
     resolved = {_resolved(name): value for name, value in changes.items()}
-    # With another method, what belongs to the one before goes, unless it is asked for in the same breath.
     method = resolved.get("training.method", config.training.method)
-    if method != config.training.method and method in _IDLE_UNDER:
-        values["training"] = {k: v for k, v in values["training"].items() if k not in _IDLE_UNDER[method]}
-        values["discriminator"] = values["discriminator"] if method == "adversarial" else {}
+    if method != config.training.method:
+        # The settings of the other method's game go, unless they are given in the same call.
+        values |= {name: {} for name in ("game", "discriminator") if method != "adversarial"}
+        if method != "adversarial":
+            values["optimiser"]["discriminator_learning_rate"] = None
+        if method == "elbo":
+            values["labels"] = None
+            values["training"]["encoder_noise"] = 0.0
+        elif method == "supervised" and values["labels"]:
+            values["labels"]["weight"] = 1.0
     for name, value in resolved.items():
-        *section, key = name.split(".")
-        (values[section[0]] if section else values)[key] = value
+        section, _, key = name.rpartition(".")
+        if section and values[section] is None:
+            values[section] = {}
+        (values[section] if section else values)[key] = value
     return Config.parse(values, "setting")
 
 
@@ -414,62 +277,71 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     return changes
 
 
-def _names() -> list[str]:
-    names = []
+def sections() -> dict[str, type[Section]]:
+    """The sections of a config by name."""
+    found = {}
     for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            names += [f"{name}.{key}" for key in section.model_fields]
-        else:
-            names.append(name)
-    return names
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        found |= {name: kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)}
+    return found
+
+
+def _names() -> list[str]:
+    tables = sections()
+    return [
+        full
+        for name in Config.model_fields
+        for full in ([f"{name}.{key}" for key in tables[name].model_fields] if name in tables else [name])
+    ]
 
 
 def _value(config: Config, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
+    section, _, key = name.rpartition(".")
+    owner = getattr(config, section) if section else config
+    return None if owner is None else getattr(owner, key)
 
 
 def _resolved(name: str) -> str:
     names = _names()
-    if name in names:
+    if name in names or name == "labels":
         return name
     owners = [full for full in names if full.split(".")[-1] == name]
     if len(owners) == 1:
         return owners[0]
-    gone = [full for full in _GONE if name in (full, full.split(".")[-1])]
-    if gone:
-        raise ConfigError(f"there is no setting {gone[0]!r} any more: {_GONE[gone[0]]}")
     if owners:
         raise ConfigError(f"the setting {name!r} is ambiguous: {' or '.join(owners)}")
-    raise ConfigError(f"there is no setting {name!r}{_nearest(name, names)}")
+    raise ConfigError(_unknown(name))
 
 
-def _nearest(name: str, names: list[str]) -> str:
-    by_last_part = {full.split(".")[-1]: full for full in names}
+def _unknown(name: str) -> str:
+    """What to say about a name that is not a setting."""
+    for old, new in (RENAMED | GONE).items():
+        if name in (old, old.split(".")[-1]):
+            return f"there is no setting {old!r} any more: {f'it is now {new}' if old in RENAMED else new}"
+    by_last_part = {full.split(".")[-1]: full for full in _names()}
     by_part = [by_last_part[match] for match in get_close_matches(name.split(".")[-1], list(by_last_part), 1, 0.5)]
-    near = get_close_matches(name, names, 1, 0.5) + by_part if "." in name else by_part
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = get_close_matches(name, _names(), 1, 0.5) + by_part if "." in name else by_part
+    return f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _explained(detail: Any) -> str:
-    # Union members appear in the location of an error; only what is a name in the file is of use.
+    # Union members appear in the location of an error; only the names in the file are of use.
     place = [str(part) for part in detail["loc"]]
     names = _names()
     while len(place) > 1 and ".".join(place) not in names and ".".join(place[:-1]) in names:
         place.pop()
+    if len(place) > 2:
+        place = [place[0], place[-1]]
     name, given = _shortened(".".join(place)), _shortened(repr(detail["input"]))
-    if detail["type"] == "extra_forbidden" and len(place) == 1:
+    if detail["type"] == "extra_forbidden":
+        if len(place) > 1:
+            return _unknown(name)
         near = get_close_matches(name.lower(), list(Config.model_fields), 1, 0.5)
         return f"there is no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
     if detail["type"] == "model_type":
         return f"{name} = {given}: it should be a table, [{name}]"
-    if name in _GONE:
-        return f"there is no setting {name!r} any more: {_GONE[name]}"
-    if detail["type"] == "extra_forbidden":
-        return f"there is no setting {name!r}{_nearest(name, names)}"
+    if detail["type"] == "missing":
+        return f"{name} is missing"
     if detail["type"] == "value_error":
         return f"{name}: {detail['ctx']['error']}".removeprefix(": ")
     message = re.sub(r"^Input", "it", detail["msg"])
@@ -477,7 +349,6 @@ def _explained(detail: Any) -> str:
 
 
 def _shortened(text: str) -> str:
-    """What a person wants to see of it: a file can hold a name or a value of any length."""
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 

@@ -11,26 +11,14 @@ fix location and scale of every latent.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pyro.infer import Trace_ELBO
-from torch import Tensor, nn
+from torch import Tensor
 
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import DensityKernel
 
-__all__ = ["Bound", "NegativeElbo", "check_trains_by_elbo", "descend_elbo", "negative_elbo"]
-
-
-class Bound(NamedTuple):
-    """What one step saw; a scalar on the device, detached.
-
-    Attributes:
-        negative_elbo: As :func:`negative_elbo` gives it, under the statistics of the batch.
-    """
-
-    negative_elbo: Tensor
+__all__ = ["check_trains_by_elbo", "negative_elbo"]
 
 
 def negative_elbo(hierarchy: Hierarchy, x: Tensor) -> Tensor:
@@ -48,35 +36,6 @@ def negative_elbo(hierarchy: Hierarchy, x: Tensor) -> Tensor:
     """
     # Every kernel reparametrises, so the surrogate is the loss itself.
     return Trace_ELBO().differentiable_loss(hierarchy.model, hierarchy.guide, x) / len(x)
-
-
-class NegativeElbo(nn.Module):
-    """:func:`negative_elbo` as a module, so that one forward is all that several processes have to agree on.
-
-    Args:
-        hierarchy: All kernels with densities, none with a gauge.
-    """
-
-    def __init__(self, hierarchy: Hierarchy) -> None:
-        super().__init__()
-        self.hierarchy = hierarchy
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The bound on ``x``, ``(n, *shape of x)``."""
-        return negative_elbo(self.hierarchy, x)
-
-
-def descend_elbo(hierarchy: Hierarchy, x: Tensor, *, bound: nn.Module | None = None) -> Bound:
-    """One step up to the gradients, which are added to ``.grad``; the caller's optimiser does the rest.
-
-    Args:
-        hierarchy: All kernels with densities, none with a gauge.
-        x: Data, ``(n, *shape of x)``.
-        bound: :class:`NegativeElbo` of the hierarchy, wrapped where several processes train.
-    """
-    loss = (bound or NegativeElbo(hierarchy))(x)
-    loss.backward()
-    return Bound(loss.detach())
 
 
 def check_trains_by_elbo(hierarchy: Hierarchy) -> None:

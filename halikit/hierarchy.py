@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from halikit import joints
 from halikit.kernels import Kernel, compose
-from halikit.random import drawing_from
+from halikit.priors import Prior
 from halikit.spaces import Space
 
-__all__ = ["Hierarchy", "Link", "Prior"]
+__all__ = ["Hierarchy", "Link"]
 
 
 class Link(nn.Module):
@@ -37,12 +37,8 @@ class Link(nn.Module):
                 f"{down} is no way back from {up}: the one goes {up.source} → {up.target}, "
                 f"the other {down.source} → {down.target}"
             )
-        for kernel, other in ((up, down), (down, up)):
-            if kernel._adjoint and kernel._adjoint[0] is not other:
-                raise ValueError(
-                    f"{kernel} is already linked with another {kernel.adjoint}; a kernel belongs to one link"
-                )
-        up._adjoint, down._adjoint = (down,), (up,)
+        up.pair_with(down)
+        down.pair_with(up)
         self.up = up
         self.down = down
 
@@ -53,52 +49,6 @@ class Link(nn.Module):
 
     def __str__(self) -> str:
         return f"{self.up} ⇄ {self.down}"
-
-
-class Prior(nn.Module):
-    """``p(z_L)``: a standard normal on the top space, unless a distribution is given.
-
-    Args:
-        space: The top space.
-        distribution: Over one state: empty batch shape, event shape ``space.shape``.
-
-    Raises:
-        ValueError: If the distribution is not over that space.
-    """
-
-    _origin: Tensor
-
-    def __init__(self, space: Space, distribution: dist.TorchDistribution | None = None) -> None:
-        super().__init__()
-        self.space = space
-        self.register_buffer("_origin", torch.zeros(()), persistent=False)
-        if distribution is not None and (distribution.batch_shape, distribution.event_shape) != ((), space.shape):
-            raise ValueError(
-                f"the prior must be over {space}: empty batch shape and event shape {space.shape}, got "
-                f"{tuple(distribution.batch_shape)} and {tuple(distribution.event_shape)}"
-            )
-        self.distribution = distribution
-
-    @property
-    def device(self) -> torch.device:
-        """Where it draws."""
-        return self._origin.device
-
-    def forward(self) -> dist.TorchDistribution:
-        """The distribution over one state, event shape ``space.shape``."""
-        if self.distribution is not None:
-            return self.distribution
-        return (
-            dist.Normal(self._origin, torch.ones_like(self._origin)).expand(self.space.shape).to_event(self.space.rank)
-        )
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``(n, *space.shape)``, from torch's global generator by default."""
-        if self.distribution is not None:
-            with drawing_from(generator, torch.device("cpu")):
-                draw: Tensor = self.distribution.sample(torch.Size([n]))
-            return draw.to(self._origin) if draw.is_floating_point() else draw.to(self._origin.device)
-        return self._origin.new_empty(n, *self.space.shape).normal_(generator=generator)
 
 
 class Hierarchy(nn.Module):
@@ -151,7 +101,7 @@ class Hierarchy(nn.Module):
         if len(levels) == len(self):
             return self
         view = Hierarchy(list(self)[: len(levels)])
-        view.prior.to(self.prior._origin)
+        view.prior.to(self.prior.device)
         view.training = self.training
         return view
 
@@ -225,19 +175,19 @@ class Hierarchy(nn.Module):
 
     def encoder_joint(self, x: Tensor) -> dict[str, Tensor]:
         """Eq. 3 as a Pyro program; see :func:`halikit.joints.encoder_joint`."""
-        return joints.encoder_joint(self, x)
+        return joints.encoder_joint([link.up for link in self], x)
 
     def decoder_joint(self, n: int) -> dict[str, Tensor]:
         """Eq. 4 as a Pyro program; see :func:`halikit.joints.decoder_joint`."""
-        return joints.decoder_joint(self, n)
+        return joints.decoder_joint(self.prior, [link.down for link in self], n)
 
     def model(self, x: Tensor) -> dict[str, Tensor]:
         """Eq. 4 with ``x`` observed; see :func:`halikit.joints.model`."""
-        return joints.model(self, x)
+        return joints.model(self.prior, [link.down for link in self], x)
 
     def guide(self, x: Tensor) -> dict[str, Tensor]:
         """Eq. 3 given ``x``; see :func:`halikit.joints.guide`."""
-        return joints.guide(self, x)
+        return joints.guide([link.up for link in self], x)
 
     def _checked(self, level: int | None) -> int:
         level = len(self) if level is None else level

@@ -1,29 +1,32 @@
-"""Eqs. 3 and 4 as Pyro programs: one ``batch`` plate, one site per space, named after it.
+"""Eqs. 3 and 4 as Pyro programs: one ``batch`` plate, and one site for each space, named after the space.
 
-They hold for hierarchies whose kernels all have densities; a kernel without one says so. Parameters are torch's own,
-so train with ``Trace_ELBO().differentiable_loss(h.model, h.guide, x)`` and a torch optimiser: ``SVI.step`` looks for
-parameters in Pyro's store, finds none there and would train nothing.
+The programs need the density of every kernel; a kernel without one raises an error. ``h.encoder_joint(x)`` and the
+other methods of a :class:`~halikit.Hierarchy` call the functions here with the kernels of the hierarchy.
+
+The parameters belong to torch, not to Pyro's parameter store. Train with
+``Trace_ELBO().differentiable_loss(h.model, h.guide, x)`` and a torch optimiser: ``SVI.step`` looks for parameters in the
+store, finds none there and would train nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from halikit.hierarchy import Hierarchy
+from halikit.kernels import Kernel
+from halikit.priors import Prior
 
 __all__ = ["decoder_joint", "encoder_joint", "guide", "model"]
 
 
-def encoder_joint(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
-    """``q(x) q(z_1|x) ∏ q(z_l|z_{l−1})`` (Eq. 3), ``x`` an unobserved Delta site at the batch.
+def encoder_joint(kernels: Sequence[Kernel], x: Tensor) -> dict[str, Tensor]:
+    """``q(x) q(z_1|x) ∏ q(z_l|z_{l−1})`` (Eq. 3). ``x`` is an unobserved Delta site at the batch.
 
     Args:
-        hierarchy: All kernels with densities.
+        kernels: ``q(z_1|x), q(z_2|z_1), …``, all with densities.
         x: ``(n, *shape of x)``.
 
     Returns:
@@ -32,51 +35,17 @@ def encoder_joint(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
     Raises:
         NoDensityError: At a kernel without a density.
     """
-    space = hierarchy.spaces[0]
+    space = kernels[0].source
     with pyro.plate("batch", len(x), dim=-1):
         states = {space.name: pyro.sample(space.name, dist.Delta(x, event_dim=space.rank))}
-        return states | _ascend(hierarchy, states[space.name])
+        return states | _encoder_sites(kernels, states[space.name])
 
 
-def decoder_joint(hierarchy: Hierarchy, n: int) -> dict[str, Tensor]:
-    """``p(z_L) ∏ p(z_{l−1}|z_l) p(x|z_1)`` (Eq. 4).
-
-    Args:
-        hierarchy: All kernels with densities.
-        n: Size of the batch.
-
-    Returns:
-        Every state, ``x`` first.
-
-    Raises:
-        NoDensityError: At a kernel without a density.
-    """
-    with pyro.plate("batch", n, dim=-1):
-        return _descend(hierarchy, None)
-
-
-def model(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
-    """Eq. 4 with ``x`` observed: the model of SVI and importance sampling.
+def guide(kernels: Sequence[Kernel], x: Tensor) -> dict[str, Tensor]:
+    """Eq. 3 given ``x``, which is not a site here: the guide of SVI and importance sampling.
 
     Args:
-        hierarchy: All kernels with densities.
-        x: ``(n, *shape of x)``.
-
-    Returns:
-        Every state, ``x`` first.
-
-    Raises:
-        NoDensityError: At a kernel without a density.
-    """
-    with pyro.plate("batch", len(x), dim=-1):
-        return _descend(hierarchy, x)
-
-
-def guide(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
-    """Eq. 3 given ``x``, which is no site here: the guide of SVI and importance sampling.
-
-    Args:
-        hierarchy: All kernels with densities.
+        kernels: ``q(z_1|x), q(z_2|z_1), …``, all with densities.
         x: ``(n, *shape of x)``.
 
     Returns:
@@ -86,21 +55,56 @@ def guide(hierarchy: Hierarchy, x: Tensor) -> dict[str, Tensor]:
         NoDensityError: At a kernel without a density.
     """
     with pyro.plate("batch", len(x), dim=-1):
-        return _ascend(hierarchy, x)
+        return _encoder_sites(kernels, x)
 
 
-def _ascend(hierarchy: Hierarchy, state: Tensor) -> dict[str, Tensor]:
+def decoder_joint(prior: Prior, kernels: Sequence[Kernel], n: int) -> dict[str, Tensor]:
+    """``p(z_L) ∏ p(z_{l−1}|z_l) p(x|z_1)`` (Eq. 4).
+
+    Args:
+        prior: ``p(z_L)``.
+        kernels: ``p(x|z_1), p(z_1|z_2), …``, all with densities.
+        n: Size of the batch.
+
+    Returns:
+        Every state, ``x`` first.
+
+    Raises:
+        NoDensityError: At a kernel without a density.
+    """
+    with pyro.plate("batch", n, dim=-1):
+        return _decoder_sites(prior, kernels, None)
+
+
+def model(prior: Prior, kernels: Sequence[Kernel], x: Tensor) -> dict[str, Tensor]:
+    """Eq. 4 with ``x`` observed: the model of SVI and importance sampling.
+
+    Args:
+        prior: ``p(z_L)``.
+        kernels: ``p(x|z_1), p(z_1|z_2), …``, all with densities.
+        x: ``(n, *shape of x)``.
+
+    Returns:
+        Every state, ``x`` first.
+
+    Raises:
+        NoDensityError: At a kernel without a density.
+    """
+    with pyro.plate("batch", len(x), dim=-1):
+        return _decoder_sites(prior, kernels, x)
+
+
+def _encoder_sites(kernels: Sequence[Kernel], state: Tensor) -> dict[str, Tensor]:
     states = {}
-    for link in hierarchy:
-        states[link.up.target.name] = state = pyro.sample(link.up.target.name, link.up(state))
+    for kernel in kernels:
+        states[kernel.target.name] = state = pyro.sample(kernel.target.name, kernel(state))
     return states
 
 
-def _descend(hierarchy: Hierarchy, x: Tensor | None) -> dict[str, Tensor]:
-    top = hierarchy.spaces[-1]
-    states = {top.name: pyro.sample(top.name, hierarchy.prior())}
-    for link in reversed(list(hierarchy)):
-        target = link.down.target
-        observed = x if target == hierarchy.spaces[0] else None
-        states[target.name] = pyro.sample(target.name, link.down(states[link.down.source.name]), obs=observed)
-    return {space.name: states[space.name] for space in hierarchy.spaces}
+def _decoder_sites(prior: Prior, kernels: Sequence[Kernel], x: Tensor | None) -> dict[str, Tensor]:
+    state = pyro.sample(prior.space.name, prior())
+    states = {prior.space.name: state}
+    for kernel in reversed(kernels):
+        observed = x if kernel is kernels[0] else None
+        states[kernel.target.name] = state = pyro.sample(kernel.target.name, kernel(state), obs=observed)
+    return dict(reversed(states.items()))

@@ -13,23 +13,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from halikit.config import Config, DiscriminatorConfig, ModelConfig, override
-from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator, build_discriminator
-from halikit.earlier import adapter_in, first_levels, upgraded_config, upgraded_discriminator
+from halikit.config import Config, DiscriminatorSettings, ModelSettings, override
+from halikit.discriminator import Discriminator, JointDiscriminator, PlainDiscriminator
+from halikit.earlier import adapter_in, first_levels, upgraded_config, upgraded_tensors
 from halikit.errors import InputError
-from halikit.files import write_atomically
 from halikit.hierarchy import Hierarchy
 from halikit.networks import paper
 from halikit.networks.blocks import initialise
+from halikit.networks.discriminator import build_discriminator
 from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder, ladder_choices
 from halikit.networks.paper import paper_discriminator, paper_hierarchy
 from halikit.supervision import with_classes
+from halikit.utils.files import write_atomically
 
 __all__ = ["Model", "ModelError", "build", "describe", "load", "resolved", "save_model"]
 
 FILE_NAME = "model.safetensors"
-SCHEMA = 2
+SCHEMA = 3
 # Models that ship, by name: averaged weights in half precision.
 _SHIPPED = Path(__file__).parent / "pretrained"
 
@@ -44,13 +45,19 @@ class Model:
 
     Attributes:
         hierarchy: Encoder, decoder and prior.
-        discriminator: Over the hierarchy's spaces; ``None`` where there is no game, as for an autoencoder.
+        discriminator: A discriminator over the hierarchy's spaces, or any module from states ``(n, *shape)`` by name to
+            logits ``(n,)``; ``None`` where there is no game, as for an autoencoder.
         config: What it was built from; ``None`` for kernels of the user's own.
     """
 
     hierarchy: Hierarchy
-    discriminator: JointDiscriminator | PairwiseDiscriminator | None = None
+    discriminator: Discriminator | None = None
     config: Config | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.discriminator, nn.Module) and not isinstance(self.discriminator, Discriminator):
+            plain = PlainDiscriminator(self.discriminator, self.hierarchy.spaces)
+            object.__setattr__(self, "discriminator", plain)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -76,7 +83,7 @@ def build(config: Config) -> Model:
         raise InputError(f"model: {error}") from None
     if settings.classes is not None:
         hierarchy = with_classes(hierarchy, settings.classes, gauge=settings.gauge, max_scale=settings.max_scale)
-    discriminator = _discriminator(config.discriminator, hierarchy) if "discriminator" in config.applicable else None
+    discriminator = _discriminator(config.discriminator, hierarchy) if config.plays else None
     model = Model(hierarchy, discriminator, config)
     for name, section in (("hierarchy", settings), ("discriminator", config.discriminator)):
         if name in model.parts and section.initial_scale is not None:
@@ -101,8 +108,8 @@ def resolved(config: Config) -> Config:
     return override(config, {f"model.{name}": value for name, value in choices.items()})
 
 
-def _discriminator(settings: DiscriminatorConfig, hierarchy: Hierarchy) -> JointDiscriminator | PairwiseDiscriminator:
-    options = _options(settings, "weight_norm") | {"use_weight_norm": settings.weight_norm}
+def _discriminator(settings: DiscriminatorSettings, hierarchy: Hierarchy) -> Discriminator:
+    options = _options(settings)
     try:
         if settings.family == "paper":
             return paper_discriminator(hierarchy.spaces, **options)
@@ -120,7 +127,7 @@ def describe(model: Model) -> str:
     return paper.describe(spaces) if family == "paper" else ladder_in_words(spaces, family)
 
 
-def _options(section: ModelConfig | DiscriminatorConfig, *but: str) -> dict[str, Any]:
+def _options(section: ModelSettings | DiscriminatorSettings, *but: str) -> dict[str, Any]:
     """The settings that a builder takes under their own names."""
     options = section.model_dump(include=set(section.applicable), exclude={"initial_scale", *but})
     if section.family == "paper":
@@ -195,8 +202,7 @@ def load(
     path = _file_of(run)
     about, tensors = _read(path, weights)
     level = about["levels"]
-    if about["schema"] == 1:
-        tensors = upgraded_discriminator(tensors, level)
+    tensors = upgraded_tensors(tensors, level)
     if build is not None:
         model = build()
     elif about["config"] is not None:

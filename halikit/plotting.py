@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.files import write_atomically
+from halikit.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,8 +19,8 @@ with atheris.instrument_imports(include=["halikit", "tomllib"]):
     import halikit.config
     import halikit.data
     import halikit.model
-    import halikit.report
-    import halikit.training  # noqa: F401
+    import halikit.runs.report
+    import halikit.training.trainer  # noqa: F401
 
 
 def main() -> None:

@@ -16,12 +16,13 @@ from makers import write_cifar10, write_mnist, write_svhn
 from test_resume import config, rewritten, trainer
 
 import halikit as hk
-from halikit import data, report
+from halikit import data
+from halikit.runs import report
 from halikit.config import read_toml, to_toml
 from halikit.earlier import read_config
 from halikit.errors import InputError
-from halikit.training.checkpoint import open_checkpoint
-from halikit.training.run import read_dump, read_metrics
+from halikit.runs.checkpoints import open_checkpoint
+from halikit.runs.run import read_dump, read_metrics
 
 __all__ = ["READERS", "Reader", "survives"]
 

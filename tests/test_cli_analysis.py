@@ -16,7 +16,7 @@ import pytest
 from conftest import Shell, size_of
 from PIL import Image
 
-from halikit.report import Finding, keep, write_report
+from halikit.runs.report import Finding, keep, write_report
 
 QUICK = ["--steps", "20", "--batch-size", "16", "--set", "evaluate_every=5", "--set", "hidden=16", "--set", "width=16"]
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import halikit as hk
-from halikit.kernels import Gaussian, LogProbEstimate, NoDensityError, compose
+from halikit.kernels import Gaussian, LinearGaussian, LogProbEstimate, NoDensityError, compose
 
 positions = pytest.mark.parametrize("position", [0, 1, 2])
 
@@ -221,7 +221,7 @@ def test_the_adjoint_of_linear_gaussians_keeps_their_closed_form():
     for a, b in zip(up, down, strict=True):
         hk.Link(a, b)
     composite = up[2] @ up[1] @ up[0]
-    assert isinstance(composite.adjoint, hk.LinearGaussianKernel)
+    assert isinstance(composite.adjoint, LinearGaussian)
     assert same(composite.adjoint.factors, tuple(down[::-1]))
     assert composite.adjoint.adjoint is composite
 

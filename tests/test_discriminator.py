@@ -245,7 +245,7 @@ def test_what_cannot_be_built_is_refused():
 
 @pytest.mark.parametrize("use", [True, False])
 def test_weight_norm_is_on_the_stages_and_a_switch(use):
-    d = build([(1, 32, 32), (2, 8, 8), (5,)], use_weight_norm=use)
+    d = build([(1, 32, 32), (2, 8, 8), (5,)], weight_norm=use)
     normed = [any(hasattr(m, "parametrizations") for m in stage.modules()) for stage in d.stages]
     assert normed == [use] * 3
     assert not any(hasattr(m, "parametrizations") for m in d.head.modules())

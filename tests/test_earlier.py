@@ -25,7 +25,7 @@ from halikit import data
 from halikit.config import Config, override
 from halikit.errors import InputError
 from halikit.model import save_model
-from halikit.training.checkpoint import open_checkpoint
+from halikit.runs.checkpoints import open_checkpoint
 
 RUNS = {"run-0.1.0": 3, "growing-0.1.0": 2}
 runs = pytest.mark.parametrize("name", RUNS)

@@ -15,7 +15,7 @@ from halikit.config import Config, ConfigError, ModelConfig, TrainingConfig, ove
 from halikit.elbo import negative_elbo
 from halikit.errors import InputError
 from halikit.kernels import Gaussian
-from halikit.training.run import Record
+from halikit.runs.run import Record
 
 DIGITS = (1, 8, 8)
 

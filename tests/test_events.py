@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import halikit as hk
 from halikit.config import Config, override
-from halikit.training.run import read_metrics
+from halikit.runs.run import read_metrics
 
 QUICK = {"model.levels": 1, "model.data_shape": (1, 8, 8), "model.hidden": 8, "discriminator.width": 8}
 QUICK |= {"training.batch_size": 16, "training.log_every": 2, "training.checkpoint_every": 4, "training.averaging": 0.5}

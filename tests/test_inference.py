@@ -15,8 +15,8 @@ import halikit as hk
 from halikit.analysis.features import encoded
 from halikit.data import Split
 from halikit.errors import InputError
-from halikit.export import Exported, export
-from halikit.inference import Inference
+from halikit.runs.export import Exported, export
+from halikit.analysis.inference import Inference
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.*torch\.jit:DeprecationWarning"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import halikit as hk
-from halikit.kernels import Gaussian
+from halikit.kernels import Gaussian, LinearGaussian
 
 F64 = torch.float64
 sizes = st.integers(1, 4)
@@ -59,7 +59,7 @@ def test_composition_follows_the_formulas(seed, dims):
         composite = k @ composite
         weight, bias = k.weight @ weight, k.weight @ bias + k.bias
         covariance = k.weight @ covariance @ k.weight.T + k.covariance
-    assert isinstance(composite, hk.LinearGaussianKernel)
+    assert isinstance(composite, LinearGaussian)
     assert not isinstance(composite, hk.Composite)
     torch.testing.assert_close(composite.weight, weight)
     torch.testing.assert_close(composite.bias, bias)

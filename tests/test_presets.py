@@ -17,7 +17,7 @@ from halikit.networks.paper import paper_discriminator
 from halikit.objectives import jensen_shannon
 from halikit.presets import PRESETS, comments
 from halikit.presets.families import fitting
-from halikit.summary import Row, Summary, summarise
+from halikit.analysis.summary import Row, Summary, summarise
 
 PAPER = [name for name in PRESETS if PRESETS[name]().model.family == "paper"]
 LEAKY = "Leaky ReLU 0.02"

@@ -33,8 +33,8 @@ from halikit.data import Augmentation
 from halikit.errors import InputError, ResourceError
 from halikit.supervision import choose_labelled, classify
 from halikit.training.methods import Labelled, make_method
-from halikit.training.processes import Processes
-from halikit.training.schedule import Schedule
+from halikit.hardware.processes import Processes
+from halikit.optimisation.schedule import Schedule
 
 
 def launch(run: Callable[[int], object], cwd: Path, world: int = 2) -> list[Child]:

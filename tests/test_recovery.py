@@ -18,7 +18,7 @@ from halikit.analysis.health import Health, examine
 from halikit.analysis.recovery import LEAST, decoder_use, recovery
 from halikit.config import Config, DiscriminatorConfig, ModelConfig, TrainingConfig
 from halikit.kernels import Gaussian
-from halikit.training.run import Record
+from halikit.runs.run import Record
 
 ENOUGH = 40_000
 

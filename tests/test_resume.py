@@ -16,7 +16,7 @@ import torch
 import halikit as hk
 from halikit.config import Config, override
 from halikit.errors import InputError
-from halikit.training.checkpoint import CheckpointError
+from halikit.runs.checkpoints import CheckpointError
 
 TIMES = {"seconds", "steps_per_second", "images_per_second"}
 SMALL = {

@@ -35,14 +35,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import halikit as hk
-from halikit import recompute
+from halikit.hardware import recompute
 from halikit.algorithm import Joints, Judges, ascend, descend, play
 from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
 from halikit.errors import InputError
 from halikit.kernels import Gaussian
 from halikit.presets import PRESETS, families
-from halikit.sleep import RULE, sleep_loss, sleep_weights
-from halikit.training.schedule import Schedule
+from halikit.training.sleep import RULE, sleep_loss, sleep_weights
+from halikit.optimisation.schedule import Schedule
 
 EXACT = 1e-10
 SEED = 11

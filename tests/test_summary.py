@@ -8,7 +8,7 @@ from conftest import CATALOGUE, KernelCase, Network
 from torch import nn
 
 import halikit as hk
-from halikit.summary import summarise
+from halikit.analysis.summary import summarise
 
 
 def model_of(case: KernelCase) -> hk.Model:

@@ -27,7 +27,7 @@ from halikit.supervision import (
     supervise,
     with_classes,
 )
-from halikit.training.run import Record
+from halikit.runs.run import Record
 
 DIGITS = (1, 8, 8)
 

@@ -12,8 +12,8 @@ from torch import nn
 import halikit as hk
 from halikit.config import Config, DiscriminatorConfig, ModelConfig, TrainingConfig
 from halikit.errors import DivergedError, InputError
-from halikit.training.run import Record
-from halikit.training.schedule import Schedule
+from halikit.runs.run import Record
+from halikit.optimisation.schedule import Schedule
 
 DIGITS = (1, 8, 8)
 

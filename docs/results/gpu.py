@@ -27,10 +27,10 @@ import torch
 
 import halikit as hk
 from halikit.config import Config, override
-from halikit.files import write_atomically
-from halikit.inference import Inference
+from halikit.utils.files import write_atomically
+from halikit.analysis.inference import Inference
 from halikit.presets import preset
-from halikit.yardstick import Yardstick
+from halikit.benchmark.yardstick import Yardstick
 
 PRESETS = {"cifar10": 100, "celeba64": 100, "imagenet128": 100}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

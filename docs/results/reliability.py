@@ -23,7 +23,7 @@ import halikit as hk
 from halikit import data, presets
 from halikit.algorithm import Joints, Judges
 from halikit.config import Config, override
-from halikit.training.processes import is_first
+from halikit.hardware.processes import is_first
 
 
 def digits(**changes: object) -> tuple[Config, data.DataSet]:

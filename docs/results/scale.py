@@ -17,7 +17,7 @@ import torch
 
 import halikit as hk
 from halikit import presets
-from halikit.benchmark import peak_memory, time_steps
+from halikit.benchmark.steps import peak_memory, time_steps
 from halikit.config import Config, override
 from halikit.presets import families
 

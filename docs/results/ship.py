@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save
 
-from halikit.files import write_atomically
+from halikit.utils.files import write_atomically
 
 
 def main(run: Path, out: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 
 import halikit as hk
 from halikit.config import override
-from halikit.inference import Inference
+from halikit.analysis.inference import Inference
 from halikit.presets import preset
 
 Step = Callable[[], object]

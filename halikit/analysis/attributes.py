@@ -20,9 +20,9 @@ from halikit.analysis.comparison import Comparison
 from halikit.analysis.svm import Questions, balanced_accuracy
 from halikit.data import Split, order
 from halikit.errors import InputError
-from halikit.files import write_atomically
 from halikit.hierarchy import Hierarchy
-from halikit.random import seeded
+from halikit.utils.files import write_atomically
+from halikit.utils.random import seeded
 
 __all__ = [
     "Classifier",

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from halikit.analysis.inference import Inference, Mode
 from halikit.data import Split
 from halikit.errors import InputError
-from halikit.files import write_atomically, writing
 from halikit.hierarchy import Hierarchy
-from halikit.inference import Inference, Mode
-from halikit.random import seeded
+from halikit.utils.files import write_atomically, writing
+from halikit.utils.random import seeded
 
 __all__ = ["Written", "encoded", "pooled", "write_features"]
 

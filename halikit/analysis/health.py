@@ -12,7 +12,7 @@ from halikit.analysis.quantity import Quantity
 from halikit.analysis.recovery import LEAST, decoder_use, recovery
 from halikit.analysis.two_sample import TwoSampleTest, two_sample_test
 from halikit.hierarchy import Hierarchy
-from halikit.random import seeded
+from halikit.utils.random import seeded
 
 __all__ = ["Health", "LevelHealth", "examine", "information"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from halikit.data import DataSet, Split
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
-from halikit.random import seeded
+from halikit.utils.random import seeded
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin

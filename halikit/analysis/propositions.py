@@ -31,7 +31,7 @@ from torch.nn.functional import softplus
 from halikit.analysis.finite import FiniteJoints, random_finite_joints
 from halikit.analysis.quantity import Quantity
 from halikit.hierarchy import Hierarchy, Link
-from halikit.kernels import Gaussian, LinearGaussianKernel
+from halikit.kernels import Gaussian, LinearGaussian, LinearGaussianKernel
 from halikit.spaces import Space
 
 __all__ = [
@@ -164,7 +164,7 @@ def gaussian_terms(hierarchy: Hierarchy, data: Gaussian) -> tuple[LevelTerms, ..
         q_pair, p_pair = _marginal(q, pair), _marginal(p, pair)
         q_latent, p_latent = _marginal(q, blocks[level]), _marginal(p, blocks[level])
         decoder = hierarchy[:level].decoder
-        assert isinstance(decoder, LinearGaussianKernel)
+        assert isinstance(decoder, LinearGaussian)
         bound = _largest_ratio(q_pair, p_pair)
         terms.append(
             LevelTerms(
@@ -187,7 +187,7 @@ def gaussian_terms(hierarchy: Hierarchy, data: Gaussian) -> tuple[LevelTerms, ..
 def _gaussian_joints(hierarchy: Hierarchy, data: Gaussian) -> tuple[Gaussian, Gaussian, list[Tensor]]:
     """Both joints over ``x, z_1, …, z_L``, and which elements are whose."""
     ups, downs = ([getattr(link, way) for link in hierarchy] for way in ("up", "down"))
-    if hierarchy.prior.distribution is not None or not all(isinstance(k, LinearGaussianKernel) for k in ups + downs):
+    if hierarchy.prior.distribution is not None or not all(isinstance(k, LinearGaussian) for k in ups + downs):
         raise TypeError("closed forms need linear-Gaussian kernels throughout and a standard normal prior")
     sizes = [space.size for space in hierarchy.spaces]
     top = torch.eye(sizes[-1]).to(data.mean)
@@ -201,7 +201,7 @@ def _exact(value: Tensor | float) -> Quantity:
     return Quantity(float(value), "exact", "nats")
 
 
-def _chained(start: Gaussian, kernels: Sequence[LinearGaussianKernel]) -> Gaussian:
+def _chained(start: Gaussian, kernels: Sequence[LinearGaussian]) -> Gaussian:
     """The measure on all states of a Markov chain, in order."""
     mean, covariance = start
     size = len(mean)
@@ -225,7 +225,7 @@ def _marginal(measure: Gaussian, index: Tensor) -> Gaussian:
     return Gaussian(measure.mean[index], measure.covariance[index][:, index])
 
 
-def _expected_error(q: Gaussian, decoder: LinearGaussianKernel) -> Tensor:
+def _expected_error(q: Gaussian, decoder: LinearGaussian) -> Tensor:
     """``E_q[−log N(x; Vz + c, R)]`` from the moments of ``x − Vz − c``."""
     d = decoder.target.size
     residual = torch.cat([torch.eye(d).to(decoder.weight), -decoder.weight], 1)
@@ -393,7 +393,7 @@ def _narrowed(
     return LinearGaussianKernel(kernel.source, kernel.target, weight, bias, shrink * kernel.covariance)
 
 
-def _stacked(ups: Sequence[LinearGaussianKernel], downs: Sequence[LinearGaussianKernel]) -> Hierarchy:
+def _stacked(ups: Sequence[LinearGaussian], downs: Sequence[LinearGaussian]) -> Hierarchy:
     return Hierarchy([Link(up, down) for up, down in zip(ups, downs, strict=True)]).double()
 
 

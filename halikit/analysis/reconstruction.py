@@ -11,18 +11,18 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from halikit.analysis.quantity import Kind, Quantity
-from halikit.discriminator import JointDiscriminator, PairwiseDiscriminator
+from halikit.discriminator import Discriminator
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import (
     Composite,
     DensityKernel,
     DeterministicKernel,
     Kernel,
-    LinearGaussianKernel,
+    LinearGaussian,
     NoDensityError,
     compose,
 )
-from halikit.modes import evaluating
+from halikit.utils.modes import evaluating
 
 __all__ = [
     "Distances",
@@ -103,7 +103,7 @@ def reconstruction_error(
         raise ValueError(f"level must be between 1 and {len(hierarchy)}, got {level}")
     decoder = _with_density(stack, scale)
     encoder = stack.encoder
-    if isinstance(encoder, LinearGaussianKernel) and isinstance(decoder, LinearGaussianKernel):
+    if isinstance(encoder, LinearGaussian) and isinstance(decoder, LinearGaussian):
         return ReconstructionError(level, _expected_error(encoder, decoder, x), "exact", 0, 0, 1.0)
     is_exact = isinstance(decoder, DensityKernel)
     per_datum = num_samples * (1 if is_exact else num_between)
@@ -151,7 +151,7 @@ class Distances(NamedTuple):
 
     Attributes:
         euclidean: ``(L, n)``, root mean square of ``x − x̂_l`` per element.
-        embedded: ``(L, n)``, ``d_c(x, x̂_l)`` of Eq. 8; ``None`` without a discriminator.
+        embedded: ``(L, n)``, ``d_c(x, x̂_l)`` of Eq. 8; ``None`` without a discriminator that has features.
     """
 
     euclidean: Tensor
@@ -160,7 +160,7 @@ class Distances(NamedTuple):
 
 @torch.no_grad()
 def distances(
-    hierarchy: Hierarchy, discriminator: JointDiscriminator | PairwiseDiscriminator | None, x: Tensor
+    hierarchy: Hierarchy, discriminator: Discriminator | None, x: Tensor
 ) -> Distances:
     """Both distances of Fig. 3 between data and their reconstructions along the means.
 
@@ -174,7 +174,7 @@ def distances(
     with evaluating(*filter(None, (hierarchy, discriminator))):
         rebuilt = [hierarchy.reconstruct(x, level) for level in range(1, len(hierarchy) + 1)]
         euclidean = torch.stack([(x - images).flatten(1).square().mean(1).sqrt() for images in rebuilt])
-        if discriminator is None:
+        if discriminator is None or not discriminator.has_features:
             return Distances(euclidean, None)
         original = _embedding(hierarchy, discriminator, x)
         embedded = [(original - _embedding(hierarchy, discriminator, images)).norm(dim=1) for images in rebuilt]
@@ -183,7 +183,7 @@ def distances(
 
 @torch.no_grad()
 def embedded_distance(
-    hierarchy: Hierarchy, discriminator: JointDiscriminator | PairwiseDiscriminator, u: Tensor, v: Tensor
+    hierarchy: Hierarchy, discriminator: Discriminator, u: Tensor, v: Tensor
 ) -> Tensor:
     """``d_c(u, v) = ‖D̄(u, û_1 … û_L) − D̄(v, v̂_1 … v̂_L)‖₂`` (Eq. 8), the hats being encodings along the means.
 
@@ -203,7 +203,7 @@ def embedded_distance(
 @torch.no_grad()
 def js_bound(
     hierarchy: Hierarchy,
-    discriminator: JointDiscriminator | PairwiseDiscriminator,
+    discriminator: Discriminator,
     x: Tensor,
     *,
     generator: torch.Generator | None = None,
@@ -256,7 +256,7 @@ def draws(
     return torch.stack([stack.decode(z, sample=True, generator=generator)[bottom] for _ in range(count)])
 
 
-def _embedding(hierarchy: Hierarchy, discriminator: JointDiscriminator | PairwiseDiscriminator, x: Tensor) -> Tensor:
+def _embedding(hierarchy: Hierarchy, discriminator: Discriminator, x: Tensor) -> Tensor:
     return discriminator.features(hierarchy.encode(x))
 
 
@@ -276,7 +276,7 @@ def _with_density(stack: Hierarchy, scale: float | None) -> Kernel:
     return compose(*downs)
 
 
-def _expected_error(encoder: LinearGaussianKernel, decoder: LinearGaussianKernel, x: Tensor) -> Tensor:
+def _expected_error(encoder: LinearGaussian, decoder: LinearGaussian, x: Tensor) -> Tensor:
     """``E_{z ~ N(Wx + b, S)}[−log N(x; Vz + c, R)]``, ``(n,)``: the error at the mean and a trace."""
     at_mean = -decoder.log_prob(x, encoder.mean(x))
     v, s = decoder.weight, encoder.covariance

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from halikit.analysis.inference import Inference
 from halikit.hierarchy import Hierarchy
-from halikit.inference import Inference
 
 __all__ = ["sample"]
 

@@ -18,7 +18,7 @@ from halikit.data import DataSet, Split
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import build
-from halikit.random import seeded
+from halikit.utils.random import seeded
 
 __all__ = [
     "Questions",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from halikit.analysis.quantity import Quantity
-from halikit.random import seeded
+from halikit.utils.random import seeded
 
 __all__ = ["TwoSampleTest", "two_sample_test"]
 

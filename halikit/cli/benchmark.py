@@ -33,7 +33,7 @@ def benchmark(
     import torch
     from rich.table import Table
 
-    from halikit.benchmark import peak_memory, profile_step, time_steps
+    from halikit.benchmark.steps import peak_memory, profile_step, time_steps
     from halikit.cli.train import chosen_config, with_data_shape
     from halikit.config import override, parse_assignments
     from halikit.model import build

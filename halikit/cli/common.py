@@ -129,8 +129,8 @@ def open_run(run: Path, weights: str, device: str) -> tuple[Model, Config]:
         InputError: If there is no model, or it was not built from a config.
     """
     from halikit.errors import InputError
+    from halikit.hardware.processes import resolve_device
     from halikit.model import load
-    from halikit.training.processes import resolve_device
 
     model = load(run, weights=weights, device=resolve_device(device))  # type: ignore[arg-type]
     if model.config is None:
@@ -199,7 +199,7 @@ def present(
     """
     from halikit.errors import InputError
     from halikit.plotting import save_png
-    from halikit.report import Finding, keep
+    from halikit.runs.report import Finding, keep
 
     path = out
     if out is not None and picture is not None:

@@ -60,8 +60,8 @@ def encode(
     from typing import get_args
 
     from halikit.analysis.features import write_features
+    from halikit.analysis.inference import Mode
     from halikit.errors import InputError
-    from halikit.inference import Mode
 
     common.check_writable(out)
     model, config = common.open_run(run, weights, device)

@@ -38,7 +38,7 @@ def export(
 
     Example: halikit export runs/digits --format pt2 --out exported
     """
-    from halikit.export import export as export_to
+    from halikit.runs.export import export as export_to
 
     common.check_writable(out)
     model, _ = common.open_run(run, weights, "cpu")

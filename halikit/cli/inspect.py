@@ -9,7 +9,7 @@ import typer
 from halikit.cli import common
 
 if TYPE_CHECKING:
-    from halikit.summary import Part
+    from halikit.analysis.summary import Part
 
 
 def register(app: typer.Typer) -> None:
@@ -32,11 +32,11 @@ def inspect(
 
     import torch
 
+    from halikit.analysis.summary import summarise
     from halikit.cli.train import chosen_config, with_data_shape
     from halikit.model import FILE_NAME, build, describe, load
     from halikit.presets import PRESETS
-    from halikit.summary import summarise
-    from halikit.training.run import read_dump
+    from halikit.runs.run import read_dump
 
     diverged = read_dump(Path(what))
     if diverged and not (Path(what) / FILE_NAME).exists():

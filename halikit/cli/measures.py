@@ -76,7 +76,7 @@ def labels(asked: Asked) -> Found:
 def recovery(asked: Asked) -> Found:
     """How much of each latent the encoder recovers from the decoder's samples."""
     from halikit.analysis.recovery import recovery as measured
-    from halikit.random import seeded
+    from halikit.utils.random import seeded
 
     hierarchy = asked.model.hierarchy
     with seeded(asked.seed, hierarchy.prior.device):

@@ -40,8 +40,8 @@ def reconstruct(
     import torch
 
     from halikit import plotting
+    from halikit.analysis.inference import Inference
     from halikit.analysis.reconstruction import draws as drawn
-    from halikit.inference import Inference
 
     common.check_writable(out)
     model, config = common.open_run(run, weights, device)

@@ -32,7 +32,7 @@ def report(
 
     Example: halikit report runs/digits-l3 --all
     """
-    from halikit.report import write_report
+    from halikit.runs.report import write_report
 
     # First, so that what is no run is told before anything is made.
     path = write_report(common.directory_of(run))

@@ -42,7 +42,7 @@ def push(
 
     Example: halikit push runs/digits me/digits --private
     """
-    from halikit import hub
+    from halikit.runs import hub
 
     _quieten()
     if to is not None:
@@ -68,7 +68,7 @@ def pull(
 
     Example: halikit pull me/digits --out runs/theirs
     """
-    from halikit import hub
+    from halikit.runs import hub
 
     _quieten()
     path = hub.pull(repo, out or common.fresh(Path("runs") / Path(repo).name), revision=revision)

@@ -109,7 +109,7 @@ def attributes_table(
     )
     from halikit.analysis.svm import questions
     from halikit.errors import InputError
-    from halikit.training.processes import resolve_device
+    from halikit.hardware.processes import resolve_device
 
     opened = [common.open_run(run, options.weights, options.device) for run in runs]
     data = common.open_data(opened[0][1], options.data)
@@ -151,7 +151,7 @@ def attributes_table(
 
 def show(table: Comparison, about: dict[str, Any], *, form: Format, out: Path | None, as_json: bool) -> None:
     """Print a table, and write it to a file as well where told to."""
-    from halikit.files import write_atomically
+    from halikit.utils.files import write_atomically
 
     written = {Format.text: table.to_text, Format.csv: table.to_csv, Format.latex: table.to_latex}[form]()
     if out is not None:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from halikit.config import Config
     from halikit.data import DataSet
     from halikit.model import Model
-    from halikit.training import Trainer
-    from halikit.training.checkpoint import Checkpoint
-    from halikit.training.run import Record
+    from halikit.runs.checkpoints import Checkpoint
+    from halikit.runs.run import Record
+    from halikit.training.trainer import Trainer
 
 
 def register(app: typer.Typer) -> None:
@@ -142,9 +142,9 @@ def _home(resume_from: str | None) -> Path | None:
 
 
 def _checkpoint(run: Path, resume_from: str | None) -> Checkpoint:
-    from halikit.training.checkpoint import Checkpoints, find_checkpoint
-    from halikit.training.lock import locked
-    from halikit.training.processes import is_first
+    from halikit.hardware.processes import is_first
+    from halikit.runs.checkpoints import Checkpoints, find_checkpoint
+    from halikit.runs.lock import locked
 
     # Held, because a training that goes on there would remove old checkpoints. Nothing is written.
     with locked(run) if is_first() else nullcontext():
@@ -233,11 +233,11 @@ def _default_path(config: Config, spec: str, baseline: str | None) -> Path:
 
 
 def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None, as_json: bool) -> None:
-    from halikit.report import Finding, keep
-    from halikit.training import Trainer
-    from halikit.training.events import are_written
-    from halikit.training.processes import is_first
-    from halikit.training.progress import Progress
+    from halikit.cli.progress import Progress
+    from halikit.hardware.processes import is_first
+    from halikit.runs.events import are_written
+    from halikit.runs.report import Finding, keep
+    from halikit.training.trainer import Trainer
 
     assert model.config is not None
     console, narrator = common.console(stderr=as_json), common.narrator(stderr=as_json)
@@ -277,7 +277,7 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
 
 def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer) -> None:
     from halikit.model import describe
-    from halikit.sleep import RULE
+    from halikit.training.sleep import RULE
 
     settings, spaces = trainer.settings, model.hierarchy.spaces
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in model.parts.items())

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 __all__ = ["Prefetched"]
+
+T = TypeVar("T")
 
 # Seconds between looks at whether the other side is still there.
 _PATIENCE = 0.2
@@ -20,12 +22,12 @@ _PATIENCE = 0.2
 class _Ready(NamedTuple):
     """A batch, or what went wrong instead; on a GPU, the moment from which it may be read."""
 
-    batch: Tensor | None = None
+    batch: Any = None
     copied: torch.cuda.Event | None = None
     error: BaseException | None = None
 
 
-class Prefetched(Iterator[Tensor]):
+class Prefetched(Iterator[T]):
     """The same batches in the same order, up to ``depth`` of them ahead.
 
     One thread makes them, so that their order is that of the iterator. For a GPU it does so on a stream of its own,
@@ -33,12 +35,12 @@ class Prefetched(Iterator[Tensor]):
     Use it as a context, so that the thread ends.
 
     Args:
-        batches: Made by the thread alone: it must not draw from torch's global generators.
+        batches: Tensors, or tuples of tensors, made by the thread alone: it must not draw from torch's global generators.
         depth: How many to keep ready, at least 1.
         device: Where they are.
     """
 
-    def __init__(self, batches: Iterator[Tensor], depth: int, device: torch.device) -> None:
+    def __init__(self, batches: Iterator[T], depth: int, device: torch.device) -> None:
         self._batches = batches
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._ready: Queue[_Ready] = Queue(depth)
@@ -46,7 +48,7 @@ class Prefetched(Iterator[Tensor]):
         self._thread = Thread(target=self._work, name="halikit batches", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Prefetched:
+    def __enter__(self) -> Prefetched[T]:
         return self
 
     def __exit__(
@@ -59,7 +61,7 @@ class Prefetched(Iterator[Tensor]):
         self._is_over.set()
         self._thread.join()
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> T:
         """The next batch; the host waits for the thread, a GPU for the copy.
 
         Raises:
@@ -78,11 +80,12 @@ class Prefetched(Iterator[Tensor]):
             # Raised again if asked again, since nothing comes after it.
             self._ready.put(_Ready(error=error))
             raise error
-        assert batch is not None
         if copied is not None:
-            stream = torch.cuda.current_stream(batch.device)
-            stream.wait_event(copied)
-            batch.record_stream(stream)
+            for tensor in batch if isinstance(batch, tuple) else (batch,):
+                if isinstance(tensor, Tensor) and tensor.is_cuda:
+                    stream = torch.cuda.current_stream(tensor.device)
+                    stream.wait_event(copied)
+                    tensor.record_stream(stream)
         return batch
 
     def _work(self) -> None:

@@ -1,11 +1,10 @@
 """Markov kernels ``T_{w|v}`` and their algebra: composition (Eq. 1) and adjoints (Eq. 2)."""
 
-from halikit.kernels.composition import Composite, LogProbEstimate, compose
 from halikit.kernels.deterministic import DeterministicKernel
 from halikit.kernels.discrete import BernoulliKernel, CategoricalKernel
 from halikit.kernels.gaussian import Gauge, GaussianKernel, Moments
-from halikit.kernels.kernel import DensityKernel, Kernel, NoDensityError
-from halikit.kernels.linear_gaussian import Gaussian, LinearGaussianKernel
+from halikit.kernels.kernel import Composite, DensityKernel, Kernel, LogProbEstimate, NoDensityError, compose
+from halikit.kernels.linear_gaussian import Gaussian, LinearGaussian, LinearGaussianKernel
 
 __all__ = [
     "BernoulliKernel",
@@ -17,6 +16,7 @@ __all__ = [
     "Gaussian",
     "GaussianKernel",
     "Kernel",
+    "LinearGaussian",
     "LinearGaussianKernel",
     "LogProbEstimate",
     "Moments",

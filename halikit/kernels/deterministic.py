@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from halikit.kernels.gaussian import GaussianKernel
-from halikit.kernels.kernel import Kernel, apply_network
+from halikit.kernels.kernel import Kernel
 from halikit.spaces import Space
 
 __all__ = ["DeterministicKernel"]
@@ -31,7 +31,7 @@ class DeterministicKernel(Kernel):
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """``f(given)``, ``(..., *target.shape)``; there is nothing to draw."""
-        return apply_network(self, self.network, given, 1)
+        return self.run_network(self.network, given)
 
     def mean(self, given: Tensor) -> Tensor:
         """``f(given)``, ``(..., *target.shape)``."""

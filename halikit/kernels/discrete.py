@@ -7,11 +7,11 @@ samples alike (Maddison et al. 2017; Jang et al. 2017), which does.
 from __future__ import annotations
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel, apply_network, batch_shape, per_element
+from halikit.kernels.kernel import DensityKernel
 from halikit.spaces import Space
+from halikit.utils.tensors import at_least_single, per_element
 
 __all__ = ["BernoulliKernel", "CategoricalKernel"]
 
@@ -36,14 +36,14 @@ class BernoulliKernel(DensityKernel):
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
         """The distribution of the bits, event shape ``target.shape``."""
-        logits = apply_network(self, self.network, given, 1)
+        logits = self.run_network(self.network, given)
         if self.temperature is None:
             return dist.Bernoulli(logits=logits).to_event(self.target.rank)
         return dist.RelaxedBernoulli(logits.new_tensor(self.temperature), logits=logits).to_event(self.target.rank)
 
     def mean(self, given: Tensor) -> Tensor:
         """The probabilities, ``(..., *target.shape)`` in [0, 1]; those of the hard bits also when relaxed."""
-        return apply_network(self, self.network, given, 1).sigmoid()
+        return self.run_network(self.network, given).sigmoid()
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
         """Cross entropy with the bits for each of them, ``(n,)``, in nats; relaxed bits count in their proportion.
@@ -52,7 +52,7 @@ class BernoulliKernel(DensityKernel):
             target: ``(n, *target.shape)`` in [0, 1].
             given: ``(n, *source.shape)``.
         """
-        logits = apply_network(self, self.network, given, 1)
+        logits = self.run_network(self.network, given)
         # No density of relaxed bits is finite where they are drawn hard.
         return per_element(nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none"))
 
@@ -82,12 +82,12 @@ class CategoricalKernel(DensityKernel):
     def logits(self, given: Tensor) -> Tensor:
         """Unnormalised log-probabilities of the classes, ``(..., K)``, in single precision at least."""
         if self.target.rank:
-            logits = apply_network(self, self.network, given, 1)
+            logits = self.run_network(self.network, given)
         else:
-            batch = batch_shape(self, given)
+            batch = self.batch_shape(given)
             logits = self.network(given.reshape(-1, *self.source.shape)).reshape(*batch, -1)
         # What bfloat16 makes of probabilities does not sum to one.
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return at_least_single(logits)
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
         """The distribution of the class, event shape ``target.shape``."""

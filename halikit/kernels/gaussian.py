@@ -9,8 +9,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel, apply_network, at_least_single, per_element
+from halikit.kernels.kernel import DensityKernel
 from halikit.spaces import Space
+from halikit.utils.tensors import at_least_single, per_element
 
 __all__ = ["Gauge", "GaussianKernel", "Moments"]
 
@@ -99,14 +100,14 @@ class GaussianKernel(DensityKernel):
             ValueError: If a gauge is to take statistics of a training batch of one.
         """
         if self.raw_scale is not None:
-            mean, scale = apply_network(self, self.network, given, 1), self._bounded(self.raw_scale)
+            mean, scale = self.run_network(self.network, given), self._bounded(self.raw_scale)
         elif isinstance(self.scale_form, str):
-            mean, raw = apply_network(self, self.network, given, 2)
+            mean, raw = self.run_network(self.network, given, 2)
             if self.scale_form == "isotropic" and self.target.rank:
                 raw = raw.mean(tuple(range(-self.target.rank, 0)), keepdim=True)
             scale = self._bounded(raw)
         else:
-            mean = apply_network(self, self.network, given, 1)
+            mean = self.run_network(self.network, given)
             scale = mean.new_full((), self.scale_form)  # a GPU fills it by itself; new_tensor would have it wait
         if self.norm is not None:
             mean = self._normalised(mean)

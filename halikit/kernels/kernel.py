@@ -1,4 +1,4 @@
-"""Markov kernels ``T_{w|v}``: the abstract interface (paper, section 3.1).
+"""Markov kernels ``T_{w|v}`` (paper, section 3.1): the abstract interface, composition (Eq. 1), adjoints (Eq. 2).
 
 Shapes throughout: ``given`` is ``(..., *source.shape)`` and what comes back is ``(..., *target.shape)``,
 with the same leading batch dimensions.
@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterator
+from functools import reduce
+from itertools import pairwise
+from operator import matmul
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from halikit import recompute
-from halikit.modes import evaluating
-from halikit.random import drawing_from
 from halikit.spaces import Space
+from halikit.utils.modes import evaluating
+from halikit.utils.random import drawing_from
+from halikit.utils.tensors import at_least_single, per_element
 
-__all__ = ["DensityKernel", "Kernel", "NoDensityError", "apply_network", "batch_shape", "per_element"]
+__all__ = ["Composite", "DensityKernel", "Kernel", "LogProbEstimate", "NoDensityError", "compose"]
 
 
 class NoDensityError(TypeError):
@@ -35,13 +39,8 @@ class Kernel(nn.Module, ABC):
     Args:
         source: The space conditioned on.
         target: The space measured.
-
-    Attributes:
-        recomputes: Whether what its network keeps for the backward pass is computed again there, to save memory; of
-            kernels that run it by :func:`apply_network`.
     """
 
-    recomputes = False
     # The kernel that a Link pairs this one with. Held in a tuple, so that it is no submodule and its
     # parameters are counted once.
     _adjoint: tuple[Kernel, ...] = ()
@@ -119,26 +118,82 @@ class Kernel(nn.Module, ABC):
 
     @property
     def adjoint(self) -> Kernel:
-        """``T†``, the kernel back from ``target`` to ``source`` (Eq. 2), as a :class:`~halikit.Link` pairs them.
+        """``T†``, the kernel back from ``target`` to ``source`` (Eq. 2).
+
+        A :class:`~halikit.Link` pairs a kernel with its adjoint. The adjoint of a composition that is in no link is the
+        composition of the adjoints of its factors, in the opposite order.
 
         Raises:
-            RuntimeError: If the kernel is in no link.
+            RuntimeError: If the kernel, or one of its factors, is in no link.
         """
-        if not self._adjoint:
+        if self._adjoint:
+            return self._adjoint[0]
+        if len(self.factors) == 1:
             raise RuntimeError(f"{self} has no adjoint yet: pair it with the kernel back, as Link(up, down)")
-        return self._adjoint[0]
+        if not self._mirror:
+            adjoint = compose(*(factor.adjoint for factor in self.factors))
+            adjoint._mirror, self._mirror = (self,), (adjoint,)
+        return self._mirror[0]
+
+    def pair_with(self, other: Kernel) -> None:
+        """Make ``other`` the adjoint of this kernel; a :class:`~halikit.Link` calls this for both of its kernels.
+
+        Raises:
+            ValueError: If the kernel is already paired with another one.
+        """
+        if self._adjoint and self._adjoint[0] is not other:
+            raise ValueError(f"{self} is already linked with another {self.adjoint}; a kernel belongs to one link")
+        self._adjoint = (other,)
 
     @property
     def factors(self) -> tuple[Kernel, ...]:
         """The kernels that this one is composed of, in order of application."""
         return (self,)
 
+    def batch_shape(self, given: Tensor) -> torch.Size:
+        """The leading dimensions of ``given``, ``(..., *source.shape)``.
+
+        Raises:
+            ValueError: If ``given`` is not a batch of states of the source.
+        """
+        batch = given.shape[: max(0, given.dim() - self.source.rank)]
+        if given.shape[len(batch) :] != self.source.shape:
+            wanted = ", ".join(map(str, self.source.shape))
+            raise ValueError(f"{self} takes (..., {wanted}), got {tuple(given.shape)}")
+        return batch
+
+    def run_network(self, network: nn.Module, given: Tensor, outputs: int = 1) -> Tensor:
+        """Run ``network`` on ``given`` with one batch dimension, and give the result the shape of the target.
+
+        Args:
+            network: Maps ``(n, *source.shape)`` to ``n × outputs × target.size`` elements in any shape. Feature
+                maps ``(n, outputs · C, H, W)`` are split along the channels, vectors along their only axis.
+            given: ``(..., *source.shape)``.
+            outputs: How many tensors of the target's shape the network gives.
+
+        Returns:
+            ``(outputs, ..., *target.shape)`` for several outputs, ``(..., *target.shape)`` for one.
+
+        Raises:
+            ValueError: If ``given`` or the output of the network does not fit the spaces.
+        """
+        target, batch = self.target, self.batch_shape(given)
+        # A product, not numel(), which would bind an exported program to one size of batch.
+        rows = math.prod(batch)
+        out: Tensor = network(given if len(batch) == 1 else given.reshape(-1, *self.source.shape))
+        if out.numel() != rows * outputs * target.size:
+            raise ValueError(
+                f"the network of {self} gives {tuple(out.shape)} for a batch of {rows}; "
+                f"{target} needs {outputs} × {target.size} elements per sample"
+            )
+        if outputs == 1:
+            return out.reshape((*batch, *target.shape))
+        return out.reshape(rows, outputs, *target.shape).transpose(0, 1).reshape(outputs, *batch, *target.shape)
+
     def __matmul__(self, inner: Kernel) -> Kernel:
         """``self ∘ inner``: apply ``inner``, then ``self``, marginalising over the space between (Eq. 1)."""
         if not isinstance(inner, Kernel):
             return NotImplemented
-        from halikit.kernels.composition import Composite
-
         return Composite(inner, self)
 
     def __str__(self) -> str:
@@ -201,55 +256,168 @@ class DensityKernel(Kernel):
         return True
 
 
-def at_least_single(x: Tensor) -> Tensor:
-    """In single precision at least: means over many elements have no place in half precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+class LogProbEstimate(NamedTuple):
+    """A stochastic lower bound on a log-density: the log of a mean of densities.
 
-
-def per_element(loss: Tensor) -> Tensor:
-    """The mean over the elements of each sample, ``(n, ...)`` to ``(n,)``."""
-    return loss.reshape(len(loss), -1).mean(1)
-
-
-def batch_shape(kernel: Kernel, given: Tensor) -> torch.Size:
-    """The leading dimensions of ``given``, ``(..., *source.shape)``.
-
-    Raises:
-        ValueError: If ``given`` is no batch of states of the source.
+    Attributes:
+        value: ``(...)``, nats. Its expectation is at most the true log-density, and tends to it as
+            ``num_samples`` grows.
+        effective_sample_size: ``(...)``, between 1 and ``num_samples``: how many of the draws carry the
+            mean. Near 1 the bound is loose.
+        num_samples: Draws of the intermediate states per value.
     """
-    batch = given.shape[: max(0, given.dim() - kernel.source.rank)]
-    if given.shape[len(batch) :] != kernel.source.shape:
-        raise ValueError(f"{kernel} takes (..., {', '.join(map(str, kernel.source.shape))}), got {tuple(given.shape)}")
-    return batch
+
+    value: Tensor
+    effective_sample_size: Tensor
+    num_samples: int
 
 
-def apply_network(kernel: Kernel, network: nn.Module, given: Tensor, outputs: int) -> Tensor:
-    """Run ``network`` on ``given`` with one batch dimension, and shape what comes out.
+class Composite(Kernel):
+    """``T_{w|v} ∘ T_{v|u}``: kernels applied one after another, the states between marginalised out (Eq. 1).
+
+    Its density is an expectation over those states, so it has no exact one: :meth:`estimate_log_prob` bounds
+    it from below. Nested composites flatten; a composite iterates over, and indexes as, its factors.
 
     Args:
-        kernel: Whose spaces apply.
-        network: Maps ``(n, *source.shape)`` to ``n × outputs × target.size`` elements in any shape. Feature
-            maps ``(n, outputs · C, H, W)`` thus split along the channels, vectors along their only axis.
-        given: ``(..., *source.shape)``.
-        outputs: How many tensors of the target's shape the network gives.
-
-    Returns:
-        ``(outputs, ..., *target.shape)`` for several outputs, without the first axis for one.
+        factors: Two kernels or more, in order of application.
 
     Raises:
-        ValueError: If ``given`` or what the network returns does not fit the spaces.
+        ValueError: If a kernel's target is not the next one's source.
     """
-    source, target = kernel.source, kernel.target
-    batch = batch_shape(kernel, given)
-    # A product, not numel(), which would bind an exported program to one size of batch.
-    rows = math.prod(batch)
-    flat = given if len(batch) == 1 else given.reshape(-1, *source.shape)
-    out: Tensor = recompute.run(network, flat, again=kernel.recomputes)
-    if out.numel() != rows * outputs * target.size:
+
+    def __init__(self, *factors: Kernel) -> None:
+        flat = [leaf for factor in factors for leaf in factor.factors]
+        if len(flat) < 2:
+            raise ValueError("a composite takes two kernels or more")
+        for inner, outer in pairwise(flat):
+            _check_fit(outer, inner)
+        super().__init__(flat[0].source, flat[-1].target)
+        self._factors = nn.ModuleList(flat)
+
+    @property
+    def factors(self) -> tuple[Kernel, ...]:
+        """The kernels composed, in order of application."""
+        return tuple(self)
+
+    def __iter__(self) -> Iterator[Kernel]:
+        return iter(self._factors)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self._factors)
+
+    def __getitem__(self, index: int | slice) -> Kernel:
+        """The factor at ``index``, or the composition of a slice of them."""
+        if isinstance(index, slice):
+            return compose(*reversed(self.factors[index]))
+        return self.factors[index]
+
+    def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw through every factor in turn, ``(..., *target.shape)``."""
+        state = given
+        for factor in self:
+            state = factor.sample(state, generator=generator)
+        return state
+
+    def mean(self, given: Tensor) -> Tensor:
+        """Follow the factors' means, ``(..., *target.shape)``; the mean itself if the outer factors are affine."""
+        state = given
+        for factor in self:
+            state = factor.mean(state)
+        return state
+
+    @property
+    def knows_mean(self) -> bool:
+        """Whether every factor knows its own."""
+        return all(factor.knows_mean for factor in self)
+
+    def estimate_log_prob(
+        self,
+        value: Tensor,
+        given: Tensor,
+        *,
+        num_samples: int = 64,
+        proposal: Kernel | None = None,
+        generator: torch.Generator | None = None,
+    ) -> LogProbEstimate:
+        r"""Bound :math:`\log T_{w|u}(w)` from below by importance sampling of the states between.
+
+        Without a proposal the states are drawn by the inner factors, given ``given``, and the outermost density
+        is averaged. A proposal draws them backwards from ``value`` instead; the adjoint is the natural one
+        (draw ``z1 ~ q(z1|x)`` to estimate ``p(x|z2)``), and tightens the bound by much.
+
+        Args:
+            value: ``(..., *target.shape)``.
+            given: ``(..., *source.shape)``, the same batch dimensions.
+            num_samples: Draws per value, at least 1.
+            proposal: A kernel from ``target`` whose factors lead back through the states between; a last
+                factor that leads to ``source`` is not used.
+            generator: Source of randomness.
+
+        Returns:
+            The bound, its effective sample size and the number of samples.
+
+        Raises:
+            NoDensityError: If a density that is needed does not exist.
+            ValueError: If ``num_samples`` is not positive or the proposal leads elsewhere.
+        """
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+        values = value.expand(num_samples, *value.shape)
+        givens = given.expand(num_samples, *given.shape)
+        if proposal is None:
+            between = self[:-1].sample(givens, generator=generator)
+            log_weights = _density(self[-1]).log_prob(values, between)
+        else:
+            log_weights = self._proposed_log_weights(values, givens, proposal, generator)
+        log_sum = log_weights.logsumexp(0)
+        # Where no draw has any weight, none is more effective than another.
+        ess = (2 * log_sum - (2 * log_weights).logsumexp(0)).exp().nan_to_num(nan=1.0)
+        return LogProbEstimate(log_sum - math.log(num_samples), ess, num_samples)
+
+    def _proposed_log_weights(
+        self, values: Tensor, givens: Tensor, proposal: Kernel, generator: torch.Generator | None
+    ) -> Tensor:
+        back = proposal.factors[: len(self) - 1]
+        expected = [factor.source for factor in reversed(self.factors[1:])]
+        if proposal.source != self.target or [kernel.target for kernel in back] != expected:
+            raise ValueError(
+                f"the proposal {proposal} does not lead from {self.target} back through {', '.join(map(str, expected))}"
+            )
+        states = [values]
+        log_weights = torch.zeros((), device=values.device)
+        for kernel in back:
+            states.append(kernel.sample(states[-1], generator=generator))
+            log_weights = log_weights - _density(kernel).log_prob(states[-1], states[-2])
+        states.append(givens)
+        for factor, target, source in zip(reversed(self.factors), states, states[1:], strict=False):
+            log_weights = log_weights + _density(factor).log_prob(target, source)
+        return log_weights
+
+    def __str__(self) -> str:
+        return " ∘ ".join(str(factor) for factor in reversed(self.factors))
+
+
+def compose(*kernels: Kernel) -> Kernel:
+    """``kernels[0] ∘ kernels[1] ∘ …``, the outermost first, as one writes it; one kernel alone is itself.
+
+    Raises:
+        ValueError: If no kernel is given, or two neighbours' spaces do not fit.
+    """
+    if not kernels:
+        raise ValueError("nothing to compose")
+    return reduce(matmul, kernels)
+
+
+def _check_fit(outer: Kernel, inner: Kernel) -> None:
+    if inner.target != outer.source:
         raise ValueError(
-            f"the network of {kernel} gives {tuple(out.shape)} for a batch of {rows}; "
-            f"{target} needs {outputs} × {target.size} elements per sample"
+            f"cannot compose {outer} ∘ {inner}: {inner} leads to {inner.target}, but {outer} starts from {outer.source}"
         )
-    if outputs == 1:
-        return out.reshape((*batch, *target.shape))
-    return out.reshape(rows, outputs, *target.shape).transpose(0, 1).reshape(outputs, *batch, *target.shape)
+
+
+def _density(kernel: Kernel) -> DensityKernel:
+    if not isinstance(kernel, DensityKernel):
+        raise NoDensityError(
+            f"{kernel} is a {type(kernel).__name__} without a density, so no log-density can be estimated"
+        )
+    return kernel

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from functools import reduce
 from typing import NamedTuple
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from halikit.kernels.composition import composed_adjoint
-from halikit.kernels.kernel import DensityKernel, Kernel, batch_shape
+from halikit.kernels.kernel import DensityKernel, Kernel
 from halikit.spaces import Space
 
-__all__ = ["Gaussian", "LinearGaussianKernel"]
+__all__ = ["Gaussian", "LinearGaussian", "LinearGaussianComposite", "LinearGaussianKernel"]
 
 
 class Gaussian(NamedTuple):
@@ -41,11 +42,83 @@ class Gaussian(NamedTuple):
         )
 
 
-class LinearGaussianKernel(DensityKernel):
+class LinearGaussian(DensityKernel):
+    """A kernel ``N(W v + b, S)`` on flattened states with a full covariance: the mathematics that needs only W, b and S."""
+
+    @property
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """``W``, ``(t, s)``."""
+
+    @property
+    @abstractmethod
+    def bias(self) -> Tensor:
+        """``b``, ``(t,)``."""
+
+    @property
+    @abstractmethod
+    def covariance(self) -> Tensor:
+        """``S``, ``(t, t)``."""
+
+    def forward(self, given: Tensor) -> dist.TorchDistribution:
+        """The Gaussian over ``target``, event shape ``target.shape``."""
+        batch = self.batch_shape(given)
+        mean = given.reshape(*batch, -1) @ self.weight.T + self.bias
+        flat = dist.MultivariateNormal(mean, self.covariance)
+        if self.target.rank == 1:
+            return flat
+        return dist.TransformedDistribution(
+            flat, [dist.transforms.ReshapeTransform(torch.Size([self.target.size]), torch.Size(self.target.shape))]
+        )
+
+    def mean(self, given: Tensor) -> Tensor:
+        """``W v + b``, ``(..., *target.shape)``."""
+        batch = self.batch_shape(given)
+        return (given.reshape(*batch, -1) @ self.weight.T + self.bias).reshape((*batch, *self.target.shape))
+
+    def marginal(self, given: Gaussian) -> Gaussian:
+        """The measure on ``target`` when the source is distributed as ``given``, exact."""
+        w = self.weight
+        return Gaussian(w @ given.mean + self.bias, w @ given.covariance @ w.T + self.covariance)
+
+    def joint(self, given: Gaussian) -> Gaussian:
+        """The measure on (source, target), in this order, when the source is distributed as ``given``; exact."""
+        marginal = self.marginal(given)
+        cross = given.covariance @ self.weight.T
+        return Gaussian(
+            torch.cat([given.mean, marginal.mean]),
+            torch.cat([torch.cat([given.covariance, cross], 1), torch.cat([cross.T, marginal.covariance], 1)]),
+        )
+
+    def posterior(self, given: Gaussian) -> LinearGaussianKernel:
+        """Bayes' rule: the exact kernel ``target → source`` when the source is distributed as ``given``."""
+        marginal = self.marginal(given)
+        gain = torch.linalg.solve(marginal.covariance, self.weight @ given.covariance).T
+        covariance = given.covariance - gain @ self.weight @ given.covariance
+        return LinearGaussianKernel(
+            self.target,
+            self.source,
+            gain.detach(),
+            (given.mean - gain @ marginal.mean).detach(),
+            (0.5 * (covariance + covariance.T)).detach(),
+        )
+
+    def conditional_entropy(self, given: Gaussian | None = None) -> Tensor:
+        """``H(target | source)`` in nats, exact, ``()``; or ``H(source | target)``, the source distributed as given."""
+        if given is None:
+            return Gaussian(self.bias, self.covariance).entropy
+        return self.joint(given).entropy - self.marginal(given).entropy
+
+    def __matmul__(self, inner: Kernel) -> Kernel:
+        if isinstance(inner, LinearGaussian) and inner.target == self.source:
+            return LinearGaussianComposite(inner, self)
+        return super().__matmul__(inner)
+
+
+class LinearGaussianKernel(LinearGaussian):
     """``T_{w|v} = N(W v + b, S)`` on flattened states, with a full covariance.
 
-    ``@`` of two of them is one of them again, with ``W = W₂ W₁``, ``b = W₂ b₁ + b₂``, ``S = W₂ S₁ W₂ᵀ + S₂``, and
-    stays tied to their parameters.
+    ``@`` of two of them is a :class:`LinearGaussianComposite`, which is linear-Gaussian too.
 
     Args:
         source: Space conditioned on, ``s`` elements.
@@ -100,99 +173,43 @@ class LinearGaussianKernel(DensityKernel):
         tril = self._scale_tril.tril()
         return tril @ tril.T
 
-    def forward(self, given: Tensor) -> dist.TorchDistribution:
-        """The Gaussian over ``target``, event shape ``target.shape``."""
-        batch = batch_shape(self, given)
-        mean = given.reshape(*batch, -1) @ self.weight.T + self.bias
-        flat = dist.MultivariateNormal(mean, self.covariance)
-        if self.target.rank == 1:
-            return flat
-        return dist.TransformedDistribution(
-            flat, [dist.transforms.ReshapeTransform(torch.Size([self.target.size]), torch.Size(self.target.shape))]
-        )
 
-    def mean(self, given: Tensor) -> Tensor:
-        """``W v + b``, ``(..., *target.shape)``."""
-        batch = batch_shape(self, given)
-        return (given.reshape(*batch, -1) @ self.weight.T + self.bias).reshape((*batch, *self.target.shape))
+class LinearGaussianComposite(LinearGaussian):
+    """The closed form of a composition: ``W = W₂ W₁``, ``b = W₂ b₁ + b₂``, ``S = W₂ S₁ W₂ᵀ + S₂``.
 
-    def marginal(self, given: Gaussian) -> Gaussian:
-        """The measure on ``target`` when the source is distributed as ``given``, exact."""
-        w = self.weight
-        return Gaussian(w @ given.mean + self.bias, w @ given.covariance @ w.T + self.covariance)
+    It is computed from the parameters of the factors whenever it is read, so it follows them while they train.
 
-    def joint(self, given: Gaussian) -> Gaussian:
-        """The measure on (source, target), in this order, when the source is distributed as ``given``; exact."""
-        marginal = self.marginal(given)
-        cross = given.covariance @ self.weight.T
-        return Gaussian(
-            torch.cat([given.mean, marginal.mean]),
-            torch.cat([torch.cat([given.covariance, cross], 1), torch.cat([cross.T, marginal.covariance], 1)]),
-        )
+    Args:
+        factors: Linear-Gaussian kernels, in order of application; those that are composites are taken apart.
+    """
 
-    def posterior(self, given: Gaussian) -> LinearGaussianKernel:
-        """Bayes' rule: the exact kernel ``target → source`` when the source is distributed as ``given``."""
-        marginal = self.marginal(given)
-        gain = torch.linalg.solve(marginal.covariance, self.weight @ given.covariance).T
-        covariance = given.covariance - gain @ self.weight @ given.covariance
-        return LinearGaussianKernel(
-            self.target,
-            self.source,
-            gain.detach(),
-            (given.mean - gain @ marginal.mean).detach(),
-            (0.5 * (covariance + covariance.T)).detach(),
-        )
-
-    def conditional_entropy(self, given: Gaussian | None = None) -> Tensor:
-        """``H(target | source)`` in nats, exact, ``()``; or ``H(source | target)``, the source distributed as given."""
-        if given is None:
-            return Gaussian(self.bias, self.covariance).entropy
-        return self.joint(given).entropy - self.marginal(given).entropy
-
-    def __matmul__(self, inner: Kernel) -> Kernel:
-        if isinstance(inner, LinearGaussianKernel) and inner.target == self.source:
-            return _LinearGaussianComposite(self, inner)
-        return super().__matmul__(inner)
-
-
-class _LinearGaussianComposite(LinearGaussianKernel):
-    """The closed form of ``outer ∘ inner``, computed from the factors' parameters as they are now."""
-
-    def __init__(self, outer: LinearGaussianKernel, inner: LinearGaussianKernel) -> None:
-        super(LinearGaussianKernel, self).__init__(inner.source, outer.target)
-        self._factors = nn.ModuleList([*inner.factors, *outer.factors])
+    def __init__(self, *factors: LinearGaussian) -> None:
+        super().__init__(factors[0].source, factors[-1].target)
+        self._factors = nn.ModuleList(leaf for factor in factors for leaf in factor.factors)
 
     @property
-    def factors(self) -> tuple[Kernel, ...]:
-        return tuple(self._factors)  # type: ignore[arg-type]
-
-    def _leaves(self) -> tuple[LinearGaussianKernel, ...]:
+    def factors(self) -> tuple[LinearGaussian, ...]:
+        """The kernels composed, in order of application."""
         return tuple(self._factors)  # type: ignore[arg-type]
 
     @property
     def weight(self) -> Tensor:
-        weight = self._leaves()[0].weight
-        for factor in self._leaves()[1:]:
-            weight = factor.weight @ weight
-        return weight
+        """``W``, ``(t, s)``."""
+        return reduce(lambda weight, factor: factor.weight @ weight, self.factors[1:], self.factors[0].weight)
 
     @property
     def bias(self) -> Tensor:
-        bias = self._leaves()[0].bias
-        for factor in self._leaves()[1:]:
-            bias = factor.weight @ bias + factor.bias
-        return bias
+        """``b``, ``(t,)``."""
+        return reduce(lambda bias, factor: factor.weight @ bias + factor.bias, self.factors[1:], self.factors[0].bias)
 
     @property
     def covariance(self) -> Tensor:
-        covariance = self._leaves()[0].covariance
-        for factor in self._leaves()[1:]:
+        """``S``, ``(t, t)``."""
+        first, *others = self.factors
+        covariance = first.covariance
+        for factor in others:
             covariance = factor.weight @ covariance @ factor.weight.T + factor.covariance
         return covariance
-
-    @property
-    def adjoint(self) -> Kernel:
-        return composed_adjoint(self)
 
     def __str__(self) -> str:
         return " ∘ ".join(str(factor) for factor in reversed(self.factors))

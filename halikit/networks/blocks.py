@@ -15,7 +15,6 @@ __all__ = [
     "DENSE_PIXELS",
     "Convolution",
     "Dropout",
-    "InputNoise",
     "Layer",
     "LayerOptions",
     "LinearSkip",
@@ -50,48 +49,6 @@ class LayerOptions(NamedTuple):
     norm: Norm | None = None
     dropout: float = 0.0
     slope: float | None = 0.02
-
-
-class InputNoise(nn.Module):
-    """Adds Gaussian noise in training; part of the game, not of any density.
-
-    Args:
-        scale: Standard deviation, at least 0.
-
-    Raises:
-        ValueError: If the scale is negative.
-    """
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        if scale < 0:
-            raise ValueError(f"the scale of input noise must not be negative, got {scale}")
-        # A tensor, so that no new number in a schedule means compiling anew.
-        self._scale: Tensor
-        self.register_buffer("_scale", torch.tensor(float(scale)), persistent=False)
-        self._given, self._is_on = float(scale), scale > 0
-
-    @property
-    def scale(self) -> float:
-        """The standard deviation; it can be set."""
-        return self._given
-
-    @scale.setter
-    def scale(self, scale: float) -> None:
-        """Another standard deviation from now on, at least 0."""
-        self._given, self._is_on = scale, scale > 0
-        # Even if it is the same: the tensor may have been put back with the running statistics of a skipped step.
-        self._scale.fill_(scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``x + scale · ε`` in training, ``x`` in evaluation; any shape."""
-        if not self.training or not self._is_on:
-            return x
-        return torch.addcmul(x, self._scale.to(x.dtype), torch.randn_like(x))
-
-    def extra_repr(self) -> str:
-        """The scale."""
-        return f"scale={self.scale}"
 
 
 class Dropout(nn.Module):

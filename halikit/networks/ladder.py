@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import nn
 
 from halikit.hierarchy import Hierarchy, Link
@@ -23,15 +24,50 @@ from halikit.networks.blocks import (
     takes_patches,
     upsample,
 )
+from halikit.settings import InitialScale, NonNegative, Positive, Section
 from halikit.spaces import Space
 
-__all__ = ["Family", "describe", "fitting_family", "ladder", "ladder_spaces"]
+__all__ = ["Family", "ModelSettings", "describe", "fitting_family", "ladder", "ladder_spaces"]
+
 Family = Literal["dense", "conv", "mixed"]
 
 # Units of dense layers, and channels of the finest maps.
 _HIDDEN = {"dense": 256, "conv": 32, "mixed": 256}
 # Sides up to which an error looks for sizes that would do.
 _SEARCHED = 2**13
+
+
+class ModelSettings(Section):
+    """The hierarchy: the arguments of :func:`halikit.ladder`, or the networks of the paper."""
+
+    levels: Positive = Field(3, description="number of latent levels L")
+    data_shape: tuple[Positive, ...] | None = Field(None, description="shape of x; taken from the data when training")
+    family: Literal["dense", "conv", "mixed", "paper"] | None = Field(
+        None, description="kind of networks; dense for vectors and images of at most 16×16, else conv, if none"
+    )
+    maps: Annotated[int, Field(ge=0)] | None = Field(None, description="latents that are feature maps (conv family)")
+    widths: tuple[Positive, ...] | None = Field(None, description="elements, or channels, of each latent from z1 up")
+    hidden: Positive | None = Field(None, description="units of dense layers, or channels of the finest feature maps")
+    depth: Positive = Field(2, description="hidden layers of a dense network, residual blocks of a convolutional one")
+    slope: NonNegative = Field(0.02, description="negative slope of the leaky ReLUs")
+    gauge: Literal["standardised", "variance_preserving"] | None = Field(
+        "variance_preserving", description="what fixes location and scale of the latents"
+    )
+    max_scale: Annotated[float, Field(gt=0)] | None = Field(0.5, description="upper bound of the latents' scales")
+    skips: bool | None = Field(None, description="linear skips between latents; where latents are vectors if none")
+    observation_scale: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = Field(
+        None, description="standard deviation of p(x|z1), fitted to learn it, or none for a deterministic p(x|z1)"
+    )
+    classes: Annotated[int, Field(ge=2)] | None = Field(None, description="number of classes of a level on top (Eq. 9)")
+    rectified: bool = Field(True, description="paper family: leaky ReLU before the Gaussian layers of z1")
+    initial_scale: InitialScale = None
+
+    def without_effect(self) -> dict[str, str]:
+        """The settings that the family does not read."""
+        if self.family != "paper":
+            return {"rectified": "it is for family = 'paper'"}
+        names = ["maps", "widths", "hidden", "depth", "skips"] + ["rectified"] * (self.levels == 1)
+        return dict.fromkeys(names, "the paper's networks are those of Table 4")
 
 
 def ladder(

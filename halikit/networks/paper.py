@@ -240,13 +240,13 @@ def paper_spaces(levels: int, data_shape: Sequence[int]) -> tuple[Space, ...]:
 
 
 def paper_discriminator(
-    spaces: Sequence[Space], *, use_weight_norm: bool = True, input_noise: float = 0.2, slope: float = 0.02
+    spaces: Sequence[Space], *, weight_norm: bool = True, input_noise: float = 0.2, slope: float = 0.02
 ) -> JointDiscriminator:
     """The discriminator of Table 4.
 
     Args:
         spaces: Those of :func:`paper_hierarchy`.
-        use_weight_norm: Weight-normalise the first two stages, as the table does.
+        weight_norm: Weight-normalise the first two stages, as the table does.
         input_noise: Standard deviation of the noise on ``x`` in training.
         slope: Negative slope of the leaky ReLUs.
 
@@ -264,7 +264,7 @@ def paper_discriminator(
     # Each stage with the channels that it reads: features from below, and a latent beside them.
     stages = [(x.shape[0], below), (64 + _MAPS_OF_Z1, between)] if levels == 2 else [(x.shape[0], below + between)]
     stages.append((512 + _SIZE_OF_Z2, _D_X_Z1_Z2))
-    if not use_weight_norm:
+    if not weight_norm:
         stages = [(channels, _without_weight_norm(rows)) for channels, rows in stages]
     return JointDiscriminator(
         spaces,

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from halikit.config import Config, DiscriminatorConfig, ModelConfig, TrainingConfig
+from halikit.config import (
+    Config,
+    DiscriminatorSettings,
+    GameSettings,
+    HardwareSettings,
+    ModelSettings,
+    OptimiserSettings,
+    TrainingSettings,
+    override,
+)
 
 if TYPE_CHECKING:
     from halikit.networks.ladder import Family
 
-__all__ = ["conv", "dense", "fitting"]
+__all__ = ["conv", "dense", "fitting", "mixed"]
 
 
 def dense(levels: int) -> Config:
@@ -23,17 +32,17 @@ def dense(levels: int) -> Config:
     # rate decays from the first step on.
     rate = min(4e-4, 1.2e-3 / levels)
     return Config(
-        model=ModelConfig(levels=levels, family="dense"),
-        discriminator=DiscriminatorConfig(family="dense", weight_norm=True),
-        training=TrainingConfig(
-            steps=max(3_600, 1_200 * levels),
+        model=ModelSettings(levels=levels, family="dense"),
+        discriminator=DiscriminatorSettings(family="dense"),
+        training=TrainingSettings(steps=max(3_600, 1_200 * levels)),
+        optimiser=OptimiserSettings(
             learning_rate=rate,
             # The slower player is the discriminator: at equal rates the latents couple far less.
             discriminator_learning_rate=4 * rate,
-            final_learning_rate=0.1,
+            final_rate_share=0.1,
             decay_from=0.0,
-            threads=1,
         ),
+        hardware=HardwareSettings(threads=1),
     )
 
 
@@ -45,19 +54,24 @@ def conv(levels: int) -> Config:
     """
     return Config(
         # Small enough for one core.
-        model=ModelConfig(levels=levels, family="conv", hidden=12, depth=1),
-        discriminator=DiscriminatorConfig(width=64, weight_norm=True),
-        training=TrainingConfig(
-            # On maps the discriminator is the stronger player: it is narrow, and both learn at one rate.
-            steps=10_000 * (levels + 1),
-            batch_size=32,
-            learning_rate=4e-4,
-            final_learning_rate=0.1,
-            # Not measured yet in this game.
-            sleep=0.0,
-            threads=1,
-        ),
+        model=ModelSettings(levels=levels, family="conv", hidden=12, depth=1),
+        discriminator=DiscriminatorSettings(width=64),
+        # On maps the discriminator is the stronger player: it is narrow, and both learn at one rate.
+        training=TrainingSettings(steps=10_000 * (levels + 1), batch_size=32),
+        # Not measured yet for feature maps.
+        game=GameSettings(sleep_weights=0.0),
+        optimiser=OptimiserSettings(learning_rate=4e-4, final_rate_share=0.1),
+        hardware=HardwareSettings(threads=1),
     )
+
+
+def mixed(levels: int) -> Config:
+    """Latents are vectors, reached from images by a few strided convolutions.
+
+    Args:
+        levels: L.
+    """
+    return override(dense(levels), {"model.family": "mixed"})
 
 
 def fitting(levels: int, data_shape: Sequence[int], family: Family | None = None) -> Config:
@@ -66,8 +80,8 @@ def fitting(levels: int, data_shape: Sequence[int], family: Family | None = None
     Args:
         levels: L.
         data_shape: ``(C, H, W)`` of images, ``(D,)`` of vectors.
-        family: ``"dense"`` or ``"conv"``.
+        family: ``"dense"``, ``"conv"`` or ``"mixed"``.
     """
     from halikit.networks.ladder import fitting_family
 
-    return {"dense": dense, "conv": conv}[family or fitting_family(data_shape)](levels)
+    return {"dense": dense, "conv": conv, "mixed": mixed}[family or fitting_family(data_shape)](levels)

@@ -1,11 +1,20 @@
-"""The paper's experiments, as far as it gives them; what it does not give is ours and says so.
+"""The paper's experiments. The settings that the paper does not give are ours.
 
-:func:`sources` tells for every setting where it comes from; ``halikit presets NAME`` prints that as comments.
+:func:`sources` says for every setting where it comes from; ``halikit presets NAME`` prints that as comments.
 """
 
 from __future__ import annotations
 
-from halikit.config import Config, DataConfig, DiscriminatorConfig, ModelConfig, TrainingConfig
+from halikit.config import (
+    Config,
+    DataSettings,
+    DiscriminatorSettings,
+    GameSettings,
+    ModelSettings,
+    OptimiserSettings,
+    TrainingSettings,
+)
+from halikit.settings import Section
 
 __all__ = ["celeba64", "celeba128", "cifar10", "imagenet128", "sources", "svhn"]
 
@@ -49,21 +58,16 @@ def _experiment(name: str, data: str, *, side: int, samples: int, epochs: int) -
     """
     return Config(
         preset=name,
-        model=ModelConfig(
+        model=ModelSettings(
             levels=2, family="paper", data_shape=(3, side, side), gauge=None, max_scale=None, initial_scale=0.01
         ),
-        discriminator=DiscriminatorConfig(
+        discriminator=DiscriminatorSettings(
             family="paper", weight_norm=True, input_noise=0.2, slope=0.02, initial_scale=0.01
         ),
-        training=TrainingConfig(
-            steps=epochs * (samples // _BATCH),
-            batch_size=_BATCH,
-            learning_rate=1e-4,
-            betas=(0.5, 0.999),
-            encoder_noise=0.2,
-            sleep=0.0,
-        ),
-        data=DataConfig(spec=data, size=side),
+        training=TrainingSettings(steps=epochs * (samples // _BATCH), batch_size=_BATCH, encoder_noise=0.2),
+        game=GameSettings(sleep_weights=0.0),
+        optimiser=OptimiserSettings(learning_rate=1e-4, betas=(0.5, 0.999)),
+        data=DataSettings(spec=data, size=side),
     )
 
 
@@ -86,21 +90,21 @@ _SOURCES = {
     "discriminator.initial_scale": _ALI,
     "training.method": "paper, Algorithm 1",
     "training.batch_size": _ALI,
-    "training.objective": "paper, Algorithm 1",
-    "training.learning_rate": _ALI,
-    "training.discriminator_learning_rate": _ALI,
-    "training.betas": _ALI,
-    "training.final_learning_rate": _ALI,
-    "training.decay_from": _IDLE,
+    "game.objective": "paper, Algorithm 1",
+    "optimiser.learning_rate": _ALI,
+    "optimiser.discriminator_learning_rate": _ALI,
+    "optimiser.betas": _ALI,
+    "optimiser.final_rate_share": _ALI,
+    "optimiser.decay_from": _IDLE,
     "training.encoder_noise": "paper, section 4",
-    "training.final_input_noise": "paper, section 4: one standard deviation throughout",
-    "training.d_steps": "paper, Algorithm 1",
-    "training.g_steps": "paper, Algorithm 1",
-    "training.sleep": "paper: it has none",
-    "training.gradient_penalty": "paper: it has none",
-    "training.penalty_every": _IDLE,
-    "training.penalised": _IDLE,
-    "training.averaging": "ours: for looking at the model; the game does not see the averages",
+    "game.final_input_noise": "paper, section 4: one standard deviation throughout",
+    "game.discriminator_steps": "paper, Algorithm 1",
+    "game.generator_steps": "paper, Algorithm 1",
+    "game.sleep_weights": "paper: it has none",
+    "game.gradient_penalty": "paper: it has none",
+    "game.penalty_every": _IDLE,
+    "game.penalised_joint": _IDLE,
+    "training.ema_decay": "ours: for looking at the model; the game does not see the averages",
     "data.size": "paper, section 4; how images are cropped to squares is ours",
     "data.spec": "paper, section 4; the place is ours",
 }
@@ -141,8 +145,8 @@ def sources(config: Config) -> dict[str, str]:
         }
     settings = {
         f"{section}.{name}": _OURS
-        for section in ("model", "discriminator", "training", "data")
-        if section in config.applicable
-        for name in getattr(config, section).applicable
+        for section, table in config
+        if isinstance(table, Section)
+        for name in table.applicable
     }
     return settings | _SOURCES | varying

@@ -18,11 +18,11 @@ _FREE = {"discriminator.input_noise", "discriminator.dropout"}
 # Settings that change no weight.
 _IDLE = {
     "preset",
-    "training.keep",
-    "training.checkpoint_every",
-    "training.device",
-    "training.threads",
-    "training.prefetch",
+    "record.keep_checkpoints",
+    "record.checkpoint_every",
+    "hardware.device",
+    "hardware.threads",
+    "hardware.prefetch",
     "model.data_shape",
 }
 

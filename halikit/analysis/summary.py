@@ -1,0 +1,212 @@
+"""What a model is made of: spaces, networks, parameters, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.utils.flop_counter import FlopCounterMode
+
+from halikit.discriminator import JointDiscriminator
+from halikit.kernels import DensityKernel, GaussianKernel, Kernel
+from halikit.model import Model
+from halikit.networks.blocks import Dropout, Layer, Reshape, ResidualBlock
+from halikit.spaces import Space
+from halikit.utils.modes import evaluating
+
+__all__ = ["Part", "Row", "Summary", "summarise"]
+
+# What only reshapes is no row.
+_RESHAPING = (nn.Flatten, nn.Identity, nn.Unflatten, Reshape)
+_NONLINEARITIES = (nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of Table 4: a linear map with what surrounds it, a residual block, or what else there is.
+
+    Attributes:
+        operation: What it does.
+        kernel: Size of the convolution's kernel, such as ``3×3``; empty for others, as are the next ones.
+        strides: Its strides, or ``valid`` where it is not padded.
+        maps: Feature maps, or units, that come out.
+        norm: ``BN``, ``WN``, ``×`` for neither; the gauge of a Gaussian layer.
+        dropout: Probability of dropping an activation.
+        nonlinearity: What follows the linear map.
+        output: Shape of one sample that comes out.
+        parameters: Their number.
+        multiply_adds: Per sample, forward.
+    """
+
+    operation: str
+    kernel: str
+    strides: str
+    maps: int | None
+    norm: str
+    dropout: float | None
+    nonlinearity: str
+    output: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A kernel, or a stage of the discriminator.
+
+    Attributes:
+        name: ``T_{z1|x}``, or what a stage reads.
+        kind: Class of the kernel, with its gauge and scale; empty for stages.
+        rows: In the order in which they run.
+    """
+
+    name: str
+    kind: str
+    rows: tuple[Row, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters in all."""
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds per sample, forward: those of linear maps and convolutions, exactly; no others are counted."""
+        return sum(row.multiply_adds for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A model's spaces and parts, level by level from the data up."""
+
+    spaces: tuple[Space, ...]
+    encoder: tuple[Part, ...]
+    decoder: tuple[Part, ...]
+    discriminator: tuple[Part, ...]
+
+    @property
+    def groups(self) -> dict[str, tuple[Part, ...]]:
+        """The parts of the encoder, the decoder and the discriminator."""
+        return {"encoder": self.encoder, "decoder": self.decoder, "discriminator": self.discriminator}
+
+
+def summarise(model: Model) -> Summary:
+    """Run one zero sample through a model and write down what happens.
+
+    Args:
+        model: Left as it is.
+    """
+    hierarchy = model.hierarchy
+    device = hierarchy.prior.device
+    states = {space.name: torch.zeros(1, *space.shape, device=device) for space in hierarchy.spaces}
+    with evaluating(*model.parts.values()), torch.no_grad():
+        up = tuple(_kernel_part(link.up, states) for link in hierarchy)
+        down = tuple(_kernel_part(link.down, states) for link in hierarchy)
+        games = model.discriminator.games if model.discriminator else ()
+        stages = tuple(part for game in games for part in _stage_parts(game, states))
+    return Summary(hierarchy.spaces, up, down, stages)
+
+
+def _kernel_part(kernel: Kernel, states: Mapping[str, Tensor]) -> Part:
+    given = states[kernel.source.name]
+    details = [type(kernel).__name__]
+    for attribute, label in (("gauge", "{}"), ("max_scale", "σ ≤ {}"), ("temperature", "temperature {}")):
+        value = getattr(kernel, attribute, None)
+        if value is not None:
+            details.append(label.format(value))
+    # A gauge is part of the Gaussian layer.
+    norm = kernel.norm if isinstance(kernel, GaussianKernel) else None
+    found, multiply_adds = _recorded(kernel, lambda: kernel.mean(given), but=norm)
+    rows = [row for _, row in found]
+    # What no module accounts for is the kernel's own.
+    parameters = sum(p.numel() for p in kernel.parameters()) - sum(row.parameters for row in rows)
+    multiply_adds -= sum(row.multiply_adds for row in rows)
+    if isinstance(kernel, DensityKernel) or parameters or multiply_adds:
+        name = f"{type(kernel).__name__.removesuffix('Kernel')} layer"
+        gauge = getattr(kernel, "gauge", None) or ""
+        rows.append(Row(name, "", "", None, gauge, None, "", kernel.target.shape, parameters, multiply_adds))
+    return Part(str(kernel), ", ".join(details), tuple(rows))
+
+
+def _stage_parts(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Iterator[Part]:
+    rows: dict[int, list[Row]] = {}
+    spaces = game.spaces
+    groups = [*game.stages, game.head]
+    owner = {id(m): i for i, group in enumerate(groups) for m in group.modules()}
+    for module, row in _recorded(game, lambda: game(states))[0]:
+        if id(module) in owner:
+            rows.setdefault(owner[id(module)], []).append(row)
+    names = [f"reads {spaces[0].name}", *(f"concatenates {space.name}" for space in spaces[1:]), "head"]
+    for i, name in enumerate(names):
+        yield Part(name, "", tuple(rows.get(i, ())))
+
+
+def _recorded(
+    module: nn.Module, run: Callable[[], Tensor], *, but: nn.Module | None = None
+) -> tuple[list[tuple[nn.Module, Row]], int]:
+    """The rows that run, with the modules that they are, and the multiply-adds in all."""
+    found: list[tuple[nn.Module, Row]] = []
+    started: dict[nn.Module, int] = {}
+    counter = FlopCounterMode(display=False)
+
+    def start(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        started[part] = counter.get_total_flops()
+
+    def note(part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        output = output if isinstance(output, Tensor) else output[0]
+        multiply_adds = (counter.get_total_flops() - started[part]) // 2
+        found.append((part, _described(part, tuple(output.shape[1:]), multiply_adds)))
+
+    parts = [part for part in _parts(module) if part not in (module, but) and not isinstance(part, _RESHAPING)]
+    handles = [part.register_forward_pre_hook(start) for part in parts]
+    handles += [part.register_forward_hook(note) for part in parts]
+    try:
+        with counter:
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found, counter.get_total_flops() // 2
+
+
+def _parts(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules that are a row each."""
+    children = [] if isinstance(module, Layer | ResidualBlock) or is_parametrized(module) else list(module.children())
+    if not children:
+        yield module
+    for child in children:
+        yield from _parts(child)
+
+
+def _described(part: nn.Module, output: tuple[int, ...], multiply_adds: int) -> Row:
+    modules = [m for m in part.modules() if not isinstance(m, nn.Sequential)]
+    linear = next((m for m in modules if isinstance(m, nn.Linear | nn.Conv2d)), None)
+    parameters = sum(p.numel() for p in part.parameters())
+    if linear is None:
+        return Row(_operation(part), "", "", None, "", None, "", output, parameters, multiply_adds)
+    kernel, strides, operation = "", "", "Dense"
+    if isinstance(linear, nn.Conv2d):
+        kernel, strides = ("×".join(map(str, sizes)) for sizes in (linear.kernel_size, linear.stride))
+        if linear.padding == (0, 0) and linear.kernel_size != (1, 1):
+            strides = "valid"
+        operation = "Convolution"
+    if isinstance(part, ResidualBlock):
+        operation = "ResNet block"
+    is_batch_normed = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in modules)
+    norm = "BN" if is_batch_normed else "WN" if is_parametrized(linear) else "×"
+    dropout = max((m.probability for m in modules if isinstance(m, Dropout)), default=0.0)
+    nonlinearity = next((_operation(m) for m in modules if isinstance(m, _NONLINEARITIES)), "Linear")
+    return Row(operation, kernel, strides, output[0], norm, dropout, nonlinearity, output, parameters, multiply_adds)
+
+
+def _operation(module: nn.Module) -> str:
+    if isinstance(module, nn.LeakyReLU):
+        return f"Leaky ReLU {module.negative_slope}"
+    if isinstance(module, nn.Upsample):
+        return f"{str(module.mode).capitalize()} upsampling"
+    name = type(module).__name__.removeprefix("Parametrized")
+    detail = module.extra_repr() if type(module).__module__.startswith("halikit") else ""
+    return f"{name} {detail}".strip()

@@ -1,0 +1,170 @@
+"""The loop that one would write oneself, from stock parts: what ``halikit benchmark`` measures against.
+
+Encoder, decoder, a discriminator step, then a generator step, as public ports write it: the chains run again for the
+generators' step, and the discriminator's weights get gradients there that nobody uses. Nothing here is shared with
+:mod:`halikit.algorithm`, nor with the layers of halikit that do more than torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from copy import deepcopy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized
+
+from halikit.discriminator import JointDiscriminator
+from halikit.hierarchy import Hierarchy
+from halikit.kernels import DeterministicKernel, GaussianKernel, Kernel
+from halikit.model import Model
+from halikit.networks.blocks import Dropout
+from halikit.training.sleep import sleep_weights
+
+__all__ = ["Yardstick", "in_stock_parts"]
+
+States = dict[str, Tensor]
+M = TypeVar("M", bound=nn.Module)
+
+
+class Yardstick:
+    """The textbook loop on a copy of a model's networks, made of torch's own layers and ``torch.optim.Adam``.
+
+    The game is that of :func:`~halikit.objectives.jensen_shannon`, with the sleep phase of the model's settings. It
+    keeps no averaged weights, and looks for no number that is not finite.
+
+    Args:
+        model: With a discriminator, built from a config.
+        is_careful: Whether no graph is built of the chains in the discriminator's step, and the discriminator's weights
+            are frozen in the generators'.
+    """
+
+    def __init__(self, model: Model, *, is_careful: bool = False) -> None:
+        assert model.discriminator is not None and model.config is not None
+        settings = model.config.training
+        self.hierarchy: Hierarchy = in_stock_parts(model.hierarchy).train()
+        self.games: list[JointDiscriminator] = [in_stock_parts(game).train() for game in model.discriminator.games]
+        self.noise = settings.encoder_noise
+        self.sleep, _ = sleep_weights(model.hierarchy, settings.sleep)
+        self.is_careful = is_careful
+        self._judges = nn.ModuleList(self.games)
+        rate, betas = settings.learning_rate, settings.betas
+        self._for_g = torch.optim.Adam(self.hierarchy.parameters(), rate, betas)
+        self._for_d = torch.optim.Adam(self._judges.parameters(), settings.discriminator_learning_rate or rate, betas)
+
+    def step(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A discriminator step, then a generator step, on a batch ``(n, *shape of x)``.
+
+        Returns:
+            Both losses, ``()`` each.
+        """
+        self._for_d.zero_grad()
+        with torch.no_grad() if self.is_careful else nullcontext():
+            q, p = self._encode(x), self._decode(len(x))
+        q, p = ({name: state.detach() for name, state in states.items()} for states in (q, p))
+        loss_d = self._loss(q, p, 1.0)
+        loss_d.backward()
+        self._for_d.step()
+
+        self._for_g.zero_grad()
+        if self.is_careful:
+            self._judges.requires_grad_(False)
+        q, p = self._encode(x), self._decode(len(x))
+        loss_g = self._loss(q, p, 0.0)
+        (loss_g + self._sleep_loss(p)).backward()
+        self._for_g.step()
+        if self.is_careful:
+            self._judges.requires_grad_(True)
+        return loss_d.detach(), loss_g.detach()
+
+    def _encode(self, x: Tensor) -> States:
+        z = x + self.noise * torch.randn_like(x) if self.noise else x
+        states = {self.hierarchy.spaces[0].name: x}
+        for link in self.hierarchy:
+            z = _drawn(link.up, z)
+            states[link.up.target.name] = z
+        return states
+
+    def _decode(self, n: int) -> States:
+        z = self.hierarchy.prior.sample(n)
+        states = {self.hierarchy.spaces[-1].name: z}
+        for link in reversed(list(self.hierarchy)):
+            z = _drawn(link.down, z)
+            states[link.down.target.name] = z
+        return states
+
+    def _loss(self, q: States, p: States, label: float) -> Tensor:
+        loss = torch.zeros((), device=next(iter(q.values())).device)
+        for game in self.games:
+            s_q, s_p = _judged(game, q), _judged(game, p)
+            loss = loss + binary_cross_entropy_with_logits(s_q, torch.full_like(s_q, label))
+            loss = loss + binary_cross_entropy_with_logits(s_p, torch.full_like(s_p, 1 - label))
+        return loss
+
+    def _sleep_loss(self, p: States) -> Tensor:
+        """The encoder's kernels on the decoder's draw; running statistics see it too, as they would in a plain loop."""
+        p = {name: state.detach() for name, state in p.items()}
+        loss = torch.zeros((), device=next(iter(p.values())).device)
+        for link, weight in zip(self.hierarchy, self.sleep, strict=True):
+            if weight:
+                loss = loss + weight * link.up.sleep_loss(p[link.up.target.name], p[link.up.source.name]).mean()
+        return loss
+
+
+def in_stock_parts(module: M) -> M:
+    """A copy with torch's own layers in the place of halikit's that do the same by other means."""
+    copied = deepcopy(module)
+    for parent in list(copied.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Dropout):
+                setattr(parent, name, nn.Dropout(child.probability))
+            elif isinstance(child, nn.Conv2d):
+                setattr(parent, name, _stock_convolution(child))
+            elif isinstance(child, nn.LeakyReLU):
+                setattr(parent, name, nn.LeakyReLU(child.negative_slope))
+    return copied
+
+
+def _stock_convolution(layer: nn.Conv2d) -> nn.Conv2d:
+    sizes: Any = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding")}
+    stock = nn.Conv2d(layer.in_channels, layer.out_channels, **sizes, bias=layer.bias is not None)
+    stock = stock.to(layer.weight.device)
+    if is_parametrized(layer):
+        stock = weight_norm(stock)
+    stock.load_state_dict(layer.state_dict())
+    return stock
+
+
+def _drawn(kernel: Kernel, given: Tensor) -> Tensor:
+    """A draw, in the plainest way."""
+    if isinstance(kernel, DeterministicKernel):
+        out: Tensor = kernel.network(given)
+        return out.reshape(len(given), *kernel.target.shape)
+    if not isinstance(kernel, GaussianKernel) or kernel.scale_form != "diagonal":
+        return kernel.sample(given)
+    mean, raw = kernel.network(given).chunk(2, 1)
+    cap = kernel.max_scale
+    scale = (3 * (raw / 3).tanh()).exp() if cap is None else 0.001 + (cap - 0.001) * raw.sigmoid()
+    if kernel.norm is not None:
+        mean = kernel.norm(mean.flatten(2) if mean.dim() > 2 else mean).reshape(mean.shape)
+    if kernel.gauge == "variance_preserving":
+        mean = (1 - scale**2).sqrt() * mean
+    return mean + scale * torch.randn_like(mean)
+
+
+def _judged(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Tensor:
+    """Logits ``(n,)``."""
+    first, *latents = (states[space.name] for space in game.spaces)
+    if game.noise.scale:
+        first = first + game.noise.scale * torch.randn_like(first)
+    h = game.stages[0](first)
+    for stage, z in zip(game.stages[1:], latents, strict=True):
+        if h.shape[2:] != z.shape[2:]:
+            h, z = h.flatten(1), z.flatten(1)
+        h = stage(torch.cat([h, z], 1))
+    logits: Tensor = game.head(h)
+    return logits.squeeze(1)

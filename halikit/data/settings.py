@@ -1,0 +1,29 @@
+"""The settings of the data set and its augmentation: ``[data]``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from halikit.data.augmentation import Augmentation
+from halikit.settings import NonNegative, Positive, Section
+
+__all__ = ["DataSettings"]
+
+
+class DataSettings(Section):
+    """The data set, and what is done to its images each time they are trained on."""
+
+    spec: str = Field("digits", description="data set, such as digits, mnist:DIR or folder:DIR")
+    size: Positive | None = Field(None, description="side in pixels: crop images to squares and resize them to it")
+    strict: bool = Field(False, description="refuse any file that cannot be used; verify checksums")
+    flip: bool = Field(False, description="mirror each training image with probability 1/2")
+    shift: Annotated[int, Field(ge=0)] = Field(0, description="shift by up to this many pixels, mirrored at the edges")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="rotate by up to this many degrees")
+    zoom: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="zoom by a factor within 1 ± this number")
+    warp: NonNegative = Field(0.0, description="bend: move the points of a coarse grid by up to this many pixels")
+
+    def augmentation(self) -> Augmentation:
+        """The augmentation of training images."""
+        return Augmentation(flip=self.flip, shift=self.shift, rotate=self.rotate, zoom=self.zoom, warp=self.warp)

@@ -1,0 +1,1 @@
+"""Where a training runs: processes, compilation, memory."""

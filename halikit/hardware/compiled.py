@@ -1,0 +1,126 @@
+"""A step as one graph: passes forward and backward and all between them, as torch's compiler makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from halikit.errors import InputError
+from halikit.utils.random import seeded
+
+__all__ = ["CompiledStep"]
+
+
+class CompiledStep:
+    """A function that changes gradients and buffers, as one compiled graph.
+
+    The function runs once for each shape of the inputs; its operations, backward passes included, are recorded and
+    compiled. Its control flow must not depend on values. On a CPU the random numbers are those that the function itself
+    would draw.
+
+    Args:
+        function: Takes tensors, adds to the ``.grad`` of parameters, and returns scalars by name.
+        modules: All modules whose parameters and buffers it uses.
+        mode: Mode of ``torch.compile``.
+        keep_gradients: Whether gradients must outlive the next call; CUDA graphs write over them.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., dict[str, Tensor]],
+        modules: Sequence[nn.Module],
+        *,
+        mode: str,
+        keep_gradients: bool = False,
+    ) -> None:
+        self._played = _Played(function, modules)
+        self._mode, self._keep_gradients = mode, keep_gradients
+        self._parameters = dict(self._played.named_parameters())
+        self._buffers = dict(self._played.named_buffers())
+        self._compiled: dict[object, Callable[..., list[Tensor]]] = {}
+        # The parameters that get a gradient, and the names of what the function returns.
+        self._reached: list[str] = []
+        self._names: list[str] = []
+
+    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
+        """The function, on tensors ``(n, ...)``.
+
+        Raises:
+            InputError: If the function cannot be captured, or there is no compiler.
+        """
+        inputs = [*self._parameters.values(), *self._buffers.values(), *batch]
+        inputs = [tensor.detach() for tensor in inputs]
+        form = tuple((x.shape, x.stride(), x.dtype) for x in batch)
+        if form not in self._compiled:
+            self._compiled[form] = self._compile(inputs)
+        with torch.no_grad():
+            results = iter(self._compiled[form](*inputs))
+            gradients, buffers = ([next(results) for _ in names] for names in (self._reached, self._buffers))
+            if buffers:
+                torch._foreach_copy_(list(self._buffers.values()), buffers)
+            for name, gradient in zip(self._reached, gradients, strict=True):
+                parameter = self._parameters[name]
+                if parameter.grad is None:
+                    parameter.grad = gradient.clone() if self._keep_gradients else gradient
+                else:
+                    parameter.grad.add_(gradient)
+        return dict(zip(self._names, results, strict=True))
+
+    def _compile(self, inputs: list[Tensor]) -> Callable[..., list[Tensor]]:
+        from torch import _inductor
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        device = inputs[-1].device
+        options: dict[str, Any] = _inductor.list_mode_options(self._mode)
+        # Of memory that it writes over, torch 2.13 sometimes needs the old content yet: gradients are wrong then.
+        options |= {"inplace_buffers": False, "allow_buffer_reuse": False}
+        # Drawing on a CPU, the compiler's own code is slower than torch's.
+        options["fallback_random"] = device.type == "cpu"
+        try:
+            with seeded(0, device):
+                graph = make_fx(self._pure)(*inputs)
+                # The compiler may lay tensors out in another way, of which a view might not exist.
+                for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+                    node.target = torch.ops.aten.reshape.default
+                # What autocast does is part of the graph by now.
+                with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                    compiled: Callable[..., list[Tensor]] = _inductor.compile(graph, list(inputs), options=options)
+                    compiled(*inputs)
+        except InvalidCxxCompiler:
+            raise InputError("hardware.compile on a CPU needs a C++ compiler, such as g++, and finds none") from None
+        except torch.OutOfMemoryError:  # the step is not to blame; the trainer explains it
+            raise
+        except RuntimeError as error:
+            raise InputError(
+                f"this step cannot be compiled, set hardware.compile to none: {str(error).strip().splitlines()[0]}"
+            ) from error
+        return compiled
+
+    def _pure(self, *inputs: Tensor) -> list[Tensor]:
+        """The function from parameters, buffers and batch to gradients, buffers and outcome; it changes nothing."""
+        names = [*self._parameters, *self._buffers]
+        tensors, batch = inputs[: len(names)], inputs[len(names) :]
+        given = {name: tensor.clone() for name, tensor in zip(names, tensors, strict=True)}
+        for name, parameter in self._parameters.items():
+            given[name] = given[name].detach().requires_grad_(parameter.requires_grad)
+        outcome = functional_call(self._played, given, batch)
+        self._reached = [name for name in self._parameters if given[name].grad is not None]
+        self._names = list(outcome)
+        gradients = (given[name].grad for name in self._reached)
+        return [*gradients, *(given[name] for name in self._buffers), *outcome.values()]
+
+
+class _Played(nn.Module):
+    """A function as a module that holds the modules which it uses."""
+
+    def __init__(self, function: Callable[..., dict[str, Tensor]], modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self._function, self._used = function, nn.ModuleList(modules)
+
+    def forward(self, *batch: Tensor) -> dict[str, Tensor]:
+        return self._function(*batch)

@@ -1,0 +1,115 @@
+"""Where and how the steps of a training run: device, precision, threads, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from halikit.errors import InputError
+from halikit.hardware.memory import keep_freed
+from halikit.hardware.processes import Processes
+from halikit.hardware.recompute import recompute_activations
+from halikit.settings import Positive, Section
+
+__all__ = ["Hardware", "HardwareSettings"]
+
+
+class HardwareSettings(Section):
+    """Where a training runs and how it uses the machine. Nothing here changes the mathematics."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    precision: Literal["32", "bf16"] = Field("32", description="32 for float32, bf16 for autocast to bfloat16")
+    threads: Positive | None = Field(None, description="CPU threads of one operation; torch's own default if none")
+    compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = Field(
+        None, description="compile the whole step as one graph, in this mode of torch.compile"
+    )
+    memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
+        "auto", description="memory layout of feature maps"
+    )
+    accumulate: Positive = Field(1, description="micro-batches in a batch; their gradients are averaged")
+    recompute: bool = Field(False, description="compute activations again in the backward pass instead of storing them")
+    prefetch: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="batches that a thread prepares in advance"
+    )
+    sync_batch_norm: bool = Field(False, description="batch statistics over all processes (GPUs only)")
+    timeout: Annotated[float, Field(gt=0)] = Field(300.0, description="seconds to wait for another process")
+
+
+class Hardware:
+    """The processes that train together, the device of this one, and how its steps run.
+
+    Args:
+        settings: See there.
+
+    Raises:
+        InputError: If the device is not available, or the processes cannot be set up.
+
+    Attributes:
+        processes: The processes that train together.
+        device: Where this process trains.
+        memory_format: The memory layout of feature maps, once modules have been prepared.
+        emulates_bf16: Whether bfloat16 is slow here because the CPU has to emulate it (x86 before AVX-512).
+    """
+
+    def __init__(self, settings: HardwareSettings) -> None:
+        self.settings = settings
+        self.processes = Processes(settings.device, settings.timeout)
+        self.device = self.processes.device
+        self.memory_format = torch.contiguous_format
+        is_old_cpu = self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("NO AVX", "AVX2")
+        self.emulates_bf16 = settings.precision == "bf16" and is_old_cpu
+        if self.device.type == "cpu":
+            keep_freed()
+
+    def prepare(self, modules: Iterable[nn.Module]) -> None:
+        """Move modules to the device in training mode, and apply the settings that concern modules.
+
+        Raises:
+            InputError: If batch statistics are to be synchronised elsewhere than on GPUs.
+        """
+        settings, modules = self.settings, list(modules)
+        if settings.sync_batch_norm and self.device.type != "cuda":
+            raise InputError(f"hardware.sync_batch_norm is for GPUs; this training is on {self.device}")
+        self.memory_format = self._chosen_memory_format(modules)
+        for module in modules:
+            module.to(self.device).train()
+            if self.memory_format == torch.channels_last:
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if settings.recompute:
+                recompute_activations(module)
+            if settings.sync_batch_norm:
+                nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        # Each process initialises its own weights; broadcast those of rank 0.
+        self.processes.broadcast(tensor for module in modules for tensor in module.state_dict().values())
+
+    def layout(self, batch: Tensor) -> Tensor:
+        """The batch in the memory format of the model; vectors as they are."""
+        return batch.contiguous(memory_format=self.memory_format) if batch.dim() == 4 else batch
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision of the settings, as a context."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16")
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Within the context an operation uses as many CPU threads as the settings say; small models gain little from more."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.settings.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def _chosen_memory_format(self, modules: Iterable[nn.Module]) -> torch.memory_format:
+        """As the settings say; ``auto`` takes the format that tensor cores need for convolutions in half precision."""
+        wanted = self.settings.memory_format
+        if wanted == "auto":
+            convolves = any(isinstance(part, nn.Conv2d) for module in modules for part in module.modules())
+            on_tensor_cores = convolves and self.device.type == "cuda" and self.settings.precision == "bf16"
+            wanted = "channels_last" if on_tensor_cores else "contiguous"
+        return torch.channels_last if wanted == "channels_last" else torch.contiguous_format

@@ -1,0 +1,174 @@
+"""Several processes that train one model, and the one process that is the usual case."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from halikit.errors import InputError, ResourceError
+
+__all__ = ["Processes", "is_first", "resolve_device"]
+
+# Steps between agreements on a signal: each costs a round trip between the hosts.
+_AGREE_EVERY = 10
+
+
+class Processes:
+    """The processes that train together: this one alone, unless a launcher such as torchrun has started several.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; of several processes, each takes the GPU of its local rank.
+        timeout: Seconds after which a process that waits for another one gives up.
+
+    Raises:
+        InputError: If the device is not there, or lightning-fabric, which several processes need, cannot be imported.
+        ResourceError: If the processes do not find each other.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        world: How many there are.
+        device: Where this one trains.
+    """
+
+    def __init__(self, device: str, timeout: float) -> None:
+        self.rank, self.world = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        if self.world == 1:
+            self.device = resolve_device(device)
+            return
+        self.rank = int(os.environ.get("RANK", "0"))
+        with self.explained_silence():
+            fabric = _launched(resolve_device(device).type, self.world, timeout)
+            self.rank, self.device = fabric.global_rank, fabric.device
+            # Agreements between the hosts must not wait for the devices.
+            self._hosts = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            # Rank 0 holds the store through which the others connect. It must not end before they have connected.
+            self.wait()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process has rank 0: it alone writes files and prints."""
+        return self.rank == 0
+
+    def share(self, batch_size: int, setting: str = "training.batch_size") -> int:
+        """The share of one process in a batch whose size is given by a setting.
+
+        Raises:
+            InputError: If it cannot be divided, or leaves fewer than two samples.
+        """
+        if batch_size % self.world or batch_size < 2 * self.world:
+            raise InputError(
+                f"{setting}={batch_size} is for all {self.world} processes together: it must be a multiple "
+                f"of {self.world}, and at least {2 * self.world}"
+            )
+        return batch_size // self.world
+
+    def maximum(self, flag: Tensor) -> None:
+        """Let a number, ``()`` on the device, be the largest of all processes; the host does not wait."""
+        if self.world > 1:
+            distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Let tensors of floats be their means over the processes."""
+        if self.world > 1:
+            for tensor in tensors:
+                distributed.all_reduce(tensor)
+                tensor.div_(self.world)
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Let tensors be equal to those of rank 0."""
+        if self.world > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Let the gradients of parameters be their means over the processes.
+
+        In all processes the same parameters must have gradients.
+        """
+        if self.world == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
+            group = [gradient for gradient in gradients if gradient.dtype == dtype]
+            # One message for all of them.
+            flat = torch.cat([gradient.reshape(-1) for gradient in group])
+            distributed.all_reduce(flat)
+            parts = flat.div_(self.world).split([gradient.numel() for gradient in group])
+            torch._foreach_copy_(group, [part.view_as(gradient) for part, gradient in zip(parts, group, strict=True)])
+
+    def agree_on_signal(self, signal: int | None, step: int) -> int | None:
+        """The signal that any process has caught. All processes get it in the same step; not every step looks for one."""
+        if self.world == 1:
+            return signal
+        if step % _AGREE_EVERY:
+            return None
+        number = torch.tensor(signal or 0)
+        distributed.all_reduce(number, distributed.ReduceOp.MAX, group=self._hosts)
+        return int(number) or None
+
+    @contextmanager
+    def explained_silence(self) -> Iterator[None]:
+        """Explain the errors of the backends when a process is lost.
+
+        Raises:
+            ResourceError: If a process is lost, or does not answer in time.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world == 1 or not re.search(r"gloo|nccl|peer|timed ?out|distributed", str(error), re.IGNORECASE):
+                raise
+            raise ResourceError(
+                f"process {self.rank} of {self.world} has lost another one: {str(error).splitlines()[0][:200]}\n"
+                "start all of them again, with --resume"
+            ) from None
+
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        if self.world > 1:
+            distributed.barrier(self._hosts)
+
+
+def is_first() -> bool:
+    """Whether this process is the first of those that a launcher has started, if one has."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called ``auto``, ``cpu`` or ``cuda``; ``auto`` is CUDA where there is some.
+
+    Raises:
+        InputError: If it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise InputError(f"a device is auto, cpu, cuda or cuda:N, got {name!r}")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {name!r} is not available: torch sees {torch.cuda.device_count()} CUDA devices")
+    return torch.device(name)
+
+
+def _launched(kind: str, world: int, timeout: float) -> Any:
+    try:
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies.ddp import DDPStrategy
+    except Exception as error:  # a broken package raises anything
+        raise InputError(
+            f"training in {world} processes needs lightning-fabric, which cannot be imported "
+            f"({type(error).__name__}: {error}); pip install --force-reinstall lightning-fabric"
+        ) from None
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    backend = "nccl" if kind == "cuda" else "gloo"
+    strategy = DDPStrategy(process_group_backend=backend, timeout=timedelta(seconds=timeout))
+    fabric = Fabric(accelerator=kind, devices=here, num_nodes=world // here, strategy=strategy)
+    fabric.launch()
+    return fabric

@@ -1,0 +1,184 @@
+"""Builds the joint discriminator that a stack of spaces needs (Table 4, third part)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from itertools import pairwise, zip_longest
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from halikit.discriminator import JointDiscriminator, MultiGameDiscriminator, at_least_vectors, concatenate
+from halikit.hierarchy import Hierarchy
+from halikit.networks.blocks import COARSEST, DENSE_PIXELS, LayerOptions, Norm, conv, dense, takes_patches
+from halikit.networks.ladder import Family
+from halikit.settings import Fraction, InitialScale, NonNegative, Positive, Section
+from halikit.spaces import Space
+
+__all__ = ["DiscriminatorSettings", "build_discriminator"]
+
+
+class DiscriminatorSettings(Section):
+    """The discriminator: the arguments of :func:`halikit.build_discriminator`, or the network of the paper."""
+
+    games: Literal["joint", "pairwise"] | tuple[tuple[str, ...], ...] = Field(
+        "joint", description="joint, pairwise, or the spaces of each game, such as [['x', 'z1', 'z2'], ['x', 'z2']]"
+    )
+    family: Literal["dense", "conv", "paper"] | None = Field(None, description="kind of networks; as the spaces need if none")
+    width: Positive = Field(256, description="units of dense layers and most channels of feature maps")
+    depth: Positive = Field(1, description="layers per stage beyond those that reduce the resolution")
+    dropout: Fraction = Field(0.2, description="probability of dropping an activation")
+    weight_norm: bool = Field(True, description="weight-normalise the stages (Table 4)")
+    input_noise: NonNegative = Field(0.2, description="standard deviation of the noise on the discriminator's x")
+    slope: NonNegative = Field(0.2, description="negative slope of the leaky ReLUs")
+    initial_scale: InitialScale = None
+
+    def without_effect(self) -> dict[str, str]:
+        """The settings that the paper's discriminator does not read."""
+        names = ("games", "width", "depth", "dropout") if self.family == "paper" else ()
+        return dict.fromkeys(names, "the paper's discriminator is that of Table 4")
+
+
+def build_discriminator(
+    hierarchy: Hierarchy,
+    *,
+    games: Literal["joint", "pairwise"] | Sequence[Sequence[str]] = "joint",
+    family: Family | None = None,
+    width: int = 256,
+    depth: int = 1,
+    dropout: float = 0.2,
+    weight_norm: bool = True,
+    input_noise: float = 0.2,
+    slope: float = 0.2,
+    stages: Mapping[int, nn.Module] | None = None,
+    head: nn.Sequential | None = None,
+) -> JointDiscriminator | MultiGameDiscriminator:
+    """Make the discriminator that a stack of spaces needs, whatever their shapes.
+
+    Args:
+        hierarchy: Its spaces are what the discriminator reads.
+        games: ``"joint"`` for one game over all spaces, ``"pairwise"`` for one game over each adjacent pair, or the
+            names of the spaces of each game, such as ``[["x", "z1", "z2"], ["x", "z2"]]``.
+        family: ``"dense"`` to read images above vectors as vectors too, ``"conv"`` never to; by default images of at
+            most 16×16 are read as vectors.
+        width: Units of dense layers and of the head; feature maps have between an eighth of that and as many channels.
+        depth: Layers per stage beyond those that reduce the resolution; at least one.
+        dropout: Probability of dropping an activation.
+        weight_norm: Whether to weight-normalise the stages, as Table 4 does.
+        input_noise: Standard deviation of the noise on ``x`` in training.
+        slope: Negative slope of the leaky ReLUs.
+        stages: Modules to use instead of the built ones, by stage (joint game). Stage ``l ≥ 1`` reads the features
+            below with ``z_l`` concatenated.
+        head: Module to use instead of the built one (joint game), behind a linear layer from the features of the last
+            stage; takes ``(n, width)``, ends in the layer that gives the logit.
+
+    Raises:
+        ValueError: If a game is unknown, or a stage to replace does not exist.
+    """
+    if width < 1 or depth < 1:
+        raise ValueError(f"a discriminator needs a positive width and depth, got width={width}, depth={depth}")
+    make = _StageMaker(family, width, depth, dropout, "weight" if weight_norm else None, slope)
+    spaces = hierarchy.spaces
+    if games == "joint":
+        unknown = sorted(set(stages or {}) - set(range(len(spaces))))
+        if unknown:
+            raise ValueError(
+                f"stages are 0 … {len(spaces) - 1} for {len(spaces)} spaces; there is no stage {unknown[0]}"
+            )
+        return _build(spaces, make, stages or {}, head, input_noise)
+    if stages or head is not None:
+        raise ValueError("stages and head are replaced in the joint game; build several games one by one")
+    read = pairwise(spaces) if games == "pairwise" else [_named(spaces, names) for names in games]
+    return MultiGameDiscriminator(
+        _build(each, make, {}, None, input_noise if each[0] == spaces[0] else 0.0, from_data=each[0] == spaces[0])
+        for each in read
+    )
+
+
+def _named(spaces: Sequence[Space], names: Sequence[str]) -> tuple[Space, ...]:
+    """The spaces of a game, from the data up.
+
+    Raises:
+        ValueError: If these are not names of two spaces or more.
+    """
+    known = [space.name for space in spaces]
+    wrong = [name for name in names if name not in known]
+    if isinstance(names, str) or wrong or len(set(names)) < 2:
+        raise ValueError(
+            f"games are 'joint', 'pairwise', or lists of two spaces or more among {', '.join(known)}; got {names!r}"
+        )
+    return tuple(space for space in spaces if space.name in names)
+
+
+class _StageMaker(NamedTuple):
+    """How the built stages look; makes one for any shape."""
+
+    family: Family | None
+    width: int
+    depth: int
+    dropout: float
+    norm: Norm | None
+    slope: float
+
+    def __call__(self, incoming: tuple[int, ...], above: Space | None, *, in_patches: bool) -> nn.Sequential:
+        """Layers from ``incoming`` to the resolution of ``above``; to a vector where that is one or nothing."""
+        options = LayerOptions(self.norm, self.dropout, self.slope)
+        goes_to_maps = above is not None and above.is_image
+        if len(incoming) != 3 or (not goes_to_maps and self._flattens(incoming)):
+            sizes = [math.prod(incoming), *[self.width] * self.depth]
+            return nn.Sequential(nn.Flatten(), *(dense(a, b, options) for a, b in pairwise(sizes)))
+        channels, *size = incoming
+        layers: list[nn.Module] = []
+        goal = above.shape[1:] if above is not None and above.is_image else COARSEST
+        narrow = self.width // 8
+        if in_patches and takes_patches(incoming, goal):
+            layers.append(nn.PixelUnshuffle(2))
+            channels, size, narrow = 4 * channels, [side // 2 for side in size], self.width // 4
+        outputs = min(max(narrow, channels), self.width)
+        for _ in range(self.depth):
+            layers.append(conv(channels, outputs, 3, 1, options))
+            channels = outputs
+        while min(size[0] // goal[0], size[1] // goal[1]) >= 2:
+            outputs = min(2 * channels, self.width)
+            layers.append(conv(channels, outputs, 3, 2, options))
+            channels, size = outputs, [(side + 1) // 2 for side in size]
+        if not goes_to_maps:
+            layers += [nn.Flatten(), dense(channels * math.prod(size), self.width, options)]
+        elif tuple(size) != goal:
+            layers.append(nn.AdaptiveAvgPool2d(goal))
+        return nn.Sequential(*layers)
+
+    def _flattens(self, incoming: tuple[int, ...]) -> bool:
+        return self.family == "dense" or (self.family is None and math.prod(incoming[1:]) <= DENSE_PIXELS)
+
+
+def _build(
+    spaces: Sequence[Space],
+    make: _StageMaker,
+    replaced: Mapping[int, nn.Module],
+    head: nn.Sequential | None,
+    input_noise: float,
+    *,
+    from_data: bool = True,
+) -> JointDiscriminator:
+    width = make.width
+    stages: list[nn.Module] = []
+    features = torch.zeros(1, 0)
+    for level, (space, above) in enumerate(zip_longest(spaces, spaces[1:])):
+        state = at_least_vectors(torch.zeros(1, *space.shape))
+        incoming = concatenate(features, state) if level else state
+        in_patches = from_data and not level
+        stage = replaced[level] if level in replaced else make(tuple(incoming.shape[1:]), above, in_patches=in_patches)
+        stages.append(stage)
+        # A copy, so that the trial leaves no trace in running statistics.
+        with torch.no_grad():
+            features = deepcopy(stage).eval()(incoming)
+    options = LayerOptions(None, make.dropout, make.slope)
+    if head is None:
+        head = nn.Sequential(nn.LeakyReLU(make.slope), dense(width, width, options), nn.Linear(width, 1))
+    head = nn.Sequential(nn.Flatten(), nn.Linear(features.numel(), width), *head)
+    return JointDiscriminator(spaces, stages, head, input_noise=input_noise)

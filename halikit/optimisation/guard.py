@@ -1,0 +1,88 @@
+"""The guard against NaN and Inf: a step that gives one changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from halikit.hardware.processes import Processes
+
+__all__ = ["Counts", "Guard"]
+
+
+class Counts(NamedTuple):
+    """Steps skipped so far, those in a row until now, and the most in a row since the last time that was read."""
+
+    skipped: int
+    in_row: int
+    most_in_row: int
+
+
+class Guard:
+    """Skips steps whose loss or gradient is not finite, and counts them; nothing in a step waits for the device.
+
+    Args:
+        modules: The modules that train. Their running statistics are restored after a skipped step.
+        processes: The processes that train together. All skip a step if one has to.
+
+    Attributes:
+        counts: :class:`Counts`, ``(3,)`` on the device.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], processes: Processes) -> None:
+        modules = list(modules)
+        self._buffers = [b for m in modules for b in m.buffers() if b.is_floating_point()]
+        self._kept = [buffer.clone() for buffer in self._buffers]
+        self._parameters = [p for m in modules for p in m.parameters()]
+        self._processes = processes
+        self._one = torch.ones((), device=processes.device)
+        self.counts = torch.zeros(len(Counts._fields), device=processes.device)
+
+    def before_step(self) -> None:
+        """Remember the running statistics."""
+        if self._buffers:
+            torch._foreach_copy_(self._kept, self._buffers)
+
+    def after_gradients(self, losses: Iterable[Tensor], optimisers: Iterable[Optimizer]) -> None:
+        """Tell the optimisers whether this step counts, and undo what it has done if not.
+
+        Args:
+            losses: The losses of the step, scalars on the device.
+            optimisers: Fused optimisers, which skip a step by a flag on the device.
+        """
+        is_bad = 1 - torch.stack(list(losses)).isfinite().all().float()
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if gradients:
+            # What torch's own gradient scaler does, with a scale of one: gradients stay as they are.
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, is_bad, self._one)
+        self._processes.maximum(is_bad)
+        for optimiser in optimisers:
+            optimiser.found_inf = is_bad  # type: ignore[attr-defined]
+        self._restore(is_bad)
+        skipped, in_row, most = self.counts.unbind()
+        in_row = (in_row + 1) * is_bad
+        self.counts = torch.stack([skipped + is_bad, in_row, torch.maximum(most, in_row)])
+
+    def read(self) -> Counts:
+        """The counts; here the host waits for the device."""
+        counts = Counts(*map(int, self.counts.tolist()))
+        self.counts[2] = self.counts[1]
+        return counts
+
+    @property
+    def is_skipping(self) -> bool:
+        """Whether the last step was skipped; here the host waits for the device."""
+        return bool(self.counts[1])
+
+    def _restore(self, is_bad: Tensor) -> None:
+        if not self._buffers:
+            return
+        if is_bad.device.type != "cpu":
+            kept = [torch.where(is_bad.bool(), a, b) for a, b in zip(self._kept, self._buffers, strict=True)]
+            torch._foreach_copy_(self._buffers, kept)
+        elif is_bad:  # there is nothing to wait for
+            torch._foreach_copy_(self._buffers, self._kept)

@@ -1,0 +1,200 @@
+"""Encoder and decoder as files that run without halikit: ``torch.export`` programs, and ONNX (extra ``onnx``)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from halikit.errors import InputError
+from halikit.hierarchy import Hierarchy
+from halikit.kernels import Kernel
+from halikit.spaces import Space
+from halikit.utils.files import write_atomically, writing
+from halikit.utils.random import seeded
+
+__all__ = ["Exported", "Format", "export"]
+
+Format = Literal["pt2", "onnx"]
+
+# Data that a program is traced with, and that it is checked with: the number is free.
+_TRACED, _CHECKED = 4, 7
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One file.
+
+    Attributes:
+        path: Where it is.
+        given: Name of what it takes, ``(n, *shape)`` with any n.
+        gives: Names of what it gives, in order.
+        difference: Largest absolute difference from the hierarchy itself, measured on random data (an estimate).
+    """
+
+    path: Path
+    given: str
+    gives: tuple[str, ...]
+    difference: float
+
+
+def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") -> list[Exported]:
+    """Write the encoder's means of all levels given ``x``, and for each ``z_l`` the decoder's mean of ``x``.
+
+    Args:
+        hierarchy: In evaluation mode.
+        out: Directory to write ``encoder.onnx``, ``decoder-z1.onnx`` … into, or ``….pt2``; made if it is not there.
+        format: ``"onnx"``, or ``"pt2"`` as ``torch.export.load`` reads it.
+
+    Returns:
+        The files, each run again and compared.
+
+    Raises:
+        InputError: If a kernel has no mean that could be exported, torch cannot export one, a package is missing, or
+            the directory cannot be written to.
+        ResourceError: If the disk is full.
+    """
+    if hierarchy.training:
+        raise InputError("what is exported is the model in evaluation mode: call .eval()")
+    serialise = {"pt2": _program, "onnx": _onnx}.get(format)
+    if serialise is None:
+        raise InputError(f"a format is 'onnx' or 'pt2', got {format!r}")
+    if format == "onnx":
+        _check_onnx()
+    for link in hierarchy:
+        _check_mean(link.up)
+        _check_mean(link.down)
+    out = Path(out)
+    # Constants would else be bound to a device.
+    hierarchy = deepcopy(hierarchy).cpu()
+    x, *latents = hierarchy.spaces
+    parts: list[tuple[nn.Module, Space, list[Space], str]] = [(_Encoder(hierarchy), x, latents, "encoder")]
+    parts += [(_Decoder(hierarchy, level), z, [x], f"decoder-{z.name}") for level, z in enumerate(latents, 1)]
+    out = Path(out)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    exported = []
+    for module, source, targets, name in parts:
+        path = out / f"{name}.{format}"
+        given, names = _states(hierarchy, source.name, _TRACED), tuple(space.name for space in targets)
+        with _quietly():
+            try:
+                content = serialise(module.eval(), given, source.name, names)
+            except Exception as error:  # torch raises all kinds
+                said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                raise InputError(f"torch cannot export the {name} of this hierarchy: {said[:300]}") from error
+            write_atomically(path, content)
+            run = (_run_onnx if format == "onnx" else _run_program)(path)
+            other = _states(hierarchy, source.name, _CHECKED)
+            with torch.no_grad():
+                pairs = zip(run(other), module(other), strict=True)
+                difference = max(float((ours.double() - theirs.double()).abs().max()) for ours, theirs in pairs)
+        exported.append(Exported(path, source.name, names, difference))
+    return exported
+
+
+class _Encoder(nn.Module):
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        super().__init__()
+        self.hierarchy = hierarchy
+
+    def forward(self, given: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.hierarchy.encode(given).values())[1:]
+
+
+class _Decoder(nn.Module):
+    def __init__(self, hierarchy: Hierarchy, level: int) -> None:
+        super().__init__()
+        self.hierarchy, self.level = hierarchy, level
+
+    def forward(self, given: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.hierarchy.decode(given, self.level).values())[-1:]
+
+
+_Run = Callable[[Tensor], Sequence[Tensor]]
+
+
+def _program(module: nn.Module, given: Tensor, source: str, names: Sequence[str]) -> bytes:
+    program = torch.export.export(module, (given,), dynamic_shapes={"given": {0: torch.export.Dim("n")}})
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+def _onnx(module: nn.Module, given: Tensor, source: str, names: Sequence[str]) -> bytes:
+    program = torch.onnx.export(
+        module,
+        (given,),
+        dynamo=True,
+        dynamic_shapes={"given": {0: torch.export.Dim("n")}},
+        input_names=[source],
+        output_names=list(names),
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+def _run_program(path: Path) -> _Run:
+    return torch.export.load(path).module()
+
+
+def _run_onnx(path: Path) -> _Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (source,) = (given.name for given in session.get_inputs())
+    return lambda given: [torch.from_numpy(found) for found in session.run(None, {source: given.numpy()})]
+
+
+def _check_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"ONNX needs {error.name}: pip install 'halikit[onnx]', or export as pt2") from None
+
+
+def _check_mean(kernel: Kernel) -> None:
+    """Refuse a kernel that gives a draw for its mean: a file that draws is no encoder to rely on."""
+    parameter = next(kernel.parameters(), torch.zeros(()))
+    given = torch.rand(2, *kernel.source.shape, dtype=parameter.dtype, device=parameter.device)
+    means = []
+    for seed in (0, 1):
+        with seeded(seed, parameter.device), torch.no_grad():
+            means.append(kernel.mean(given))
+    if not torch.equal(*means):
+        raise InputError(
+            f"{kernel} does not know its mean and gives a draw for it, which cannot be exported; "
+            "give its class a method mean"
+        )
+
+
+def _states(hierarchy: Hierarchy, name: str, n: int) -> Tensor:
+    """States of a space as the decoder draws them."""
+    with seeded(n, hierarchy.prior.device), torch.no_grad():
+        return hierarchy.sample_states(n)[name]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what torch's exporters say to their authors."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

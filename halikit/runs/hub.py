@@ -1,0 +1,400 @@
+"""Runs on a hub, through huggingface_hub, which is an extra: ``pip install 'halikit[hub]'``.
+
+What is pushed is a folder (:func:`bundle`): the model, its config, its metrics, its pictures, and a card made of them.
+What is pulled are files of these names and no others, none of them executable or pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from halikit import __version__, plotting
+from halikit.config import Config, override, to_toml
+from halikit.earlier import read_config
+from halikit.errors import HalikitError, InputError
+from halikit.model import FILE_NAME, Model, levels_of, load
+from halikit.runs.report import Finding, latest_grids, read_findings, write_report
+from halikit.runs.run import read_metrics
+from halikit.utils.files import TEMPORARY, write_atomically, writing
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+__all__ = ["PATTERNS", "bundle", "from_pretrained", "model_card", "pull", "push"]
+
+CARD = "README.md"
+# What a pushed run holds; nothing else is pulled.
+PATTERNS = (FILE_NAME, "config.toml", "metrics.csv", CARD, "figures/*.png", "figures/*.json", "samples/*.png")
+_GRIDS = {"reconstructions": "Held-out data, above their reconstructions from each level", "samples": "Samples"}
+
+
+def bundle(run: str | Path, folder: str | Path, *, repo: str = "USER/NAME", licence: str | None = None) -> Path:
+    """Write what is pushed of a run into a folder of its own; directories of the author's machine stay behind.
+
+    Args:
+        run: The run directory.
+        folder: Made; refused where there is one with something in it.
+        repo: What the card calls the model.
+        licence: Identifier for the card, such as ``apache-2.0``; left to be filled in by default.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: If this is no run, or the folder cannot be made.
+    """
+    run, folder = Path(run), Path(folder)
+    if not (run / "config.toml").is_file():
+        raise InputError(f"there is no run at {run}: expected a directory with config.toml in it")
+    levels_of(run)
+    _make_empty(folder)
+    config = read_config(run)
+    public = override(config, {"data.spec": _without_directories(config.data.spec)})
+    write_atomically(folder / "config.toml", to_toml(public))
+    write_atomically(folder / FILE_NAME, _public_model(run / FILE_NAME))
+    if (run / "metrics.csv").is_file():
+        shutil.copyfile(run / "metrics.csv", folder / "metrics.csv")
+        for name, figure in plotting.training_curves(read_metrics(run)).items():
+            (folder / "figures").mkdir(exist_ok=True)
+            plotting.save_png(folder / "figures" / f"training-{name}.png", plotting.as_picture(figure))
+    for grid in latest_grids(run).values():
+        (folder / "samples").mkdir(exist_ok=True)
+        shutil.copyfile(grid, folder / "samples" / grid.name)
+    for finding in read_findings(run):
+        (folder / "figures").mkdir(exist_ok=True)
+        picture = run / "figures" / f"{finding.name}.png"
+        if picture.is_file():
+            shutil.copyfile(picture, folder / "figures" / picture.name)
+        said = {name: _public(value) for name, value in vars(finding).items()}
+        write_atomically(folder / "figures" / f"{finding.name}.json", json.dumps(said, indent=1, ensure_ascii=False))
+    write_atomically(folder / CARD, model_card(folder, repo=repo, licence=licence))
+    return folder
+
+
+def model_card(folder: str | Path, *, repo: str = "USER/NAME", licence: str | None = None) -> str:
+    """What a person should know of a model, in Markdown: data, settings, figures, limits, use.
+
+    Args:
+        folder: A run directory, or what :func:`bundle` writes.
+        repo: Where the model is to be had.
+        licence: As :func:`bundle`; without one the card has a line that asks for it.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    name = repo.rpartition("/")[2]
+    parts = [
+        _front_matter(licence),
+        f"# {_plain(name)}",
+        _introduction(config, folder),
+        *_pictures(folder),
+        _use(repo, config, folder),
+        _data_and_settings(config),
+        _measured(folder),
+        *_found(folder),
+        _limits(config),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def push(
+    run: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    licence: str | None = None,
+    replace_card: bool = False,
+    message: str = "Push a run of halikit",
+) -> str:
+    """Upload a run; a card that is on the hub already stays, since its author may have written in it.
+
+    Args:
+        run: The run directory.
+        repo: ``user/name``; made if there is none.
+        private: Whether a repository that is made is private.
+        licence: As :func:`bundle`.
+        replace_card: Whether to write a new card over the one on the hub.
+        message: Of the commit.
+
+    Returns:
+        The address of the model.
+
+    Raises:
+        InputError: If huggingface_hub is not installed, the hub cannot be reached, or it refuses.
+    """
+    with tempfile.TemporaryDirectory(prefix="halikit-") as place:
+        folder = bundle(run, Path(place) / "run", repo=repo, licence=licence)
+        with _hub(f"{run} cannot be pushed to {repo}") as api:
+            url = api.create_repo(repo, private=private, exist_ok=True)
+            keeps = not replace_card and api.file_exists(repo, CARD)
+            api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message=message, ignore_patterns=[CARD] if keeps else None
+            )
+    return str(url)
+
+
+def pull(repo: str, out: str | Path, *, revision: str | None = None) -> Path:
+    """Download a run into a directory of its own, where every command takes it for one.
+
+    Args:
+        repo: ``user/name``, or a folder that :func:`bundle` wrote.
+        out: The run directory, made; refused where there is something already.
+        revision: A branch, a tag or a commit; the newest by default.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        InputError: If huggingface_hub is not installed, the hub cannot be reached or has no such model, or what it has
+            is none of halikit's.
+    """
+    out = Path(out)
+    if out.exists():
+        raise InputError(f"{out} is there already; choose another directory with --out, or remove it")
+    if Path(repo).is_dir():
+        return _install(Path(repo), out)
+    if "/" not in repo:
+        raise InputError(f"{repo} is no folder here, and models of the hub are called USER/NAME")
+    with _hub(f"{repo} cannot be pulled") as api:
+        folder = api.snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS))
+    return _install(Path(str(folder)), out)
+
+
+def from_pretrained(
+    repo: str | Path,
+    *,
+    revision: str | None = None,
+    weights: Literal["averaged", "raw"] = "averaged",
+    device: str | torch.device = "cpu",
+    build: Callable[[], Model] | None = None,
+) -> Model:
+    """Load a model from the hub, in evaluation mode; its one file is kept in the hub's cache.
+
+    Args:
+        repo: ``user/name``; or whatever :func:`halikit.load` takes, which needs no hub.
+        revision: A branch, a tag or a commit; the newest by default.
+        weights: As :func:`halikit.load`.
+        device: Likewise.
+        build: Likewise: for kernels of one's own.
+
+    Raises:
+        InputError: If huggingface_hub is not installed, or the hub cannot be reached or has no such model.
+        ModelError: If the file is damaged, or does not fit the model built.
+    """
+    path = Path(repo)
+    if not path.exists() and "/" in str(repo):
+        with _hub(f"{repo} cannot be loaded") as api:
+            path = Path(str(api.hf_hub_download(str(repo), FILE_NAME, revision=revision)))
+    return load(path, weights=weights, device=device, build=build)
+
+
+# ---- the hub and the files
+
+
+@contextmanager
+def _hub(failure: str) -> Iterator[HfApi]:
+    """The hub; what goes wrong there becomes an error of a line or two that begins with ``failure``."""
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    except ModuleNotFoundError:
+        raise InputError(f"{failure}: huggingface_hub is not installed; pip install 'halikit[hub]'") from None
+    api = HfApi(library_name="halikit", library_version=__version__)
+    try:
+        yield api
+    except HalikitError:
+        raise
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"{failure}: {api.endpoint} has no such model, or shows it to others only; to log in: hf auth login"
+        ) from None
+    except Exception as error:
+        # Of the library's HTTP client, whichever it is, and of names that it refuses.
+        foreign = type(error).__module__.partition(".")[0]
+        if not isinstance(error, OSError | ValueError) and foreign not in ("httpx", "httpx2", "requests"):
+            raise
+        # Whoever was answered has a network.
+        asked = "" if isinstance(error, HfHubHTTPError | ValueError) else f"\nasked {api.endpoint}; is there a network?"
+        raise InputError(f"{failure}: {_first_line(error)}{asked}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _install(folder: Path, out: Path) -> Path:
+    """Copy the files of a run, and no others, to where it is used; all of them or none."""
+    levels_of(folder)
+    read_findings(folder)
+    is_whole = (folder / "config.toml").is_file() and (folder / "metrics.csv").is_file()
+    if is_whole:
+        read_metrics(folder)
+        read_config(folder)
+    files = sorted({file for pattern in PATTERNS for file in folder.glob(pattern) if file.is_file()})
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(TEMPORARY, f".{out.name}.", out.parent) as place:
+            whole = Path(place) / "run"
+            for file in files:
+                target = whole / file.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+            os.rename(whole, out)
+    if is_whole:
+        write_report(out)
+    return out
+
+
+def _make_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is there already; choose another folder, or remove it")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _public_model(path: Path) -> bytes:
+    """The model file without the directories of its data."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = json.loads(file.metadata()["halikit"])
+    if about["config"]:
+        about["config"]["data"]["spec"] = _without_directories(about["config"]["data"]["spec"])
+    content: bytes = save(tensors, {"halikit": json.dumps(about)})
+    return content
+
+
+def _without_directories(text: str) -> str:
+    """Absolute paths down to their last part: what lies where on the author's machine is nobody's business."""
+    return re.sub(r"(?<![\w.~/-])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+(?=[^\s'\"])", "", text)
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, str):
+        return _without_directories(value)
+    if isinstance(value, Mapping):
+        return {name: _public(each) for name, each in value.items()}
+    return [_public(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+# ---- the card
+
+
+def _front_matter(licence: str | None) -> str:
+    chosen = f"license: {json.dumps(licence)}" if licence else "# license: which may others use it under?"
+    tags = "\n".join(f"- {tag}" for tag in ("halikit", "adversarially-learned-inference", "hierarchical-latents"))
+    return f"---\nlibrary_name: halikit\n{chosen}\ntags:\n{tags}\n---"
+
+
+def _introduction(config: Config, folder: Path) -> str:
+    levels = levels_of(folder)
+    how = {
+        "adversarial": "trained by hierarchical adversarially learned inference",
+        "elbo": "trained by the evidence lower bound",
+        "supervised": "whose encoder was trained on labels alone",
+    }[config.training.method]
+    many = "one level" if levels == 1 else f"{levels} levels"
+    return (
+        f"A stack of {many} of latent variables, {how}, with halikit {__version__}. "
+        "It draws samples, encodes data, reconstructs them from every level, fills in missing pixels, and edits."
+    )
+
+
+def _pictures(folder: Path) -> Iterator[str]:
+    for name, grid in latest_grids(folder).items():
+        title = _GRIDS[name]
+        yield f"![{title}](samples/{grid.name})\n\n{title}; averaged weights."
+
+
+def _use(repo: str, config: Config, folder: Path) -> str:
+    with safe_open(folder / FILE_NAME, "pt") as file:
+        is_built = json.loads(file.metadata()["halikit"])["config"] is not None
+    build = "" if is_built else ", build=build"
+    note = "" if is_built else "\n\nIts kernels are of the author's own: `build` is the function that makes the model."
+    return (
+        "## Use\n\nWith halikit and its extra `hub` installed, from a shell or from Python:\n\n"
+        f"```console\n$ halikit pull {repo}\n```\n\n```python\nimport halikit as hk\n\n"
+        f'model = hk.from_pretrained("{repo}"{build})\nsamples = model.hierarchy.sample(16)  # in [−1, 1] for images\n'
+        f"states = model.hierarchy.encode(samples)\n```{note}"
+    )
+
+
+def _data_and_settings(config: Config) -> str:
+    settings = config.training
+    shape = "×".join(map(str, config.model.data_shape or ()))
+    facts = {
+        "data": config.data.spec,
+        "shape of x": shape,
+        "preset": config.preset or "none",
+        "levels": config.model.levels,
+        "steps": f"{settings.steps:,} of {settings.batch_size}",
+        "learning rate": settings.learning_rate,
+        "seed": settings.seed,
+    }
+    if settings.method == "adversarial":
+        facts["objective"] = settings.objective.replace("_", " ")
+    if settings.labels is not None:
+        facts["labels seen"] = settings.labels
+    facts = {name: value for name, value in facts.items() if value != ""}
+    return "## Data and settings\n\n" + _table(facts) + "\n\n`config.toml` has every setting."
+
+
+def _measured(folder: Path) -> str:
+    if not (folder / "metrics.csv").is_file():
+        return ""
+    last = {name: [value for value in column if value == value] for name, column in read_metrics(folder).items()}
+    errors = {name: f"{column[-1]:.4f}" for name, column in last.items() if name.startswith("error_") and column}
+    if not errors:
+        return ""
+    rows = {name.removeprefix("error_"): value for name, value in errors.items()}
+    curves = [
+        f"![{path.stem.replace('-', ' ')}](figures/{path.name})"
+        for path in sorted((folder / "figures").glob("training-*.png"))
+    ]
+    told = "Root mean square error per element of reconstructions from each latent, over held-out data: estimates."
+    return "\n\n".join(["## Measured", told, _table(rows), *curves])
+
+
+def _found(folder: Path) -> Iterator[str]:
+    for finding in read_findings(folder):
+        if (folder / "figures" / f"{finding.name}.png").is_file():
+            yield _told(finding, f"![{_plain(finding.title)}](figures/{finding.name}.png)")
+        elif finding.lines:
+            yield _told(finding, "")
+
+
+def _told(finding: Finding, picture: str) -> str:
+    lines = [f"    {line}" for said in (*finding.lines, f"$ {finding.command}") for line in said.splitlines()]
+    return "\n\n".join(filter(None, [f"### {_plain(finding.title)}", picture, "\n".join(lines)]))
+
+
+def _limits(config: Config) -> str:
+    limits = [
+        f"It knows {config.data.spec} and nothing else: other data come back as the nearest of these.",
+        "Reconstructions change what they show, the more so from higher levels, which keep what it is and "
+        "lose which one; what is filled in is plausible, not what was there.",
+        "Its samples are as one-sided as the data that it was trained on.",
+    ]
+    if config.training.method == "adversarial":
+        limits.append("It has no likelihood of data, and nothing here says how much of them its samples cover.")
+    return "## Limits\n\n" + "\n".join(f"- {_plain(limit)}" for limit in limits)
+
+
+def _table(facts: Mapping[str, object] | Mapping[str, str]) -> str:
+    rows: Sequence[str] = [f"| {_plain(str(name))} | {_plain(str(value))} |" for name, value in facts.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#!~])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,331 @@
+"""A run directory as an object: every file name, and what the files hold.
+
+``config.toml``, ``model.safetensors``, ``metrics.csv``, ``samples/*.png``, ``checkpoints/step-*/``, ``tensorboard/``,
+``figures/`` with what commands have found, ``report.html``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from halikit import data, plotting
+from halikit.config import Config
+from halikit.earlier import read_config
+from halikit.errors import InputError
+from halikit.hierarchy import Hierarchy
+from halikit.model import FILE_NAME, Model, levels_of, load
+from halikit.runs.checkpoints import Checkpoints
+from halikit.utils.files import read_bounded, write_atomically
+
+__all__ = ["Finding", "Run"]
+
+# The largest JSON files that are read, in bytes: the description of a divergence, and a finding.
+_LARGEST_DUMP, _LARGEST_FINDING = 2**20, 2**24
+# The order of findings in a report; others follow by name.
+_ORDER = (
+    *("train", "reconstructions", "samples", "inpainting", "innovation", "traversal", "interpolation", "neighbours"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A result of a command on a run.
+
+    Attributes:
+        name: Name of its files; a finding of the same name is replaced.
+        title: Title for people.
+        command: The command that made it.
+        lines: The result in words.
+        values: The result for programs, as JSON takes it.
+    """
+
+    name: str
+    title: str
+    command: str
+    lines: Sequence[str] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Run:
+    """A run directory, opened for reading; data and model are read once, when they are first used.
+
+    Args:
+        path: A run directory, the model file in it, or the name of a model that ships with halikit (its directory is
+            made when something is written).
+        weights: ``"averaged"`` or ``"raw"``.
+        device: Where the model is loaded.
+        data_spec: Data to use instead of the run's own.
+        on_progress: Called with (done, total) while data are read.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        weights: Literal["averaged", "raw"] = "averaged",
+        device: str | torch.device = "cpu",
+        data_spec: str | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.given = Path(path)
+        self.path = self.given.parent if self.given.is_file() else self.given
+        self.weights, self.device, self.data_spec = weights, device, data_spec
+        self._on_progress = on_progress
+
+    @property
+    def config_file(self) -> Path:
+        """The settings."""
+        return self.path / "config.toml"
+
+    @property
+    def model_file(self) -> Path:
+        """Raw and averaged weights."""
+        return self.path / FILE_NAME
+
+    @property
+    def metrics_file(self) -> Path:
+        """One line for each record."""
+        return self.path / "metrics.csv"
+
+    @property
+    def samples_folder(self) -> Path:
+        """Grids of samples and reconstructions by step."""
+        return self.path / "samples"
+
+    @property
+    def figures_folder(self) -> Path:
+        """Findings."""
+        return self.path / "figures"
+
+    @property
+    def events_folder(self) -> Path:
+        """Event files for TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def divergence_file(self) -> Path:
+        """What is known of a divergence."""
+        return self.path / "diverged.json"
+
+    @property
+    def report_file(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def classifier_file(self) -> Path:
+        """The classifier of attributes that an evaluation has trained."""
+        return self.path / "classifier.safetensors"
+
+    @property
+    def exports_folder(self) -> Path:
+        """Exported models."""
+        return self.path / "export"
+
+    def features_file(self, part: str) -> Path:
+        """The features of a part of the data."""
+        return self.path / f"features-{part}.safetensors"
+
+    def checkpoints(self, keep: int = 1) -> Checkpoints:
+        """The checkpoints.
+
+        Args:
+            keep: How many of the newest stay when one is written.
+        """
+        return Checkpoints(self.path, keep)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the directory has the settings and the metrics of a training."""
+        return self.config_file.is_file() and self.metrics_file.is_file()
+
+    @cached_property
+    def settings(self) -> Config:
+        """The settings in ``config.toml``.
+
+        Raises:
+            InputError: If there is no run, or the file is damaged.
+        """
+        if not self.config_file.is_file():
+            raise InputError(f"there is no run at {self.path}: expected a directory with {self.config_file.name} in it")
+        return read_config(self.path)
+
+    @cached_property
+    def model(self) -> Model:
+        """The trained model, in evaluation mode.
+
+        Raises:
+            InputError: If there is no model, or it was not built from a config.
+        """
+        model = load(self.given, weights=self.weights, device=self.device)
+        if model.config is None:
+            raise InputError(
+                f"{self.given} holds kernels of its author's own, which the command line cannot build; use hk.load"
+            )
+        return model
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """The hierarchy of the model."""
+        return self.model.hierarchy
+
+    @property
+    def config(self) -> Config:
+        """The settings that the model was built from."""
+        assert self.model.config is not None
+        return self.model.config
+
+    @property
+    def levels(self) -> int:
+        """Number of levels of the model.
+
+        Raises:
+            ModelError: If the model is missing or damaged.
+        """
+        return levels_of(self.given)
+
+    @cached_property
+    def data(self) -> data.DataSet:
+        """The data set, at the run's size.
+
+        Raises:
+            InputError: If it cannot be read or does not fit the model.
+        """
+        settings, shape = self.config.data, self.config.model.data_shape
+        loaded = data.load(
+            self.data_spec or settings.spec, size=settings.size, strict=settings.strict, on_progress=self._on_progress
+        )
+        if loaded.shape != shape:
+            raise InputError(f"the model is for data of shape {shape}, but {loaded.spec} has {loaded.shape}")
+        return loaded
+
+    def held_out(self, n: int, part: data.Split | None = None) -> Tensor:
+        """The first ``n`` held-out samples, or all if there are fewer, ``(n, *shape of x)``, on the run's device.
+
+        Args:
+            n: How many.
+            part: Another part of the data.
+        """
+        part = part or self.data.held_out
+        return part.batch(torch.arange(min(n, len(part)))).to(self.hierarchy.prior.device)
+
+    def held_out_images(self, n: int) -> Tensor:
+        """The first ``n`` held-out images, or all if there are fewer, ``(n, C, H, W)``.
+
+        Raises:
+            InputError: If the data are not images.
+        """
+        x = self.held_out(n)
+        if x.dim() != 4:
+            raise InputError(f"pictures are made of images, and this model is for data of shape {tuple(x.shape[1:])}")
+        return x
+
+    def metrics(self) -> dict[str, list[float]]:
+        """The columns of ``metrics.csv`` by name; NaN where nothing was measured.
+
+        Raises:
+            InputError: If the file is missing or damaged.
+        """
+        try:
+            with self.metrics_file.open(newline="", encoding="utf-8") as file:
+                head, *rows = csv.reader(file)
+            if not {"step", "seconds"} <= set(head):
+                raise ValueError("it has no columns step and seconds")
+            return {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(head)}
+        except (OSError, ValueError, IndexError, csv.Error) as error:
+            raise InputError(f"cannot read {self.metrics_file}: {error}") from None
+
+    def divergence(self) -> dict[str, Any] | None:
+        """What is known of a divergence; ``None`` if training has not diverged.
+
+        Raises:
+            InputError: If the file is damaged.
+        """
+        if not self.divergence_file.exists():
+            return None
+        try:
+            values = json.loads(read_bounded(self.divergence_file, _LARGEST_DUMP))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{self.divergence_file} is damaged: {error}") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{self.divergence_file} is damaged: it is not a JSON object")
+        return values
+
+    def grids(self) -> dict[str, Path]:
+        """The newest pictures of the training, as far as there are any: ``reconstructions`` and ``samples``."""
+        found = {}
+        for kind in ("reconstructions", "samples"):
+            steps = {path.stem.rpartition("-")[2]: path for path in self.samples_folder.glob(f"{kind}-*.png")}
+            numbered = {int(step): path for step, path in steps.items() if step.isascii() and step.isdecimal()}
+            if numbered:
+                found[kind] = numbered[max(numbered)]
+        return found
+
+    def findings(self) -> list[Finding]:
+        """The findings, in the order of the report.
+
+        Raises:
+            InputError: If a file is damaged.
+        """
+        files = self.figures_folder.glob("*.json")
+        order = {name: place for place, name in enumerate(_ORDER)}
+        return [_finding(file) for file in sorted(files, key=lambda path: (order.get(path.stem, len(order)), path.stem))]
+
+    def picture_of(self, finding: Finding) -> Path:
+        """The file of a finding's picture; it is missing where the finding has none."""
+        return self.figures_folder / f"{finding.name}.png"
+
+    def keep(self, finding: Finding, picture: NDArray[np.uint8] | None = None) -> Path | None:
+        """Write a finding into the directory.
+
+        Args:
+            finding: The finding.
+            picture: ``(height, width, 3)``.
+
+        Returns:
+            The file of the picture, if there is one.
+
+        Raises:
+            InputError: If the directory cannot be written to.
+            ResourceError: If the disk is full.
+        """
+        self.make(self.figures_folder)
+        path = self.picture_of(finding)
+        if picture is not None:
+            plotting.save_png(path, picture)
+        write_atomically(path.with_suffix(".json"), json.dumps(asdict(finding), indent=1, ensure_ascii=False))
+        return None if picture is None else path
+
+    def make(self, folder: Path) -> None:
+        """Make a folder of the run.
+
+        Raises:
+            InputError: If it cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make {folder}: {error.strerror}") from None
+
+
+def _finding(file: Path) -> Finding:
+    try:
+        values = json.loads(read_bounded(file, _LARGEST_FINDING))
+        finding = Finding(**values)
+        texts = (finding.name, finding.title, finding.command, *finding.lines)
+        if not all(isinstance(text, str) for text in texts) or finding.name != file.stem:
+            raise ValueError("it is not a finding of that name")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{file} is damaged ({error}); remove it and make it again") from None
+    return finding

@@ -1,0 +1,196 @@
+"""Writes the files of one training into a run directory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from halikit import plotting
+from halikit.config import Config, to_toml
+from halikit.errors import InputError, ResourceError
+from halikit.hierarchy import Hierarchy
+from halikit.model import Model, save_model
+from halikit.runs.checkpoints import State
+from halikit.runs.events import Events
+from halikit.runs.lock import locked
+from halikit.runs.record import Record, cells_of, columns
+from halikit.runs.run import Run
+from halikit.utils.files import TEMPORARY, write_atomically, writing
+
+__all__ = ["RunWriter"]
+
+# Samples in a row of the grid.
+_COLUMNS = 16
+
+
+class RunWriter:
+    """Writes the files of one training into a run directory.
+
+    Args:
+        run: The run directory, made where it is missing.
+        model: The model that trains.
+        extra: Names of extra losses, for the columns of ``metrics.csv``.
+        keep: How many of the newest checkpoints stay.
+        resumes: Whether to go on with the run that is there; otherwise there must be none.
+
+    Raises:
+        InputError: If the directory cannot be made, or holds a run already and ``resumes`` is false.
+
+    Attributes:
+        run: The run directory.
+        checkpoints: The checkpoints of the run.
+    """
+
+    def __init__(
+        self, run: Run, model: Model, *, extra: Sequence[str] = (), keep: int = 3, resumes: bool = False
+    ) -> None:
+        self.run, self.model = run, model
+        self.checkpoints = run.checkpoints(keep)
+        self._events = Events(run.events_folder)
+        self._latents = [space.name for space in model.hierarchy.spaces[1:]]
+        self._columns = columns(self._latents, extra)
+        self._is_ours = resumes
+        self._refuse_another()
+        run.make(run.path)
+
+    @contextmanager
+    def writing(self, config: Config, step: int, size: int) -> Iterator[None]:
+        """Hold the directory for a training that goes on from ``step``; what is there of later steps is removed.
+
+        Args:
+            config: See :meth:`describe`.
+            step: Steps played so far.
+            size: Bytes that one checkpoint takes.
+
+        Raises:
+            InputError: If another process holds the directory, or it cannot be written to.
+            ResourceError: If there is no room for the checkpoints.
+        """
+        with locked(self.run.path):
+            # Another training may have written there since.
+            self._refuse_another()
+            self._sweep()
+            self.check_room(size)
+            self.describe(config)
+            self.rewind(step)
+            self.run.divergence_file.unlink(missing_ok=True)
+            self._is_ours = True
+            try:
+                yield
+            finally:
+                self._events.close()
+
+    def rewind(self, step: int) -> None:
+        """Remove what is there of steps after ``step``."""
+        self.checkpoints.go_on_from(step)
+        self._events.rewind(step)
+        rows = [row for row in self._rows() if row["step"].isdecimal() and int(row["step"]) <= step]
+        text = io.StringIO()
+        table = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        write_atomically(self.run.metrics_file, text.getvalue())
+        for picture in self.run.samples_folder.glob("*-*.png"):
+            number = picture.stem.rpartition("-")[2]
+            if number.isdecimal() and int(number) > step:
+                picture.unlink(missing_ok=True)
+
+    def check_room(self, size: int) -> None:
+        """Refuse to begin what cannot be written to its end.
+
+        Args:
+            size: Bytes that one checkpoint takes.
+
+        Raises:
+            ResourceError: With what is needed and what is free.
+        """
+        # Those kept, the best, the one being written, and the model itself twice.
+        needed = size * (self.checkpoints.keep + 4)
+        own = sum(file.stat().st_size for file in self.checkpoints.path.rglob("*") if file.is_file())
+        free = shutil.disk_usage(self.run.path).free
+        if needed - own > free:
+            raise ResourceError(
+                f"{self.run.path} has {free / 2**20:,.0f} MiB free, but the run needs {(needed - own) / 2**20:,.0f} MiB: "
+                f"{size / 2**20:,.1f} MiB for each checkpoint; lower training.keep, or choose another disk with --out"
+            )
+
+    def describe(self, config: Config) -> None:
+        """Write ``config.toml``; the settings of training are the user's to repeat even where the kernels are not."""
+        write_atomically(self.run.config_file, to_toml(config))
+
+    def record(self, record: Record) -> None:
+        """Add a line to ``metrics.csv``; cells are empty where nothing was measured."""
+        path = self.run.metrics_file
+        cells = cells_of(record, self._latents)
+        with writing(path):
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            is_new = not path.exists()
+            with path.open("a", newline="", encoding="utf-8") as file:
+                table = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+                if is_new:
+                    table.writeheader()
+                table.writerow(cells)
+        self._events.scalars({name: float(cell) for name, cell in cells.items() if cell and name != "step"}, record.step)
+
+    def save(self, averaged: Hierarchy, config: Config | None, step: int) -> None:
+        """Write the model as it is now, with the config that it can be built from, if any."""
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        save_model(self.run.model_file, self.model, averaged, config=config, step=step)
+
+    def checkpoint(self, state: State) -> Path:
+        """Write a checkpoint, the records that it goes on from first."""
+        with writing(self.run.metrics_file):
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.run.metrics_file, os.O_RDWR | os.O_CREAT)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        return self.checkpoints.write(state)
+
+    def dump(self, values: Mapping[str, Any]) -> Path:
+        """Write what is known of a divergence to ``diverged.json``, which ``halikit inspect`` reads."""
+        write_atomically(self.run.divergence_file, json.dumps(values, indent=1, allow_nan=False) + "\n")
+        return self.run.divergence_file
+
+    def pictures(self, samples: Tensor, reconstructions: Mapping[str, Tensor], step: int) -> None:
+        """Write grids of samples and reconstructions ``(n, C, H, W)``; nothing where the data are no images."""
+        if samples.dim() != 4:
+            return
+        self.run.samples_folder.mkdir(parents=True, exist_ok=True)
+        pictures = {
+            "samples": plotting.grid(samples, _COLUMNS),
+            "reconstructions": plotting.labelled_rows(reconstructions),
+        }
+        for name, picture in pictures.items():
+            plotting.save_png(self.run.samples_folder / f"{name}-{step:07d}.png", picture)
+            self._events.picture(name, picture, step)
+
+    def _refuse_another(self) -> None:
+        if not self._is_ours and (self.run.model_file.exists() or self.checkpoints.steps()):
+            raise InputError(
+                f"{self.run.path} already holds a run; go on with it (--resume), choose another directory with --out, "
+                "or remove it"
+            )
+
+    def _rows(self) -> Iterator[dict[str, str]]:
+        """The rows of ``metrics.csv`` that are whole."""
+        try:
+            with self.run.metrics_file.open(newline="", encoding="utf-8", errors="replace") as file:
+                for row in csv.DictReader(file):
+                    if None not in row and None not in row.values() and "step" in row:
+                        yield row
+        except (FileNotFoundError, csv.Error):
+            return
+
+    def _sweep(self) -> None:
+        """Remove what a process that was killed had not finished."""
+        for path in [*self.run.path.glob(f".*{TEMPORARY}"), *self.run.path.glob(f"*/.*{TEMPORARY}")]:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Learning from few labels: consistency, pseudo-labels, label propagation. None of it is in the paper."""

@@ -1,0 +1,42 @@
+"""Training on the evidence lower bound: the variational autoencoder, a baseline (sections 5.2 and 7.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from halikit.data import Split
+from halikit.elbo import check_trains_by_elbo, negative_elbo
+from halikit.hierarchy import Hierarchy
+from halikit.model import Model
+from halikit.training.method import Method
+
+__all__ = ["ElboMethod"]
+
+
+class ElboMethod(Method):
+    """Descent on the evidence lower bound; see :mod:`halikit.elbo`.
+
+    Args:
+        model: A model whose kernels all have densities, none with a gauge.
+
+    Raises:
+        InputError: If a kernel has no density or has a gauge.
+    """
+
+    columns = ("negative_elbo",)
+    description = "descent on the evidence lower bound"
+
+    def __init__(self, model: Model) -> None:
+        check_trains_by_elbo(model.hierarchy)
+        self._hierarchy = model.hierarchy
+
+    def add_gradients(self, x: Tensor, labels: Tensor | None, step: int, total: int) -> dict[str, Tensor]:
+        """One step of descent."""
+        loss = negative_elbo(self._hierarchy, x)
+        loss.backward()
+        return {"negative_elbo": loss.detach()}
+
+    def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
+        """The bound on held-out data, with running statistics."""
+        return {"held_out_negative_elbo": float(negative_elbo(averaged, part.batch(torch.arange(len(part)))))}

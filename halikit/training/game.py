@@ -1,0 +1,198 @@
+"""Training by the game of Algorithm 1, in rounds or both players at once, with penalties and extra losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from halikit.algorithm import (
+    add_both_gradients,
+    add_discriminator_gradients,
+    add_generator_gradients,
+    gradient_penalty,
+    play,
+    supports_single_pass,
+)
+from halikit.config import Config, GameSettings
+from halikit.data import Split
+from halikit.errors import InputError
+from halikit.hardware.compiled import CompiledStep
+from halikit.hierarchy import Hierarchy
+from halikit.model import Model
+from halikit.objectives import OBJECTIVES
+from halikit.training.extra_losses import ExtraLoss, Player, StepContext, add_gradients, check_names, parameters_of
+from halikit.training.method import Method
+from halikit.utils.modes import evaluating
+from halikit.utils.random import seeded
+
+__all__ = ["GameMethod", "Players", "input_noise", "penalty_weight", "players_of"]
+
+Players = Literal["both", "discriminator", "generators"]
+
+_LOSSES = ("d_loss", "g_loss", "rho_q", "rho_p")
+
+
+def players_of(settings: GameSettings, step: int) -> Players:
+    """Who moves in a step: both at once, or in rounds the discriminator first and then the generators."""
+    d, g = settings.discriminator_steps, settings.generator_steps
+    if d == g == 1:
+        return "both"
+    return "discriminator" if step % (d + g) < d else "generators"
+
+
+def penalty_weight(settings: GameSettings, step: int) -> float:
+    """Weight of the gradient penalty in a step: lazily, ``k γ`` at every k-th step of the discriminator."""
+    if players_of(settings, step) == "generators":
+        return 0.0
+    every = settings.penalty_every
+    d, g = settings.discriminator_steps, settings.generator_steps
+    played = step if d == g == 1 else step // (d + g) * d + min(step % (d + g), d)
+    return 0.0 if played % every else every * settings.gradient_penalty
+
+
+def input_noise(settings: GameSettings, first: float, step: int, total: int) -> float:
+    """Standard deviation of the noise on the discriminator's ``x`` in a step; it changes linearly from ``first`` on."""
+    last = settings.final_input_noise
+    if last is None or total <= 0:
+        return first
+    return first + (last - first) * min(1.0, step / total)
+
+
+class GameMethod(Method):
+    """Algorithm 1.
+
+    Args:
+        model: A model with a discriminator, on the device where it trains.
+        config: The settings.
+        extra_losses: Losses beside those of the game.
+        keep_gradients: Whether gradients must outlive the next call, as those of micro-batches must.
+        measure: Numbers on held-out data, see :meth:`Method.measure`.
+        on_notice: Called with a message where a step cannot be compiled.
+
+    Raises:
+        InputError: If there is no discriminator, or the name of an extra loss is taken.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        config: Config,
+        extra_losses: Sequence[ExtraLoss] = (),
+        *,
+        measure: Callable[[Hierarchy, Split], dict[str, float]] | None = None,
+        on_notice: Callable[[str], None] = print,
+    ) -> None:
+        if model.discriminator is None:
+            raise InputError("the game needs a discriminator: pass one to hk.Model, or set training.method to 'elbo'")
+        check_names(extra_losses, _LOSSES)
+        self.settings, self.encoder_noise = config.game, config.training.encoder_noise
+        self.objective = OBJECTIVES[self.settings.objective]
+        self.columns = (*_LOSSES, *(loss.name for loss in extra_losses))
+        self._hierarchy, self._discriminator = model.hierarchy, model.discriminator
+        self._extra_losses = extra_losses
+        self._measure, self._notify = measure, on_notice
+        self._input_noises = [game.noise.scale if game.noise else 0.0 for game in self._discriminator.games]
+        self.single_pass, self.description = self._examine()
+        self._compile_mode = config.hardware.compile
+        self._keep_gradients = config.hardware.accumulate > 1
+        self._compiled: dict[tuple[Players, float], CompiledStep] = {}
+
+    @property
+    def extra_modules(self) -> dict[str, tuple[nn.Module, str]]:
+        """The extra losses that are modules."""
+        found = {f"extra.{loss.name}": (loss.module, loss.player) for loss in self._extra_losses}
+        return {name: (module, player) for name, (module, player) in found.items() if module is not None}
+
+    def add_gradients(self, x: Tensor, labels: Tensor | None, step: int, total: int) -> dict[str, Tensor]:
+        """One step of Algorithm 1, at the noise and the penalty of its place in the training."""
+        for game, first in zip(self._discriminator.games, self._input_noises, strict=True):
+            if game.noise:
+                game.noise.scale = input_noise(self.settings, first, step, total) if first else 0.0
+        players, penalty = players_of(self.settings, step), penalty_weight(self.settings, step)
+        losses = [loss for loss in self._extra_losses if _moves(loss.player, players)]
+        inside = [loss for loss in losses if loss.samples != "unused"]
+        outcome = self._compiled_play(players, penalty, inside, x, labels) if self._compile_mode else None
+        if outcome is None:
+            outcome = self._play(players, penalty, inside, step, x, labels)
+        context = StepContext({}, {}, self._hierarchy, self._discriminator, labels, step)
+        return outcome | {loss.name: add_gradients(loss, context) for loss in losses if loss.samples == "unused"}
+
+    def _play(
+        self,
+        players: Players,
+        penalty: float,
+        losses: Sequence[ExtraLoss],
+        step: int | None,
+        x: Tensor,
+        labels: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The gradients of the game and of the losses that read its samples."""
+        moves_generators, moves_discriminator = players != "discriminator", players != "generators"
+        with torch.set_grad_enabled(moves_generators):
+            drawn = play(self._hierarchy, self._discriminator, x, self.objective, encoder_noise=self.encoder_noise)
+        if players == "both" and self.single_pass:
+            add_both_gradients(drawn, retain_graph=any(loss.samples == "differentiated" for loss in losses))
+        else:
+            if moves_discriminator:
+                add_discriminator_gradients(drawn, self._discriminator)
+            if moves_generators:
+                add_generator_gradients(drawn, self._hierarchy)
+        if penalty:
+            joints = {"encoder": drawn.encoder_states, "decoder": drawn.decoder_states}
+            chosen = [states for name, states in joints.items() if self.settings.penalised_joint in (name, "both")]
+            cost = penalty / 2 * gradient_penalty(self._discriminator, *chosen)
+            torch.autograd.backward(cost, inputs=parameters_of("discriminator", self._hierarchy, self._discriminator))
+        context = StepContext(
+            drawn.encoder_states, drawn.decoder_states, self._hierarchy, self._discriminator, labels, step
+        )
+        values = (drawn.discriminator_loss, drawn.generator_loss, *drawn.rho)
+        return dict(zip(_LOSSES, values, strict=True)) | {loss.name: add_gradients(loss, context) for loss in losses}
+
+    def _compiled_play(
+        self, players: Players, penalty: float, losses: Sequence[ExtraLoss], x: Tensor, labels: Tensor | None
+    ) -> dict[str, Tensor] | None:
+        """:meth:`_play` as one graph for each kind of step, or ``None`` if an extra loss cannot be compiled."""
+        assert self._compile_mode
+        if (players, penalty) not in self._compiled:
+            self._compiled[players, penalty] = CompiledStep(
+                partial(self._play, players, penalty, losses, None),
+                [self._hierarchy, self._discriminator, *(loss.module for loss in losses if loss.module is not None)],
+                mode=self._compile_mode,
+                keep_gradients=self._keep_gradients,
+            )
+        try:
+            return self._compiled[players, penalty](*(x,) if labels is None else (x, labels))
+        except InputError as error:
+            if all(loss.name == "sleep_loss" for loss in losses):
+                raise
+            self._compile_mode = None
+            self._notify(f"steps are not compiled, because an extra loss cannot be: {error}")
+            return None
+
+    def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
+        """Numbers of the extra losses on held-out data."""
+        return self._measure(averaged, part) if self._measure else {}
+
+    def finish(self) -> None:
+        """Give the discriminator its input noise back."""
+        for game, first in zip(self._discriminator.games, self._input_noises, strict=True):
+            if game.noise:
+                game.noise.scale = first
+
+    def _examine(self) -> tuple[bool, str]:
+        """Whether one backward pass serves both players, and what a step is."""
+        settings, hierarchy = self.settings, self._hierarchy
+        d, g = settings.discriminator_steps, settings.generator_steps
+        if d != 1 or g != 1:
+            return False, f"rounds of {d} discriminator and {g} generator steps"
+        with evaluating(hierarchy), seeded(0, hierarchy.prior.device), torch.no_grad():
+            states = hierarchy.sample_states(4)
+        return supports_single_pass(self._discriminator, self.objective, states)
+
+
+def _moves(player: Player, players: Players) -> bool:
+    return players == "both" or (player == "discriminator") == (players == "discriminator")

@@ -1,0 +1,54 @@
+"""What a step of training is: an interface with one class for each way to train."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from halikit.data import Split
+from halikit.hierarchy import Hierarchy
+
+__all__ = ["Method"]
+
+
+class Method(ABC):
+    """One way to train a model. It adds gradients; it owns no optimiser.
+
+    Attributes:
+        columns: Names of all losses that :meth:`add_gradients` can return.
+        single_pass: Whether one backward pass serves both players.
+        description: What a step is, in words.
+        trains_decoder: Whether the decoder is trained, so that reconstructions and samples mean something.
+    """
+
+    columns: tuple[str, ...]
+    single_pass = False
+    description: str
+    trains_decoder = True
+
+    @abstractmethod
+    def add_gradients(self, x: Tensor, labels: Tensor | None, step: int, total: int) -> dict[str, Tensor]:
+        """Add the gradients of a step to ``.grad``.
+
+        Args:
+            x: Batch, ``(n, *shape of x)``.
+            labels: Its labels, ``(n,)`` int64, if there are any.
+            step: Number of the step, counted from 0.
+            total: Number of steps of the training.
+
+        Returns:
+            The losses of the step by name, ``()`` each, detached; those alone that were taken in this step.
+        """
+
+    @property
+    def extra_modules(self) -> dict[str, tuple[nn.Module, str]]:
+        """Modules beside the model's that are trained or have a state: each by name, with the player it belongs to."""
+        return {}
+
+    def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
+        """Numbers on held-out data for the record, by name, beside the errors; the hierarchy is in evaluation mode."""
+        return {}
+
+    def finish(self) -> None:  # noqa: B027 (most methods change nothing that they would have to put back)
+        """Put back what was changed in the model for training."""

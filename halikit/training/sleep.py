@@ -1,0 +1,140 @@
+"""The sleep phase: each encoder kernel learns from the decoder's own samples what they came from.
+
+``S = Σ_l w_l E_p [−log q(z_l|z_{l−1})]`` over ``(z_{l−1}, z_l) ~ p``, each term for one element of ``z_l``. It is a
+loss of the encoder alone: the decoder's samples are constants, and no data enter it (Hinton et al. 1995, "The
+wake-sleep algorithm for unsupervised neural networks"; not in the paper). Every kernel brings its own
+:meth:`~halikit.Kernel.sleep_loss`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from halikit.config import Config
+from halikit.errors import InputError
+from halikit.hierarchy import Hierarchy
+from halikit.training.extra_losses import ExtraLoss, StepContext
+
+__all__ = ["RULE", "resolve_sleep_weights", "sleep_loss", "sleep_phase", "sleep_weights"]
+
+# How :func:`sleep_weights` chooses the default weights, in words.
+RULE = (
+    "1 at every level, but 0 at level 1 if z1 is feature maps, and 0 where an encoder kernel knows neither a density "
+    "nor a mean, or shares weights with the decoder"
+)
+
+
+def sleep_loss(
+    hierarchy: Hierarchy, states: Mapping[str, Tensor], weights: Sequence[float], noise: float = 0.0
+) -> Tensor:
+    """``S`` on samples of the decoder's joint, ``()``; its gradient reaches the encoder alone.
+
+    In training mode batch statistics are those of these samples, and no buffer (running statistics, say) changes.
+
+    Args:
+        hierarchy: In training mode, or in evaluation mode.
+        states: Of the decoder's joint (Eq. 4), ``(n, *shape)`` by name.
+        weights: ``w_1 … w_L``, each at least 0.
+        noise: Standard deviation of the noise on the encoder's input, as in the game.
+    """
+    asleep = _Asleep(hierarchy, weights, noise)
+    buffers = {name: buffer.clone() for name, buffer in asleep.named_buffers()}
+    loss: Tensor = functional_call(asleep, buffers, ({name: state.detach() for name, state in states.items()},))
+    return loss
+
+
+def sleep_phase(weights: Sequence[float], noise: float = 0.0) -> ExtraLoss:
+    """The sleep phase as a loss of the encoder.
+
+    Args:
+        weights: ``w_1 … w_L``, each at least 0.
+        noise: Standard deviation of the noise on the encoder's input, as in the game.
+    """
+
+    def sleep_loss_of_step(step: StepContext) -> Tensor:
+        return sleep_loss(step.hierarchy, step.decoder_states, weights, noise)
+
+    return ExtraLoss(sleep_loss_of_step, "encoder", name="sleep_loss", samples="constant")
+
+
+def resolve_sleep_weights(config: Config, hierarchy: Hierarchy) -> tuple[Config, list[str]]:
+    """The settings with one weight of the sleep phase for each level, and notices about the weights.
+
+    Raises:
+        InputError: As :func:`sleep_weights`.
+    """
+    wanted = config.game.sleep_weights
+    if not config.plays or wanted == 0:
+        return config, []
+    weights, notices = sleep_weights(hierarchy, wanted)
+    game = config.game.model_copy(update={"sleep_weights": weights})
+    return config.model_copy(update={"game": game}), notices
+
+
+def sleep_weights(
+    hierarchy: Hierarchy, wanted: Literal["auto"] | float | Sequence[float] = "auto"
+) -> tuple[tuple[float, ...], list[str]]:
+    """The weight of each level, and notices about them.
+
+    Args:
+        hierarchy: Any.
+        wanted: One number for every level, one for each from level 1 up, or ``"auto"`` for :data:`RULE`.
+
+    Returns:
+        ``w_1 … w_L``, and notices.
+
+    Raises:
+        InputError: If there are not as many weights as levels, or a kernel that shares weights with the decoder is to
+            have one.
+    """
+    levels = len(hierarchy)
+    if wanted == "auto":
+        asked = [0.0 if level == 1 and link.up.target.is_image else 1.0 for level, link in enumerate(hierarchy, 1)]
+    else:
+        asked = [float(w) for w in wanted] if isinstance(wanted, Sequence) else [float(wanted)] * levels
+    if len(asked) != levels:
+        raise InputError(f"game.sleep_weights has {len(asked)} weights, and the hierarchy has {levels} levels")
+    decoder = {id(parameter) for link in hierarchy for parameter in link.down.parameters()}
+    notices = []
+    for i, link in enumerate(hierarchy):
+        if not asked[i]:
+            continue
+        name = link.up.target.name
+        if any(id(parameter) in decoder for parameter in link.up.parameters()):
+            if wanted != "auto":
+                raise InputError(
+                    f"game.sleep_weights is {asked[i]:g} at {name}, but {link.up} shares weights with the decoder, which "
+                    "the sleep phase must not train; it has to be 0 there"
+                )
+            notices.append(f"no sleep phase at {name}: {link.up} shares weights with the decoder")
+        elif not link.up.has_sleep_loss:
+            notices.append(f"no sleep phase at {name}: {link.up} has neither a density nor a mean to learn by")
+        else:
+            continue
+        asked[i] = 0.0
+    return tuple(asked), notices
+
+
+class _Asleep(nn.Module):
+    """The encoder's kernels with a weight, so that one call can have all their buffers replaced."""
+
+    def __init__(self, hierarchy: Hierarchy, weights: Sequence[float], noise: float) -> None:
+        super().__init__()
+        weighted = [(link.up, weight) for link, weight in zip(hierarchy, weights, strict=True) if weight]
+        self.encoder = nn.ModuleList(kernel for kernel, _ in weighted)
+        self.weighted = weighted
+        self.data, self.noise = hierarchy.spaces[0].name, noise
+
+    def forward(self, states: dict[str, Tensor]) -> Tensor:
+        if self.noise:
+            x = states[self.data]
+            states = {**states, self.data: x.add(torch.randn_like(x), alpha=self.noise)}
+        total = torch.zeros((), device=states[self.data].device)
+        for kernel, weight in self.weighted:
+            total = total + weight * kernel.sleep_loss(states[kernel.target.name], states[kernel.source.name]).mean()
+        return total

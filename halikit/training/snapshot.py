@@ -1,0 +1,92 @@
+"""Everything that the steps to come depend on: what a checkpoint holds, and how it is restored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Adam
+
+from halikit.config import Config
+from halikit.model import fill, named_tensors
+from halikit.optimisation.guard import Guard
+from halikit.optimisation.optimisers import fill_optimiser, optimiser_tensors
+from halikit.runs.checkpoints import Checkpoint, CheckpointError, State
+from halikit.training.meter import Meter
+
+__all__ = ["Snapshot"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a training, to be written to and restored from a checkpoint.
+
+    Attributes:
+        modules: All modules with a state, by name.
+        optional: Names of modules that start anew where a checkpoint does not have them.
+        optimisers: An optimiser for each module that trains, by the name of the module.
+        guard: Its counts of skipped steps.
+        meter: Its losses since the last record.
+    """
+
+    modules: Mapping[str, nn.Module]
+    optional: frozenset[str]
+    optimisers: Mapping[str, Adam]
+    guard: Guard
+    meter: Meter
+
+    @property
+    def size(self) -> int:
+        """Bytes that a checkpoint takes: all weights, and twice those that are trained for their optimisers."""
+        trained = sum(p.nbytes for name in self.optimisers for p in self.modules[name].parameters() if p.requires_grad)
+        return 2 * trained + sum(tensor.nbytes for tensor in named_tensors(self.modules).values())
+
+    def take(
+        self, step: int, config: Config, surroundings: Mapping[str, str], rate_share: float, score: float | None
+    ) -> State:
+        """The state after a step.
+
+        Args:
+            step: Steps so far.
+            config: The settings.
+            surroundings: What must be the same for identical results; see :func:`halikit.training.resume.surroundings`.
+            rate_share: Share of the learning rates; lower once training had to go back to a checkpoint.
+            score: What the best checkpoint is chosen by, if this step was evaluated.
+        """
+        facts = {
+            "step": step,
+            "seconds": self.meter.seconds(),
+            "rate_share": rate_share,
+            "columns": list(self.meter.columns),
+            "config": config.model_dump(mode="json"),
+            "surroundings": dict(surroundings),
+        }
+        tensors = named_tensors(self.modules)
+        for name, optimiser in self.optimisers.items():
+            tensors |= optimiser_tensors(optimiser, self.modules[name], f"optimiser.{name}")
+        return State(tensors | {"skipped": self.guard.counts, "unread": self.meter.unread()}, facts, score)
+
+    def restore(self, checkpoint: Checkpoint, device: torch.device) -> Mapping[str, Any]:
+        """Bring the training into the state of a checkpoint.
+
+        Returns:
+            The facts of the checkpoint.
+
+        Raises:
+            InputError: If the checkpoint does not fit the model.
+        """
+        path, tensors, facts = checkpoint.path, checkpoint.tensors(), checkpoint.facts
+        for name, module in self.modules.items():
+            if name not in self.optional or any(key.startswith(f"{name}.") for key in tensors):
+                fill(path, module, tensors, name)
+        for name, optimiser in self.optimisers.items():
+            fill_optimiser(path, optimiser, self.modules[name], tensors, f"optimiser.{name}")
+        try:
+            self.guard.counts.copy_(tensors["skipped"])
+            self.meter.restore(tensors["unread"].to(device), facts["columns"], facts["seconds"])
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise CheckpointError(f"{path} does not fit the model: {error}") from None
+        return facts

@@ -1,0 +1,117 @@
+"""One step of training: gradients, the guard against NaN, optimisers, the moving average of the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halikit.config import Config
+from halikit.errors import InputError
+from halikit.hardware.hardware import Hardware
+from halikit.model import Model
+from halikit.optimisation.ema import Averager
+from halikit.optimisation.guard import Guard
+from halikit.optimisation.optimisers import make_optimiser, rate_share
+from halikit.training.method import Method
+from halikit.utils.random import seeded
+
+__all__ = ["Stepper"]
+
+
+class Stepper:
+    """Takes the steps of a training.
+
+    Args:
+        model: The model.
+        method: What a step is.
+        averager: The moving average of the weights.
+        settings: All settings.
+        hardware: Where the steps run.
+
+    Attributes:
+        steps: Steps so far.
+        total: Steps that the schedules are planned over.
+        rate_share: Share of the learning rates; lower once training had to go back to a checkpoint.
+        optimisers: An optimiser for each module that trains, by the name of the module.
+        guard: Skips steps that give NaN or Inf.
+    """
+
+    def __init__(
+        self, model: Model, method: Method, averager: Averager, settings: Config, hardware: Hardware
+    ) -> None:
+        self._settings, self._hardware = settings, hardware
+        self._method, self._averager = method, averager
+        self._shape = model.hierarchy.spaces[0].shape
+        self.steps, self.total, self.rate_share = 0, settings.training.steps, 1.0
+        players = {name: (part, name) for name, part in model.parts.items()} | method.extra_modules
+        self._rates = {name: settings.optimiser.rate(player) for name, (_, player) in players.items()}
+        self.optimisers = {
+            name: make_optimiser(part, self._rates[name], settings.optimiser.betas)
+            for name, (part, _) in players.items()
+            if name in model.parts or any(True for _ in part.parameters())
+        }
+        self.guard = Guard((part for part, _ in players.values()), hardware.processes)
+
+    def step(self, batch: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Take one step.
+
+        Args:
+            batch: ``(n, *shape of x)``.
+            labels: ``(n,)`` int64, if there are any.
+
+        Returns:
+            The losses by name, ``()`` each, on the device.
+
+        Raises:
+            InputError: If the batch does not fit.
+        """
+        self._check_batch(batch)
+        share = self.rate_share * rate_share(self._settings.optimiser, self.steps, self.total)
+        for name, optimiser in self.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = self._rates[name] * share
+            optimiser.zero_grad()
+        if self._settings.hardware.compile:
+            # CUDA graphs may now write over the memory of earlier steps: nobody reads it again.
+            torch.compiler.cudagraph_mark_step_begin()
+        self.guard.before_step()
+        # The noise of a step depends on (seed, step, rank) alone; the caller's generators are restored.
+        noise = np.random.SeedSequence((self._settings.training.seed, self.steps, self._hardware.processes.rank))
+        with seeded(int(noise.generate_state(1)[0]), self._hardware.device), self._hardware.autocast():
+            losses = self._add_gradients(batch.to(self._hardware.device), labels)
+        self.guard.after_gradients(losses.values(), self.optimisers.values())
+        for optimiser in self.optimisers.values():
+            optimiser.step()
+        self.steps += 1
+        self._averager.update(self.steps)
+        return losses
+
+    def _check_batch(self, batch: Tensor) -> None:
+        shape, accumulate = self._shape, self._settings.hardware.accumulate
+        if batch.shape[1:] != shape or len(batch) < 2:
+            wanted = ", ".join(map(str, shape))
+            raise InputError(f"a training batch is (n, {wanted}) with n ≥ 2, got {tuple(batch.shape)}")
+        if len(batch) % accumulate or len(batch) < 2 * accumulate:
+            raise InputError(
+                f"hardware.accumulate={accumulate} divides a batch into as many equal parts of two samples or more, "
+                f"got a batch of {len(batch)}"
+            )
+
+    def _add_gradients(self, batch: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        """The gradients of the mean loss of the micro-batches, averaged over processes; returns the mean losses."""
+        number = self._settings.hardware.accumulate
+        parts = batch.chunk(number)
+        labelled = [None] * number if labels is None else labels.to(batch.device).chunk(number)
+        found = [
+            self._method.add_gradients(self._hardware.layout(x), y, self.steps, self.total)
+            for x, y in zip(parts, labelled, strict=True)
+        ]
+        parameters = [p for o in self.optimisers.values() for group in o.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if number > 1 and gradients:
+            torch._foreach_mul_(gradients, 1 / number)
+        self._hardware.processes.average_gradients(parameters)
+        if number == 1:
+            return found[0]
+        return {name: torch.stack([losses[name] for losses in found]).mean(0) for name in found[0]}
