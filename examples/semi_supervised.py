@@ -5,21 +5,21 @@ import typer
 
 import halikit as hk
 from halikit.analysis.classification import class_errors
-from halikit.config import Config, ModelConfig, TrainingConfig, override
+from halikit.config import Config, ModelSettings, TrainingConfig, override
 from halikit.presets.families import dense
 
 
 def settings(steps: int, labels: int) -> Config:
     """One level of latents under a level of ten classes."""
-    changes = {"data_shape": (1, 8, 8), "classes": 10, "training.labels": labels, "training.steps": steps}
-    return override(dense(1), changes | {"supervised_weight": 20.0, "encoder_noise": 0.3})
+    changes = {"data_shape": (1, 8, 8), "classes": 10, "labels.number": labels, "training.steps": steps}
+    return override(dense(1), changes | {"weight": 20.0, "encoder_noise": 0.3})
 
 
 def main(steps: int = 4000, labels: int = 50) -> dict[str, int]:
     """Train both ways; returns the errors on the 297 held-out digits."""
     game = settings(steps, labels)
     alone = Config(
-        model=ModelConfig(**game.model.model_dump()),
+        model=ModelSettings(**game.model.model_dump()),
         training=TrainingConfig(
             method="supervised", labels=labels, steps=max(1, steps // 5), encoder_noise=0.3, learning_rate=4e-4
         ),

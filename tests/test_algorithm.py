@@ -478,7 +478,7 @@ def test_the_first_levels_play_the_game_of_the_shorter_stack(form):
     if form == "joint":
         d_cut = hk.JointDiscriminator(d.spaces[:3], d.stages[:3], d.head, input_noise=d.noise.scale)
     else:
-        d_cut = hk.PairwiseDiscriminator(d.games[:2])
+        d_cut = hk.MultiGameDiscriminator(d.games[:2])
     _, h_short, d_short = played(short, copy.deepcopy(d_cut), x)
     assert relative_error(h_view, h_short) < EXACT
     assert relative_error(d_view, d_short) < EXACT
@@ -542,7 +542,7 @@ def test_the_penalty_adds_to_a_step_without_touching_the_generators():
 
 
 def test_pairwise_penalties_add_up():
-    h, d, x = game(2, (6,), form="pairwise", dropout=0.0, input_noise=0.0)
+    h, d, x = game(2, (6,), games="pairwise", dropout=0.0, input_noise=0.0)
     states = ascend(h, x)
     total = sum(gradient_penalty(pair, {s.name: states[s.name] for s in pair.spaces}) for pair in d.games)
     torch.testing.assert_close(gradient_penalty(d, states), total)

@@ -127,7 +127,7 @@ def test_what_cannot_be_changed_is_refused():
 
 def trained(**changes) -> dict[str, torch.Tensor]:
     settings = {"training.steps": 4, "training.batch_size": 50, "model.data_shape": (1, 8, 8), "model.levels": 1}
-    settings |= {"model.hidden": 8, "discriminator.width": 8, "training.evaluate_every": 100}
+    settings |= {"model.hidden": 8, "discriminator.width": 8, "record.evaluate_every": 100}
     config = override(Config(), settings | changes)
     torch.manual_seed(0)
     return Trainer(build(config), "digits").fit().hierarchy.state_dict()

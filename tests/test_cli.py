@@ -200,7 +200,7 @@ def test_the_family_and_its_settings_follow_from_the_data(tmp_path: Path) -> Non
         (["train", "--data", "mnist:nowhere"], "nowhere"),
         (["train", "--data", "mnits:x"], "mnist"),
         (["train", "--batch-size", "5000"], "fewer than a batch"),
-        (["train", "--device", "tpu"], "training.device"),
+        (["train", "--device", "tpu"], "hardware.device"),
         (["train", "--set", "widths=[3]"], "3 levels need 3 positive widths"),
         (["train", "--set", "max_scale=2.0"], "bounded below 1"),
         (["train", "--frobnicate"], "frobnicate"),

@@ -126,15 +126,15 @@ def test_interpolation_and_neighbours(halikit: Shell, run: Path) -> None:
 
 
 def test_errors_of_reconstructions(halikit: Shell, run: Path) -> None:
-    said = json.loads(halikit("evaluate", run, "--metric", "reconstruction", "--json"))
+    said = json.loads(halikit("evaluate", "reconstruction", run, "--json"))
     assert said["nats"] is None
     assert "give a scale" in said["nats_refused"]
     assert [error["kind"] for error in said["euclidean"] + said["embedded"]] == ["estimate"] * 6
     assert said["js_lower_bounds"][0]["kind"] == "lower bound"
-    said = json.loads(halikit("evaluate", run, "--metric", "reconstruction", "--scale", "fit", "--json"))
+    said = json.loads(halikit("evaluate", "reconstruction", run, "--scale", "fit", "--json"))
     assert said["number"] == 149
     assert [error["kind"] for error in said["nats"]] == ["estimate", "upper bound", "upper bound"]
-    assert "positive number or fit" in halikit("evaluate", run, "--metric", "reconstruction", "--scale", "-1", code=2)
+    assert "positive number or fit" in halikit("evaluate", "reconstruction", run, "--scale", "-1", code=2)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import halikit as hk
 from halikit.cli import app
-from halikit.config import Config, DiscriminatorConfig, ModelConfig, TrainingConfig
+from halikit.config import Config, DiscriminatorSettings, ModelSettings, TrainingConfig
 from halikit.errors import InputError
 
 
@@ -24,8 +24,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for seed in (0, 1):
         torch.manual_seed(seed)
         config = Config(
-            model=ModelConfig(levels=2, data_shape=(1, 8, 8), widths=(6, 4), hidden=16, classes=10),
-            discriminator=DiscriminatorConfig(width=16),
+            model=ModelSettings(levels=2, data_shape=(1, 8, 8), widths=(6, 4), hidden=16, classes=10),
+            discriminator=DiscriminatorSettings(width=16),
             training=TrainingConfig(steps=4, batch_size=32, labels=20, seed=seed, device="cpu"),
         )
         hk.Trainer(hk.build(config), "digits", out=here / f"run{seed}").fit()

@@ -40,7 +40,7 @@ def test_any_config_survives_toml(levels: int, rate: float, spec: str, widths: l
         ({"training": {"batch_size": "many"}}, r"training.batch_size = 'many'"),
         ({"model": {"gauge": "standard"}}, r"model.gauge = 'standard'"),
         ({"model": {"levels": 0}}, r"model.levels = 0"),
-        ({"training": {"learning_rate": float("nan")}}, r"training.learning_rate"),
+        ({"training": {"learning_rate": float("nan")}}, r"optimiser.learning_rate"),
         ({"discriminator": {"dropout": 1.0}}, r"discriminator.dropout"),
     ],
 )
@@ -53,7 +53,7 @@ def test_assignments_read_as_toml_or_text() -> None:
     changes = parse_assignments(["steps=7", "objective = relativistic", "widths=[4, 2]", "gauge=none"])
     config = override(Config(), changes)
     assert config.training.steps == 7
-    assert config.training.objective == "relativistic"
+    assert config.game.objective == "relativistic"
     assert config.model.widths == (4, 2)
     assert config.model.gauge is None
 
@@ -62,7 +62,7 @@ def test_assignments_read_as_toml_or_text() -> None:
     ("name", "message"),
     [
         ("slope", "ambiguous: model.slope or discriminator.slope"),
-        ("lerning_rate", "did you mean 'training.learning_rate'"),
+        ("lerning_rate", "did you mean 'optimiser.learning_rate'"),
     ],
 )
 def test_names_of_settings_are_resolved(name: str, message: str) -> None:

@@ -240,7 +240,7 @@ def test_what_cannot_be_built_is_refused():
     with pytest.raises(ValueError, match="'joint' or 'pairwise'"):
         build([(6,), (5,)], form="triple")
     with pytest.raises(ValueError, match="joint form"):
-        build([(6,), (5,)], form="pairwise", stages={0: nn.Identity()})
+        build([(6,), (5,)], games="pairwise", stages={0: nn.Identity()})
 
 
 @pytest.mark.parametrize("use", [True, False])
@@ -256,9 +256,9 @@ def test_weight_norm_is_on_the_stages_and_a_switch(use):
 
 @stacks
 def test_the_pairwise_form_is_a_game_per_adjacent_pair(shapes):
-    d = build(shapes, form="pairwise").eval()
+    d = build(shapes, games="pairwise").eval()
     levels = len(shapes) - 1
-    assert isinstance(d, hk.PairwiseDiscriminator)
+    assert isinstance(d, hk.MultiGameDiscriminator)
     assert len(d.games) == levels
     for level, game in enumerate(d.games):
         assert [space.shape for space in game.spaces] == shapes[level : level + 2]
@@ -274,7 +274,7 @@ def test_the_pairwise_form_is_a_game_per_adjacent_pair(shapes):
 
 
 def test_a_pair_reads_its_own_levels_only():
-    d = build([(6,), (5,), (4,)], form="pairwise").eval()
+    d = build([(6,), (5,), (4,)], games="pairwise").eval()
     states = states_for(d)
     logits = d(states)
     changed = d({**states, "z2": states["z2"] + 1})

@@ -84,7 +84,7 @@ def test_raw_weights_are_those_of_the_file(name: str, tmp_path: Path) -> None:
 @runs
 def test_its_settings_are_those_it_was_trained_with(name: str, tmp_path: Path) -> None:
     config = hk.load(copied(name, tmp_path)).config
-    assert config.training.sleep == 0
+    assert config.game.sleep_weights == 0
     assert config.model.skips is False
     assert config.model.widths == (6, 5, 4)
 
@@ -97,7 +97,7 @@ def as_of_0_1_0(path: Path, model: hk.Model, level: int) -> list[hk.JointDiscrim
     whole = model.discriminator
     games, tensors = [], {}
     for i, game in enumerate(whole.games):
-        prefix = f"discriminator.pairs.{i}." if isinstance(whole, hk.PairwiseDiscriminator) else "discriminator."
+        prefix = f"discriminator.pairs.{i}." if isinstance(whole, hk.MultiGameDiscriminator) else "discriminator."
         played = []
         for last in range(1, len(game.spaces)):
             adapter = nn.LazyLinear(model.config.discriminator.width)
@@ -125,8 +125,8 @@ def as_of_0_1_0(path: Path, model: hk.Model, level: int) -> list[hk.JointDiscrim
 KINDS = {
     "joint, vectors": ((1, 8, 8), {"model.family": "dense", "discriminator.family": "dense"}),
     "joint, maps": ((1, 32, 32), {"model.family": "conv", "discriminator.family": "conv"}),
-    "pairs, vectors": ((1, 8, 8), {"discriminator.form": "pairwise", "model.family": "dense"}),
-    "pairs, maps": ((1, 32, 32), {"discriminator.form": "pairwise", "model.family": "conv"}),
+    "pairs, vectors": ((1, 8, 8), {"discriminator.games": "pairwise", "model.family": "dense"}),
+    "pairs, maps": ((1, 32, 32), {"discriminator.games": "pairwise", "model.family": "conv"}),
 }
 
 
@@ -169,7 +169,7 @@ def test_kernels_of_the_users_own_load_with_their_code(level: int, tmp_path: Pat
 def test_commands_use_the_levels_that_are_trained(name: str, tmp_path: Path, halikit: Shell) -> None:
     run, levels = copied(name, tmp_path), RUNS[name]
     assert len(json.loads(halikit("evaluate", run, "-n", 50, "--json"))["kept"]) == levels
-    assert len(json.loads(halikit("evaluate", run, "--metric", "recovery", "--json"))["recovery"]) == levels
+    assert len(json.loads(halikit("evaluate", "recovery", run, "--json"))["recovery"]) == levels
     said = json.loads(halikit("inspect", run, "--json"))
     assert list(said["spaces"]) == ["x", "z1", "z2", "z3"][: levels + 1]
     assert said["discriminator"][-2]["name"] == f"concatenates z{levels}"

@@ -11,7 +11,7 @@ import torch
 from conftest import density_ladder, linear_hierarchy
 
 import halikit as hk
-from halikit.config import Config, ConfigError, ModelConfig, TrainingConfig, override, to_toml
+from halikit.config import Config, ConfigError, ModelSettings, TrainingConfig, override, to_toml
 from halikit.elbo import negative_elbo
 from halikit.errors import InputError
 from halikit.kernels import Gaussian
@@ -25,7 +25,7 @@ def config(levels: int = 1, **changes: object) -> Config:
     model |= {"max_scale": None, "observation_scale": "fitted"}
     training = {"steps": 60, "batch_size": 32, "log_every": 20, "evaluate_every": 30, "learning_rate": 3e-3}
     return override(
-        Config(model=ModelConfig(**model), training=TrainingConfig(method="elbo", **training)),
+        Config(model=ModelSettings(**model), training=TrainingConfig(method="elbo", **training)),
         {f"training.{name}": value for name, value in changes.items()},
     )
 

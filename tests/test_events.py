@@ -15,7 +15,7 @@ from halikit.config import Config, override
 from halikit.runs.run import read_metrics
 
 QUICK = {"model.levels": 1, "model.data_shape": (1, 8, 8), "model.hidden": 8, "discriminator.width": 8}
-QUICK |= {"training.batch_size": 16, "training.log_every": 2, "training.checkpoint_every": 4, "training.averaging": 0.5}
+QUICK |= {"training.batch_size": 16, "record.log_every": 2, "record.checkpoint_every": 4, "training.ema_decay": 0.5}
 
 
 def curves(run: Path) -> EventAccumulator:
@@ -26,7 +26,7 @@ def curves(run: Path) -> EventAccumulator:
 
 def trained(run: Path, steps: int, resume: bool | int = False) -> None:
     torch.manual_seed(0)
-    config = override(Config(), QUICK | {"training.steps": steps, "training.evaluate_every": 4})
+    config = override(Config(), QUICK | {"training.steps": steps, "record.evaluate_every": 4})
     hk.Trainer(hk.build(config), "digits", out=run, resume=resume, on_notice=lambda _: None).fit()
 
 

@@ -126,7 +126,7 @@ def test_no_checkpoint_is_written_while_steps_are_skipped(tmp_path: Path) -> Non
 def test_the_second_time_is_the_end_with_exit_3_and_a_dump(tmp_path: Path) -> None:
     options = ["--levels", "1", "--batch-size", "16", "--steps", "60", "--out", "run"]
     options += [
-        f"--set={name}" for name in ("hidden=8", "width=8", "log_every=5", "max_skipped=5", "evaluate_every=10")
+        f"--set={name}" for name in ("hidden=8", "width=8", "log_every=5", "max_skipped_steps=5", "evaluate_every=10")
     ]
 
     def before() -> None:

@@ -15,7 +15,7 @@ import halikit as hk
 from halikit.analysis.health import examine, information
 from halikit.analysis.sample_quality import frechet_distance, kernel_distance, manifolds, onnx_features
 from halikit.analysis.two_sample import two_sample_test
-from halikit.config import Config, ModelConfig, TrainingConfig
+from halikit.config import Config, ModelSettings, TrainingConfig
 from halikit.errors import InputError
 
 
@@ -152,17 +152,17 @@ def test_feature_networks_in_onnx(tmp_path: Path) -> None:
 
 
 def test_the_commands(halikit: Shell, tmp_path: Path) -> None:
-    config = Config(model=ModelConfig(levels=2, data_shape=(1, 8, 8), hidden=16), training=TrainingConfig(steps=4))
+    config = Config(model=ModelSettings(levels=2, data_shape=(1, 8, 8), hidden=16), training=TrainingConfig(steps=4))
     run = tmp_path / "run"
     hk.Trainer(hk.build(config), "digits", out=run).fit()
-    said = json.loads(halikit("evaluate", run, "--metric", "health", "--json"))
+    said = json.loads(halikit("evaluate", "health", run, "--json"))
     assert [level["information"]["kind"] for level in said["levels"]] == ["lower bound"] * 2
     assert Path(said["path"]).is_file()
     # Four steps have taught it nothing, and it says so.
     assert said["alarms"]
-    said = json.loads(halikit("evaluate", run, "--metric", "samples", "--json"))
+    said = json.loads(halikit("evaluate", "samples", run, "--json"))
     assert {name: said[name]["kind"] for name in ("precision", "recall", "density", "coverage")} == dict.fromkeys(
         ("precision", "recall", "density", "coverage"), "estimate"
     )
-    complaint = halikit("evaluate", run, "--metric", "samples", "--features", "no.onnx", code=2)
+    complaint = halikit("evaluate", "samples", run, "--features", "no.onnx", code=2)
     assert "feature network" in complaint

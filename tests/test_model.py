@@ -13,13 +13,13 @@ from torch import nn
 import halikit as hk
 from halikit import data
 from halikit.analysis.labels import label_scores
-from halikit.config import Config, ModelConfig, TrainingConfig, override, read_toml
+from halikit.config import Config, ModelSettings, TrainingConfig, override, read_toml
 from halikit.errors import InputError
 from halikit.model import ModelError, resolved
 from halikit.presets import PRESETS
 
 SMALL = Config(
-    model=ModelConfig(levels=2, data_shape=(1, 8, 8), widths=(6, 3), hidden=16),
+    model=ModelSettings(levels=2, data_shape=(1, 8, 8), widths=(6, 3), hidden=16),
     training=TrainingConfig(steps=6, batch_size=8, evaluate_every=3),
 )
 
@@ -40,7 +40,7 @@ def test_a_run_loads_from_its_one_file(run: tuple[Path, hk.Trainer], tmp_path: P
     trained = trainer.averaged if weights == "averaged" else trainer.model.hierarchy
     model = hk.load(alone, weights=weights)
     # Settings that the program resolves by itself are resolved in the run.
-    assert model.config == override(SMALL, {"sleep": (1.0, 1.0)})
+    assert model.config == override(SMALL, {"sleep_weights": (1.0, 1.0)})
     assert not model.hierarchy.training
     assert not model.discriminator.training
     for name, tensor in trained.state_dict().items():
@@ -131,13 +131,13 @@ def test_a_run_describes_the_training_that_was_played(tmp_path: Path) -> None:
     settings = TrainingConfig(steps=50, batch_size=8, learning_rate=1e-4)
     hk.Trainer(hk.build(SMALL), "digits", settings=settings, out=tmp_path / "run").fit(3)
     for config in (read_toml(tmp_path / "run" / "config.toml"), hk.load(tmp_path / "run").config):
-        assert config.training == settings.model_copy(update={"steps": 3, "sleep": (1.0, 1.0)})
+        assert config.training == settings.model_copy(update={"steps": 3, "sleep_weights": (1.0, 1.0)})
         assert config.model == SMALL.model
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (7,)])
 def test_a_resolved_config_builds_the_same_model_and_leaves_nothing_to_defaults(shape: tuple[int, ...]) -> None:
-    config = Config(model=ModelConfig(levels=2, data_shape=shape))
+    config = Config(model=ModelSettings(levels=2, data_shape=shape))
     full = resolved(config)
     assert hk.build(full).hierarchy.spaces == hk.build(config).hierarchy.spaces
     assert None not in (full.model.family, full.model.maps, full.model.widths, full.model.hidden)

@@ -10,7 +10,7 @@ import torch
 import halikit as hk
 from halikit.algorithm import supports_single_pass
 from halikit.cli.train import check_together, chosen_config
-from halikit.config import Config, ConfigError, ModelConfig, override, to_toml
+from halikit.config import Config, ConfigError, ModelSettings, override, to_toml
 from halikit.errors import InputError
 from halikit.model import resolved
 from halikit.networks.paper import paper_discriminator
@@ -223,7 +223,7 @@ def test_the_paper_has_no_gauge_no_sleep_phase_and_noise_on_both_inputs() -> Non
         assert config.preset == name
         assert config.model.gauge is config.model.max_scale is None
         if config.training.method == "adversarial":
-            assert config.training.sleep == 0
+            assert config.game.sleep_weights == 0
             assert config.training.encoder_noise == config.discriminator.input_noise == 0.2
     assert hk.presets.celeba128().training.steps == 123 * 1627
 
@@ -313,7 +313,7 @@ def test_the_papers_discriminator_fits_its_own_spaces_only() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"hidden": 64}, {"widths": (4, 4)}, {"maps": 1}, {"model.depth": 3}, {"dropout": 0.1}, {"form": "pairwise"}],
+    [{"hidden": 64}, {"widths": (4, 4)}, {"maps": 1}, {"model.depth": 3}, {"dropout": 0.1}, {"games": "pairwise"}],
 )
 def test_settings_of_other_families_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="has no effect here: the paper's"):
@@ -322,7 +322,7 @@ def test_settings_of_other_families_are_refused(changes: dict[str, object]) -> N
 
 def test_switches_of_the_paper_are_refused_elsewhere() -> None:
     with pytest.raises(ValueError, match="it is for family = 'paper'"):
-        ModelConfig(rectified=False)
+        ModelSettings(rectified=False)
 
 
 def test_the_papers_hierarchy_plays_against_another_discriminator() -> None:

@@ -72,7 +72,7 @@ def everything(run: hk.Trainer) -> dict[str, Tensor]:
 GAMES = {
     "three levels": config(3),
     "rounds and a penalty": config(2, training__d_steps=2, training__gradient_penalty=0.1),
-    "two passes, pairs": config(2, training__objective="least_squares", discriminator__form="pairwise"),
+    "two passes, pairs": config(2, training__objective="least_squares", discriminator__games="pairwise"),
     "micro-batches": config(2, training__accumulate=2, training__objective="least_squares"),
     "one graph": config(3, training__compile="default", training__accumulate=2),
     "an autoencoder": config(
@@ -218,7 +218,7 @@ def test_too_few_labels_for_the_processes_are_refused() -> None:
     processes.world = 10
     assert make_method(*some)
     processes.world = 11
-    with pytest.raises(InputError, match=r"training.labels = 20 are too few for 11 processes: each needs two"):
+    with pytest.raises(InputError, match=r"labels.number = 20 are too few for 11 processes: each needs two"):
         make_method(*some)
 
 
@@ -226,7 +226,7 @@ def test_a_batch_for_consistency_that_cannot_be_divided_is_refused() -> None:
     settings = config(2, training__method="supervised", training__consistency_batch=7, **FEW)
     model, processes = hk.build(settings), Processes("cpu", 60)
     processes.world = 2
-    with pytest.raises(InputError, match=r"training.consistency_batch=7 is for all 2 processes together"):
+    with pytest.raises(InputError, match=r"labels.consistency_batch_size=7 is for all 2 processes together"):
         make_method(model, settings.training, data.load("digits"), Augmentation(), model.hierarchy, processes)
 
 

@@ -136,7 +136,7 @@ def test_the_free_bound_on_the_divergence() -> None:
         trainer.step(x[:64])
     (bound,) = js_bound(hierarchy, discriminator, x)
     assert 0 < bound.value <= math.log(2)
-    pairs = hk.build_discriminator(hierarchy, width=8, form="pairwise")
+    pairs = hk.build_discriminator(hierarchy, width=8, games="pairwise")
     assert len(js_bound(hierarchy, pairs, x)) == 2
 
 

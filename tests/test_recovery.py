@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import halikit as hk
 from halikit.analysis.health import Health, examine
 from halikit.analysis.recovery import LEAST, decoder_use, recovery
-from halikit.config import Config, DiscriminatorConfig, ModelConfig, TrainingConfig
+from halikit.config import Config, DiscriminatorSettings, ModelSettings, TrainingConfig
 from halikit.kernels import Gaussian
 from halikit.runs.run import Record
 
@@ -313,8 +313,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recovery") / "run"
     torch.manual_seed(0)
     config = Config(
-        model=ModelConfig(levels=2, data_shape=(1, 8, 8), hidden=16, depth=1),
-        discriminator=DiscriminatorConfig(width=16),
+        model=ModelSettings(levels=2, data_shape=(1, 8, 8), hidden=16, depth=1),
+        discriminator=DiscriminatorSettings(width=16),
         training=TrainingConfig(steps=4, batch_size=16, log_every=1, evaluate_every=4),
     )
     hk.Trainer(hk.build(config), "digits", out=path, on_notice=lambda _: None).fit()
@@ -350,7 +350,7 @@ def test_evaluating_gives_both_lists(run, metric, halikit):
 
 
 def test_health_gives_it_for_each_level(run, halikit):
-    said = json.loads(halikit("evaluate", run, "--metric", "health", "--json"))
+    said = json.loads(halikit("evaluate", "health", run, "--json"))
     assert [level["name"] for level in said["levels"]] == ["z1", "z2"]
     for level in said["levels"]:
         assert level["recovery"] <= 1

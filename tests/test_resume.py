@@ -25,9 +25,9 @@ SMALL = {
     "discriminator.width": 8,
     "training.steps": 20,
     "training.batch_size": 16,
-    "training.log_every": 3,
-    "training.evaluate_every": 10,
-    "training.checkpoint_every": 4,
+    "record.log_every": 3,
+    "record.evaluate_every": 10,
+    "record.checkpoint_every": 4,
     "training.seed": 7,
 }
 
@@ -84,7 +84,7 @@ CASES = {
         2, training__d_steps=2, training__gradient_penalty=0.1, training__encoder_noise=0.1
     ),
     "pairs, falling rates and noise": config(
-        2, discriminator__form="pairwise", training__final_learning_rate=0.1, training__final_input_noise=0.0
+        2, discriminator__games="pairwise", training__final_learning_rate=0.1, training__final_input_noise=0.0
     ),
     "an autoencoder": config(
         2, training__method="elbo", model__observation_scale=0.5, model__gauge=None, model__max_scale=None
@@ -221,7 +221,7 @@ def test_other_settings_and_surroundings_are_said(run: Path) -> None:
     rewritten(run / "checkpoints" / "step-0000020", "state.json", json.dumps(facts).encode())
     trainer(config(training__learning_rate=1e-5), other, resume=state.parent, on_notice=said.append)
     assert len(said) == 2
-    assert "training.learning_rate: 0.0003 → 1e-05" in said[0]
+    assert "optimiser.learning_rate: 0.0003 → 1e-05" in said[0]
     assert "device: cuda → cpu; processes: 2 → 1" in said[1]
     assert "not be the same to the last bit" in said[1]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import halikit as hk
-from halikit.config import Config, DiscriminatorConfig, ModelConfig, TrainingConfig, override
+from halikit.config import Config, DiscriminatorSettings, ModelSettings, TrainingConfig, override
 from halikit.errors import InputError
 from halikit.model import resolved
 from halikit.networks.blocks import LayerOptions, LinearSkip, dense, initialise, linear_skips
@@ -23,8 +23,8 @@ sizes = st.integers(1, 12)
 
 def settings(levels: int = 3, shape: tuple[int, ...] = DIGITS, **changes: object) -> Config:
     config = Config(
-        model=ModelConfig(levels=levels, data_shape=shape, widths=(5, 4, 3)[:levels], hidden=8, depth=1),
-        discriminator=DiscriminatorConfig(width=8),
+        model=ModelSettings(levels=levels, data_shape=shape, widths=(5, 4, 3)[:levels], hidden=8, depth=1),
+        discriminator=DiscriminatorSettings(width=8),
         training=TrainingConfig(steps=2, batch_size=12, evaluate_every=2),
     )
     return override(config, changes)

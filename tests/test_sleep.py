@@ -37,11 +37,11 @@ from torch.nn.functional import cross_entropy
 import halikit as hk
 from halikit.hardware import recompute
 from halikit.algorithm import Joints, Judges, ascend, descend, play
-from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
+from halikit.config import Config, ConfigError, DiscriminatorSettings, ModelSettings, TrainingConfig, override
 from halikit.errors import InputError
 from halikit.kernels import Gaussian
 from halikit.presets import PRESETS, families
-from halikit.training.sleep import RULE, sleep_loss, sleep_weights
+from halikit.game.sleep_weights import RULE, sleep_loss, sleep_weights
 from halikit.optimisation.schedule import Schedule
 
 EXACT = 1e-10
@@ -60,8 +60,8 @@ def small(levels: int = 2, shape: tuple[int, ...] = DIGITS, **settings: object) 
     torch.manual_seed(0)
     conv = settings.get("model.family") == "conv"
     config = Config(
-        model=ModelConfig(levels=levels, data_shape=shape, widths=(4,) * levels, hidden=4 if conv else 16, depth=1),
-        discriminator=DiscriminatorConfig(width=16),
+        model=ModelSettings(levels=levels, data_shape=shape, widths=(4,) * levels, hidden=4 if conv else 16, depth=1),
+        discriminator=DiscriminatorSettings(width=16),
         training=TrainingConfig(steps=4, batch_size=12, log_every=2, evaluate_every=4, checkpoint_every=2),
     )
     return hk.build(override(config, settings))
@@ -629,7 +629,7 @@ def test_weights_are_one_number_or_one_a_level(wanted, expected):
 
 @pytest.mark.parametrize("wanted", [(1.0,), (1.0, 1.0, 1.0), ()])
 def test_too_few_or_too_many_weights_are_refused(wanted):
-    message = f"training.sleep has {len(wanted)} weights, and the hierarchy has 2 levels"
+    message = f"game.sleep_weights has {len(wanted)} weights, and the hierarchy has 2 levels"
     with pytest.raises(InputError, match=message):
         sleep_weights(tiny_ladder(2, (6,)), wanted)
     with pytest.raises(InputError, match=message):
@@ -639,7 +639,7 @@ def test_too_few_or_too_many_weights_are_refused(wanted):
 @pytest.mark.parametrize("wrong", [-1.0, (1.0, -0.5), "always", math.inf])
 def test_what_is_no_weight_is_refused(wrong):
     with pytest.raises(ConfigError, match="sleep"):
-        override(Config(), {"training.sleep": wrong})
+        override(Config(), {"game.sleep_weights": wrong})
 
 
 @pytest.mark.parametrize("wanted", ["auto", 1.0, (1.0, 2.0)])
@@ -854,20 +854,20 @@ def test_micro_batches_average(noise, monkeypatch):
     "options",
     [
         {"accumulate": 2, "encoder_noise": 0.1},
-        {"d_steps": 2, "gradient_penalty": 0.1},
-        {"model.family": "conv", "sleep": 1.0, "objective": "least_squares"},
+        {"discriminator_steps": 2, "gradient_penalty": 0.1},
+        {"model.family": "conv", "sleep_weights": 1.0, "objective": "least_squares"},
     ],
     ids=["one pass, in parts", "rounds", "two passes, on maps"],
 )
 def test_a_captured_step_is_the_eager_one(options, monkeypatch):
     without_machine_code(monkeypatch)
-    options = {"sleep": (1.0, 0.5)} | options
+    options = {"sleep_weights": (1.0, 0.5)} | options
     trainers = [hk.Trainer(small(**options, compile=mode)) for mode in (None, "default")]
     losses = [[float(trainer.step(batch()).sleep_loss) for _ in range(3)] for trainer in trainers]
     assert_same(*reversed(trainers))
     assert losses[0] == losses[1]
     assert max(losses[0]) > 0
-    other = hk.Trainer(small(**options | {"sleep": 0.0}))
+    other = hk.Trainer(small(**options | {"sleep_weights": 0.0}))
     for _ in range(3):
         other.step(batch())
     with pytest.raises(AssertionError):
@@ -884,7 +884,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, single_pass, monkeypa
     def gradients(processes: object, rows: slice) -> list[Tensor]:
         model = in_evaluation(config(2), rows, processes.world, monkeypatch)
         draw, judge = (processes.wrap(m) for m in (Joints(model.hierarchy), Judges(model.discriminator)))
-        options = {"single_pass": single_pass, "sleep": (1.0, 0.5), "draw": draw, "judge": judge}
+        options = {"single_pass": single_pass, "sleep_weights": (1.0, 0.5), "draw": draw, "judge": judge}
         step = play(model.hierarchy, model.discriminator, x[rows], **options)
         found = [p.grad for part in model.parts.values() for p in part.parameters() if p.grad is not None]
         losses = step.sleep_loss.clone()
@@ -897,7 +897,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, single_pass, monkeypa
 
 @pytest.mark.parametrize(
     "changes",
-    [{"sleep": 0.5}, {"sleep": (0.3, 1.0), "d_steps": 2, "encoder_noise": 0.1, "accumulate": 2}],
+    [{"sleep_weights": 0.5}, {"sleep_weights": (0.3, 1.0), "discriminator_steps": 2, "encoder_noise": 0.1, "accumulate": 2}],
     ids=["one weight", "two, in rounds, under noise, in parts"],
 )
 def test_a_resumed_run_is_the_undisturbed_one(changes, tmp_path):
@@ -915,7 +915,7 @@ def test_a_resumed_run_is_the_undisturbed_one(changes, tmp_path):
 @pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")
 @pytest.mark.parametrize("family", ["dense", "conv"])
 def test_half_precision_trains_by_it(family):
-    options = {"model.family": family, "sleep": 1.0, "discriminator.dropout": 0.0, "input_noise": 0.0}
+    options = {"model.family": family, "sleep_weights": 1.0, "discriminator.dropout": 0.0, "input_noise": 0.0}
     single, half = (hk.Trainer(small(**options, precision=precision)) for precision in ("32", "bf16"))
     outcomes = [trainer.step(batch(96)) for trainer in (single, half)]
     assert outcomes[1].sleep_loss.dtype == torch.float32
@@ -944,7 +944,7 @@ def test_activations_are_computed_again_with_the_same_result(monkeypatch):
 def test_a_run_names_the_weights_it_was_trained_with(asked, written, tmp_path):
     hk.Trainer(small(sleep=asked), "digits", out=tmp_path / "run", on_notice=lambda _: None).fit(2)
     assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["training"]["sleep"] == written
-    again = hk.load(tmp_path / "run").config.training.sleep
+    again = hk.load(tmp_path / "run").config.game.sleep_weights
     assert again == (tuple(written) if isinstance(written, list) else written)
 
 
@@ -959,8 +959,8 @@ def test_the_papers_presets_have_none_and_the_dense_family_has_it_everywhere():
     of_paper = [config for make in PRESETS.values() if (config := make()).model.family == "paper"]
     playing = [config for config in of_paper if config.training.method == "adversarial"]
     assert len(playing) >= 10
-    assert {config.training.sleep for config in playing} == {0.0}
-    assert families.dense(3).training.sleep == "auto"
+    assert {config.game.sleep_weights for config in playing} == {0.0}
+    assert families.dense(3).game.sleep_weights == "auto"
 
 
 def test_the_command_line_says_the_weights_and_writes_them(tmp_path, halikit):
@@ -981,7 +981,7 @@ def test_the_command_line_says_the_weights_and_writes_them(tmp_path, halikit):
     assert done.returncode == 0, done.stderr
     assert f"sleep    weights z1 1 · z2 1: {RULE}" in done.stdout
     assert written("rule") == [1.0, 1.0]
-    said = halikit("train", "--levels", "3", "--set", "sleep=[0, 0.5, 1]", "--out", tmp_path / "asked", *sizes)
+    said = halikit("train", "--levels", "3", "--set", "sleep_weights=[0, 0.5, 1]", "--out", tmp_path / "asked", *sizes)
     assert "sleep    weights z1 0 · z2 0.5 · z3 1\n" in said
     assert written("asked") == [0.0, 0.5, 1.0]
 
@@ -1003,7 +1003,7 @@ def test_a_lazy_penalty_is_the_penalty_on_average(every, d_steps, g_steps, weigh
 
 def test_a_lazy_penalty_is_played():
     """At the first step twice the weight, at the second one none."""
-    options = {"gradient_penalty": 0.5, "penalised": "both"}
+    options = {"gradient_penalty": 0.5, "penalised_joint": "both"}
     lazy = hk.Trainer(small(**options, penalty_every=2))
     for step, weight in enumerate((1.0, 0.0)):
         before = copy.deepcopy(lazy.model)
@@ -1020,7 +1020,7 @@ def test_a_lazy_penalty_is_played():
 def test_a_lazy_penalty_makes_no_graph_too_many(monkeypatch):
     """Of the discriminator's steps with it and without it, and of the generators'."""
     graphs = without_machine_code(monkeypatch)
-    options = {"d_steps": 1, "g_steps": 2, "gradient_penalty": 0.1, "penalty_every": 2}
+    options = {"discriminator_steps": 1, "generator_steps": 2, "gradient_penalty": 0.1, "penalty_every": 2}
     trainer = hk.Trainer(small(1, **options, compile="default"))
     for _ in range(9):
         trainer.step(batch())

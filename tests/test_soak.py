@@ -44,7 +44,7 @@ def test_many_levels_learn_the_digits_at_once(levels: int, least: tuple[float, .
     assert min(scores.class_shares) > 0.03
 
 
-@pytest.mark.parametrize("change", [{"sleep": 0.0}, {"skips": False}], ids=["sleep phase", "linear skips"])
+@pytest.mark.parametrize("change", [{"sleep_weights": 0.0}, {"skips": False}], ids=["sleep phase", "linear skips"])
 def test_what_couples_many_levels(change: dict[str, object]) -> None:
     """Without either, the top of five levels keeps less."""
     with_both = trained(families.dense(5)).kept[-1]

@@ -168,6 +168,6 @@ def test_a_benchmark_counts_what_is_run() -> None:
 
 
 def test_a_process_that_ends_early_is_explained() -> None:
-    config = override(Config(), {"model.data_shape": (6,), "training.device": "cuda:99"})
+    config = override(Config(), {"model.data_shape": (6,), "hardware.device": "cuda:99"})
     with pytest.raises(hk.errors.ResourceError, match=r"ended early: .*cuda:99"):
         peak_memory(config)

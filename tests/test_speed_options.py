@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import halikit as hk
 from halikit.algorithm import ascend, play
-from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
+from halikit.config import Config, ConfigError, DiscriminatorSettings, ModelSettings, TrainingConfig, override
 from halikit.data import Prefetched
 from halikit.errors import InputError
 from halikit.networks.blocks import Convolution
@@ -38,8 +38,8 @@ def small(shape: tuple[int, ...] = DENSE, levels: int = 2, **settings: object) -
     torch.manual_seed(0)
     conv = shape == CONV
     config = Config(
-        model=ModelConfig(levels=levels, data_shape=shape, widths=(4,) * levels, hidden=4 if conv else 16, depth=1),
-        discriminator=DiscriminatorConfig(width=16, weight_norm=True),
+        model=ModelSettings(levels=levels, data_shape=shape, widths=(4,) * levels, hidden=4 if conv else 16, depth=1),
+        discriminator=DiscriminatorSettings(width=16, weight_norm=True),
         training=TrainingConfig(steps=8, batch_size=12, log_every=2, evaluate_every=4, checkpoint_every=2),
     )
     return hk.build(override(config, settings))
@@ -95,7 +95,7 @@ ALL = {"gradient_penalty": 0.1, "encoder_noise": 0.1, "compile": "default"}
 
 @shapes
 @pytest.mark.parametrize(
-    "options", [{}, {"objective": "least_squares"}, {"accumulate": 2}, {"d_steps": 2}], ids=["one", "two", "parts", "d"]
+    "options", [{}, {"objective": "least_squares"}, {"accumulate": 2}, {"discriminator_steps": 2}], ids=["one", "two", "parts", "d"]
 )
 @pytest.mark.usefixtures("traced")
 def test_captured_steps_are_the_eager_ones(shape: tuple[int, ...], options: dict[str, object]) -> None:
@@ -171,7 +171,7 @@ def test_a_step_whose_course_depends_on_values_is_refused() -> None:
     hierarchy = hk.Hierarchy([hk.Link(up, down)])
     model = hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=4))
     trainer = hk.Trainer(model, settings=TrainingConfig(compile="default", steps=2))
-    with pytest.raises(InputError, match=r"cannot be compiled, set training.compile to none"):
+    with pytest.raises(InputError, match=r"cannot be compiled, set hardware.compile to none"):
         trainer.step(torch.randn(6, 3))
 
 
@@ -233,7 +233,7 @@ SILENT = {"discriminator.dropout": 0.0, "input_noise": 0.0}
 def test_accumulated_gradients_are_those_of_the_mean_loss_of_the_micro_batches(
     shape: tuple[int, ...], objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = SILENT | {"objective": objective, "sleep": 1.0}
+    options = SILENT | {"objective": objective, "sleep_weights": 1.0}
     x = batch(shape, dtype=torch.float64)
     reference = placed(without_chance(small(shape, **options), monkeypatch))
     losses = []
@@ -307,7 +307,7 @@ def test_batches_that_cannot_be_divided_are_refused() -> None:
     with pytest.raises(InputError, match="as many equal parts"):
         hk.Trainer(small(accumulate=5)).step(batch())
     with pytest.raises(ConfigError, match="not divided"):
-        override(Config(), {"accumulate": 2, "labels": 10})
+        override(Config(), {"accumulate": 2, "labels.number": 10})
 
 
 # --- activations computed again ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import halikit as hk
 from halikit.analysis.classification import class_errors
-from halikit.config import Config, ConfigError, DiscriminatorConfig, ModelConfig, TrainingConfig, override
+from halikit.config import Config, ConfigError, DiscriminatorSettings, ModelSettings, TrainingConfig, override
 from halikit.data import Augmentation, DataSet, Split, load
 from halikit.errors import InputError
 from halikit.supervision import (
@@ -34,11 +34,11 @@ DIGITS = (1, 8, 8)
 
 def small(levels: int = 2, classes: int | None = 10, **training: object) -> hk.Model:
     torch.manual_seed(0)
-    settings = {"steps": 20, "batch_size": 16, "log_every": 5, "evaluate_every": 10, "labels": 30} | training
+    settings = {"steps": 20, "batch_size": 16, "log_every": 5, "evaluate_every": 10, "labels.number": 30} | training
     return hk.build(
         Config(
-            model=ModelConfig(levels=levels, data_shape=DIGITS, widths=(8, 6)[:levels], hidden=32, classes=classes),
-            discriminator=DiscriminatorConfig(width=16),
+            model=ModelSettings(levels=levels, data_shape=DIGITS, widths=(8, 6)[:levels], hidden=32, classes=classes),
+            discriminator=DiscriminatorSettings(width=16),
             training=TrainingConfig(**settings),
         )
     )
@@ -46,8 +46,8 @@ def small(levels: int = 2, classes: int | None = 10, **training: object) -> hk.M
 
 def alone(**training: object) -> hk.Model:
     torch.manual_seed(0)
-    settings = {"steps": 60, "batch_size": 32, "labels": 100, "learning_rate": 3e-3, "averaging": 0.9} | training
-    model = ModelConfig(levels=1, data_shape=DIGITS, widths=(10,), hidden=64, classes=10)
+    settings = {"steps": 60, "batch_size": 32, "labels.number": 100, "learning_rate": 3e-3, "ema_decay": 0.9} | training
+    model = ModelSettings(levels=1, data_shape=DIGITS, widths=(10,), hidden=64, classes=10)
     return hk.build(Config(model=model, training=TrainingConfig(method="supervised", **settings)))
 
 
@@ -195,7 +195,7 @@ def test_what_labels_need_is_refused_in_words() -> None:
     with pytest.raises(ConfigError, match="needs labels"):
         override(Config(), {"method": "supervised"})
     with pytest.raises(ConfigError, match="labels = 30 has no effect here"):
-        override(Config(), {"method": "elbo", "labels": 30})
+        override(Config(), {"method": "elbo", "labels.number": 30})
     with pytest.raises(InputError, match="there are no labels in the data"):
         hk.Trainer(small(), torch.zeros(40, *DIGITS))
     with pytest.raises(InputError, match=r"the top of this hierarchy is z2 \(6\), not classes"):
@@ -262,16 +262,16 @@ def test_guesses_add_to_the_cost_and_not_to_what_is_recorded() -> None:
 
 
 def test_consistency_changes_training_and_is_refused_without_labels() -> None:
-    settings = [{}, {"consistency": 1.0}, {"consistency": 1.0, "consistency_batch": 24}]
+    settings = [{}, {"consistency_weight": 1.0}, {"consistency_weight": 1.0, "consistency_batch_size": 24}]
     trained = [hk.Trainer(small(**s), "digits").fit().hierarchy.state_dict() for s in settings]
     for one, other in ((0, 1), (1, 2)):
         assert any(not torch.equal(trained[one][name], trained[other][name]) for name in trained[0])
     with pytest.raises(ConfigError, match="consistency_batch = 24 has no effect here: consistency is 0"):
-        override(Config(), {"labels": 10, "consistency_batch": 24})
+        override(Config(), {"labels.number": 10, "consistency_batch_size": 24})
     with pytest.raises(ConfigError, match=r"consistency_threshold = 0\.5 has no effect here: consistency is 0"):
-        override(Config(), {"labels": 10, "consistency_threshold": 0.5})
+        override(Config(), {"labels.number": 10, "pseudo_label_threshold": 0.5})
     with pytest.raises(ConfigError, match="there are no labels"):
-        override(Config(), {"consistency": 1.0})
+        override(Config(), {"consistency_weight": 1.0})
 
 
 def test_the_shares_are_part_of_a_run(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_labels_spread_over_real_digits() -> None:
 
 def test_spread_labels_train_better_than_the_few_they_come_from() -> None:
     errors = []
-    for changes in ({}, {"propagation": 5}):
+    for changes in ({}, {"propagation_neighbours": 5}):
         trainer = hk.Trainer(alone(labels=20, **changes), "digits")
         trainer.fit()
         errors.append(class_errors(trainer.averaged, load("digits").test).errors)
@@ -339,7 +339,7 @@ def test_a_graph_of_latents_spreads_the_labels_further_than_their_network_does()
 
 def test_the_graph_is_part_of_a_run_and_changes_it_once_it_has_spread(tmp_path: Path) -> None:
     def trained(name: str, **changes: object) -> dict[str, torch.Tensor]:
-        options = {"consistency": 1.0, "consistency_threshold": 0.0, "checkpoint_every": 10, "sleep": 0.0}
+        options = {"consistency_weight": 1.0, "pseudo_label_threshold": 0.0, "checkpoint_every": 10, "sleep_weights": 0.0}
         model = small(levels=1, **options, **changes)
         hk.Trainer(model, "digits", out=tmp_path / name).fit()
         paths = {"first": "step-0000010", "last": "step-0000020"}
@@ -360,25 +360,25 @@ def test_the_graph_is_part_of_a_run_and_changes_it_once_it_has_spread(tmp_path: 
 
 def test_what_propagation_needs_is_refused_in_words() -> None:
     with pytest.raises(ConfigError, match="consistency_graph has nothing to spread"):
-        override(Config(), {"labels": 10, "propagation": 5, "consistency": 1.0, "consistency_graph": 50})
+        override(Config(), {"labels.number": 10, "propagation_neighbours": 5, "consistency_weight": 1.0, "propagate_every": 50})
     with pytest.raises(ConfigError, match="consistency_graph = 50 has no effect here: consistency is 0"):
-        override(Config(), {"labels": 10, "consistency_graph": 50})
+        override(Config(), {"labels.number": 10, "propagate_every": 50})
     with pytest.raises(ConfigError, match="propagation = 5 has no effect here: there are no labels"):
-        override(Config(), {"propagation": 5})
+        override(Config(), {"propagation_neighbours": 5})
     with pytest.raises(InputError, match="of 1500 data each has 1 to 1499 neighbours, not 1500"):
         hk.Trainer(alone(propagation=1500), "digits")
 
 
 def test_the_presets_with_few_labels() -> None:
     semi, alone = hk.presets.mnist_semi(), hk.presets.mnist_supervised()
-    assert semi.training.labels == alone.training.labels == 100
+    assert semi.labels.number == alone.labels.number == 100
     assert alone.training.method == "supervised"
     assert semi.model == alone.model
     assert semi.training.encoder_noise == alone.training.encoder_noise > 0
     best = hk.presets.mnist_semi_best()
-    assert best.training.consistency > 0
+    assert best.labels.consistency_weight > 0
     assert best.data.augmentation()
-    assert best.training.labels == 100
+    assert best.labels.number == 100
     models = [hk.build(config) for config in (semi, alone, best)]
     assert [space.name for space in models[0].discriminator.spaces] == ["x", "z1", "y"]
     assert models[1].discriminator is None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import halikit as hk
-from halikit.config import Config, DiscriminatorConfig, ModelConfig, TrainingConfig
+from halikit.config import Config, DiscriminatorSettings, ModelSettings, TrainingConfig
 from halikit.errors import DivergedError, InputError
 from halikit.runs.run import Record
 from halikit.optimisation.schedule import Schedule
@@ -23,8 +23,8 @@ def small(levels: int = 2, **training: object) -> hk.Model:
     settings = {"steps": 20, "batch_size": 16, "log_every": 5, "evaluate_every": 10} | training
     return hk.build(
         Config(
-            model=ModelConfig(levels=levels, data_shape=DIGITS, widths=(8, 6, 5, 4, 3)[:levels], hidden=16),
-            discriminator=DiscriminatorConfig(width=16),
+            model=ModelSettings(levels=levels, data_shape=DIGITS, widths=(8, 6, 5, 4, 3)[:levels], hidden=16),
+            discriminator=DiscriminatorSettings(width=16),
             training=TrainingConfig(**settings),
         )
     )
@@ -266,7 +266,7 @@ def test_one_level_learns_the_mean_of_its_data() -> None:
     data = torch.randn(1000, 2) * 0.5 + torch.tensor([2.0, -1.0])
     hierarchy = hk.ladder(1, (2,), widths=[2], hidden=32)
     model = hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=32))
-    rates = {"learning_rate": 2e-3, "discriminator_learning_rate": 8e-3, "final_learning_rate": 0.05}
+    rates = {"learning_rate": 2e-3, "discriminator_learning_rate": 8e-3, "final_rate_share": 0.05}
     trainer = hk.Trainer(model, data, settings=TrainingConfig(steps=600, batch_size=64, **rates))
     trainer.fit()
     samples = trainer.averaged.sample(2000)

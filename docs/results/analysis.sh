@@ -11,6 +11,6 @@ for run in runs/digits-l3 runs/mnist-l2; do
     for metric in reconstruction health samples; do halikit evaluate "$run" --metric $metric; done
     halikit report "$run" --all
 done
-halikit evaluate runs/digits-l3 --metric reconstruction --scale fit
+halikit evaluate reconstruction runs/digits-l3 --scale fit
 python inpainting.py runs/mnist-l2
 python encode.py runs/mnist-l2 "$DIR"

@@ -37,10 +37,10 @@ rates() { echo "--set learning_rate=$1 --set discriminator_learning_rate=$2 --se
     choose v5-noise0 5 2500 0 $base --set input_noise=0
     choose v5-no-dropout 5 2500 0 $base --set dropout=0
     choose v5-no-weight-norm 5 2500 0 $base --set weight_norm=false
-    choose v5-no-sleep 5 2500 0 $base --set sleep=0
+    choose v5-no-sleep 5 2500 0 $base --set sleep_weights=0
     choose v5-no-skips 5 2500 0 $base --set skips=false
     choose v5-relativistic 5 2500 0 $(rates 2e-4 2e-4 0.3) --set weight_norm=false --set objective=relativistic \
-        --set gradient_penalty=0.1 --set penalty_every=4 --set penalised=both --set dropout=0 --set input_noise=0
+        --set gradient_penalty=0.1 --set penalty_every=4 --set penalised_joint=both --set dropout=0 --set input_noise=0
     choose v5-no-weight-norm-rate3 5 2500 0 $(rates 3e-4 1.2e-3 0.3) --set weight_norm=false
     choose v5-no-weight-norm-decay0 5 2500 0 $(rates 2e-4 8e-4 0.0) --set weight_norm=false
     choose v8-decay0 8 4000 0 $base $(rates 2e-4 8e-4 0.0)

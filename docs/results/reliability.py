@@ -29,7 +29,7 @@ from halikit.hardware.processes import is_first
 def digits(**changes: object) -> tuple[Config, data.DataSet]:
     """The preset at its size, on one thread."""
     loaded = data.load("digits")
-    settings = {"model.data_shape": loaded.shape, "training.threads": 1, "training.device": "cpu"}
+    settings = {"model.data_shape": loaded.shape, "hardware.threads": 1, "hardware.device": "cpu"}
     return override(presets.digits(), settings | changes), loaded
 
 
@@ -58,7 +58,7 @@ def costs(rounds: int = 5, steps: int = 40) -> dict[str, float]:
             spent["checkpoint_wall"].append(time.perf_counter() - wall)
         size = sum(file.stat().st_size for file in Path(place).rglob(f"step-{trainer.steps:07d}/*"))
     medians = {f"{name}_seconds": median(times) for name, times in spent.items()}
-    every = config.training.checkpoint_every
+    every = config.record.checkpoint_every
     return medians | {
         "checkpoint_bytes": size,
         "checkpoint_every": every,
@@ -73,8 +73,8 @@ def scaling(config: Config, loaded: data.DataSet, steps: int, rounds: int = 5) -
 
     The batch is the same, so each of two processes has half of it. While one trains alone the other one sleeps.
     """
-    changes = {"training.threads": 1, "training.device": "cpu"}
-    config = override(config, changes | {"training.evaluate_every": 10**6, "training.log_every": 10**6})
+    changes = {"hardware.threads": 1, "hardware.device": "cpu"}
+    config = override(config, changes | {"record.evaluate_every": 10**6, "record.log_every": 10**6})
     torch.manual_seed(0)
     together = hk.Trainer(hk.build(config), loaded)
     world, os.environ["WORLD_SIZE"] = together.processes.world, "1"
@@ -147,7 +147,7 @@ def imagenet() -> dict[str, object]:
         del logits, q, p, joints
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         images = data.from_tensor(torch.rand(256, 3, 128, 128) * 2 - 1)
-        trainer = hk.Trainer(model, images, settings=override(config, {"training.device": "cpu"}).training, out=place)
+        trainer = hk.Trainer(model, images, settings=override(config, {"hardware.device": "cpu"}).training, out=place)
         # Optimisers have a state once they have made a step; of that step the gradients do not matter.
         for part in model.parts.values():
             for parameter in part.parameters():
@@ -166,7 +166,7 @@ def imagenet() -> dict[str, object]:
         "checkpoint_seconds": seconds,
         "steps": config.training.steps,
         "batch": config.training.batch_size,
-        "precision": config.training.precision,
+        "precision": config.hardware.precision,
     }
 
 

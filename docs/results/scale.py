@@ -40,8 +40,8 @@ def on_cpu(config: Config, shape: Sequence[int], batch_size: int) -> Config:
         {
             "model.data_shape": tuple(shape),
             "training.batch_size": batch_size,
-            "training.threads": 1,
-            "training.device": "cpu",
+            "hardware.threads": 1,
+            "hardware.device": "cpu",
         },
     )
 

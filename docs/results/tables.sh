@@ -34,13 +34,13 @@ for kind in hali ali vae; do
     touch "$out/done"
 done
 vgg="runs/vgg_$WHAT.safetensors"
-halikit evaluate "${runs[@]}" --metric svm --format csv --out "svm_$WHAT.csv"
-halikit evaluate "${runs[@]}" --metric attributes --vgg "$vgg" --width "${WIDTH:-64}" --epochs "${EPOCHS:-20}" \
+halikit evaluate svm "${runs[@]}" --format csv --out "svm_$WHAT.csv"
+halikit evaluate attributes "${runs[@]}" --vgg "$vgg" --width "${WIDTH:-64}" --epochs "${EPOCHS:-20}" \
     --format csv --out "attributes_$WHAT.csv"
 for run in "${runs[@]}"; do
     for noise in "" --noiseless; do
-        halikit evaluate "$run" --metric samples --test $noise --json
-        halikit evaluate "$run" --metric samples --test $noise --features "$vgg" --json
+        halikit evaluate samples "$run" --test $noise --json
+        halikit evaluate samples "$run" --test $noise --features "$vgg" --json
     done
-    halikit evaluate "$run" --metric reconstruction --test --json
+    halikit evaluate reconstruction "$run" --test --json
 done >"samples_$WHAT.jsonl"

@@ -15,35 +15,23 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from halikit.config import Config
-    from halikit.data import DataSet, Split
-    from halikit.model import Model
+    from halikit.runs.run import Result, Run
 
 RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run directory, or digits for the model that ships.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A run directory, or digits for the model that ships with halikit.", show_default=False
+    ),
 ]
-Data = Annotated[str | None, typer.Option(help="Data to use instead of the run's own: digits, mnist:DIR, folder:DIR.")]
 Out = Annotated[
     Path | None,
-    typer.Option(help="Picture to write; by default in the run's figures/ and its report.", show_default=False),
+    typer.Option(help="File to write; by default the result goes into the run's report.", show_default=False),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+Data = Annotated[str | None, typer.Option(help="Data to use instead of the run's own: digits, mnist:DIR, folder:DIR.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[str, typer.Option(help="averaged or raw.")]
-Noiseless = Annotated[
-    bool, typer.Option("--noiseless", help="Samples: the mean of p(x|z1) in place of a draw, as for an autoencoder.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
-
-# How many samples or images entries are chosen by that change most: each takes two decodings an entry.
-EXAMINED = 16
-
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
@@ -122,44 +110,22 @@ def report_path(path: Path) -> None:
     console().print(str(path), markup=False)
 
 
-def open_run(run: Path, weights: str, device: str) -> tuple[Model, Config]:
-    """The model of a run, and its config.
+def open_run(path: Path, weights: str = "averaged", device: str = "cpu", data: str | None = None) -> Run:
+    """A run, opened for reading.
+
+    Args:
+        path: A run directory, a model file in one, or the name of a model that ships.
+        weights: ``averaged`` or ``raw``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        data: Spec of data to use instead of the run's own.
 
     Raises:
-        InputError: If there is no model, or it was not built from a config.
+        InputError: If the device is not available.
     """
-    from halikit.errors import InputError
     from halikit.hardware.processes import resolve_device
-    from halikit.model import load
+    from halikit.runs.run import Run
 
-    model = load(run, weights=weights, device=resolve_device(device))  # type: ignore[arg-type]
-    if model.config is None:
-        raise InputError(f"{run} holds kernels of its author's own, which the command line cannot build; use hk.load")
-    return model, model.config
-
-
-def open_data(config: Config, spec: str | None) -> DataSet:
-    """The data set given, or the run's own, at the run's size.
-
-    Raises:
-        InputError: If it cannot be read or does not fit the model.
-    """
-    from halikit import data
-    from halikit.errors import InputError
-
-    settings = config.data
-    with progress("reading the data") as advance:
-        loaded = data.load(spec or settings.spec, size=settings.size, strict=settings.strict, on_progress=advance)
-    if loaded.shape != config.model.data_shape:
-        raise InputError(
-            f"the model is for data of shape {config.model.data_shape}, but {loaded.spec} has {loaded.shape}"
-        )
-    return loaded
-
-
-def directory_of(run: Path) -> Path:
-    """The run directory, also of a run that is named by its model file; one to be made for the model that ships."""
-    return run.parent if run.is_file() else run
+    return Run(path, weights=weights, device=resolve_device(device), data_spec=data, progress=progress)  # type: ignore[arg-type]
 
 
 def check_writable(out: Path | None) -> None:
@@ -174,52 +140,40 @@ def check_writable(out: Path | None) -> None:
         raise InputError(f"cannot write {out}: there is no directory {out.parent}")
 
 
-def present(
-    run: Path,
-    name: str,
-    title: str,
-    *,
-    lines: Sequence[str] = (),
-    values: dict[str, Any],
-    picture: NDArray[np.uint8] | None = None,
-    out: Path | None = None,
-    as_json: bool = False,
-) -> None:
-    """Print what a command has found, and keep it: in ``out``, or else in the run's directory and report.
-
-    Args:
-        run: The run.
-        name: Of the finding's files.
-        title: Of its place in the report.
-        lines: What it says.
-        values: The same for ``--json``; the picture's ``path`` is added.
-        picture: ``(height, width, 3)``.
-        out: Where the picture goes instead.
-        as_json: Whether to print the values instead of the lines.
-    """
+def present(run: Run, result: Result, *, out: Path | None = None, as_json: bool = False) -> None:
+    """Print the result of a command, and keep it: its picture in ``out``, or all of it in the run and its report."""
     from halikit.errors import InputError
     from halikit.plotting import save_png
-    from halikit.runs.report import Finding, keep
 
     path = out
-    if out is not None and picture is not None:
-        save_png(out, picture)
+    if out is not None and result.picture is not None:
+        save_png(out, result.picture)
     # No directory is made for numbers alone.
-    elif picture is not None or directory_of(run).is_dir():
+    elif result.picture is not None or run.path.is_dir():
         try:
-            path = keep(directory_of(run), Finding(name, title, command_line(), lines, values), picture)
+            path = keep(run, result, command_line())
         except InputError as error:
-            # The figures are what was asked for; a run that cannot be written to has them all the same.
-            if picture is not None:
+            # The numbers can be printed although the run cannot be written to; a picture cannot.
+            if result.picture is not None:
                 raise
             console(stderr=True).print(f"not kept in the report: {error}", markup=False)
     if as_json:
-        print_json(values | ({"path": str(path)} if picture is not None else {}))
+        print_json(result.values | ({"path": str(path)} if result.picture is not None else {}))
         return
-    for line in lines:
+    for line in result.lines:
         console().print(line, markup=False)
-    if path is not None and picture is not None:
+    if path is not None and result.picture is not None:
         report_path(path)
+
+
+def keep(run: Run, result: Result, command: str) -> Path | None:
+    """Keep a result in a run, and in its report if the run is complete; gives the file of the picture, if any."""
+    from halikit.runs.report import write_report
+
+    path = run.keep(result, command)
+    if run.is_complete:
+        write_report(run)
+    return path
 
 
 def fresh(path: Path) -> Path:
@@ -230,81 +184,6 @@ def fresh(path: Path) -> Path:
     return candidate
 
 
-def check_level(run: Path, level: int | None, levels: int, lowest: int = 1) -> None:
-    """Refuse a level that a run does not have.
-
-    Raises:
-        InputError: Naming those that it has.
-    """
-    from halikit.errors import InputError
-
-    if level is not None and not lowest <= level <= levels:
-        there = f"level {lowest}" if lowest == levels else f"levels {lowest} to {levels}"
-        raise InputError(f"there is no level {level} here: {run} has {there}")
-
-
-def held_out_images(config: Config, spec: str | None, n: int, device: torch.device) -> Tensor:
-    """The first ``n`` held-out images, or all if there are fewer, ``(n, C, H, W)``.
-
-    Raises:
-        InputError: If the data are no images, or cannot be read.
-    """
-    import torch
-
-    from halikit.errors import InputError
-
-    part = open_data(config, spec).held_out
-    x = part.batch(torch.arange(min(n, len(part)))).to(device)
-    if x.dim() != 4:
-        raise InputError(f"pictures are made of images, and this model is for data of shape {tuple(x.shape[1:])}")
-    return x
-
-
-def mean_image(part: Split) -> Tensor:
-    """The mean of a part, read in batches, ``(C, H, W)``: what missing pixels hold to begin with."""
-    import torch
-
-    total = torch.zeros(part.images.shape[1:], dtype=torch.float64)
-    for index in torch.arange(len(part)).split(1000):
-        total += part.batch(index).cpu().double().sum(0)
-    return (total / len(part)).float()
-
-
 def command_line() -> str:
     """The command as it was typed, but for what only shapes its output."""
     return shlex.join(["halikit", *(argument for argument in sys.argv[1:] if argument != "--json")])
-
-
-def numbers(option: str, text: str) -> list[float]:
-    """Numbers between commas.
-
-    Raises:
-        InputError: If these are none.
-    """
-    from halikit.errors import InputError
-
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{option} takes numbers between commas, such as -1,0,1; got {text!r}") from None
-
-
-def chosen_entries(text: str | None, influence: Tensor, number: int) -> list[int]:
-    """The entries of a latent that were asked for, or those that change most.
-
-    Args:
-        text: Indices between commas, if any were given.
-        influence: ``(entries,)``, by which to choose otherwise.
-        number: How many to choose.
-
-    Raises:
-        InputError: If there is no such entry.
-    """
-    from halikit.errors import InputError
-
-    if text is None:
-        return influence.topk(min(number, len(influence))).indices.tolist()
-    chosen = numbers("--entries", text)
-    if not all(entry.is_integer() and 0 <= entry < len(influence) for entry in chosen):
-        raise InputError(f"--entries takes indices from 0 to {len(influence) - 1} between commas, got {text!r}")
-    return [int(entry) for entry in chosen]

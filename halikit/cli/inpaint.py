@@ -7,35 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halikit.cli import common
-
 if TYPE_CHECKING:
     import torch
 
+    from halikit.runs.run import Result, Run
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Use a model")(inpaint)
+__all__ = ["inpaint"]
 
 
 def inpaint(
-    run: common.RunArgument,
-    data: common.Data = None,
-    centre: Annotated[float, typer.Option(help="Share of height and width that is missing, in the middle.")] = 0.5,
+    run: Run,
+    *,
+    centre: Annotated[float, typer.Option(help="Share of height and width that is missing in the middle.")] = 0.5,
     rectangle: Annotated[
         tuple[int, int, int, int] | None,
-        typer.Option(metavar="TOP LEFT HEIGHT WIDTH", help="Miss this rectangle instead.", show_default=False),
+        typer.Option(metavar="TOP LEFT HEIGHT WIDTH", help="Missing rectangle, instead.", show_default=False),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="Miss what is white in this image instead.", show_default=False)
+        Path | None, typer.Option(help="Image whose white pixels are missing, instead.", show_default=False)
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many to show.")] = 16,
-    measured: Annotated[int, typer.Option(min=2, help="Held-out images to measure on.")] = 500,
-    weights: common.Weights = "averaged",
-    device: common.Device = "auto",
-    out: common.Out = None,
-    as_json: common.Json = False,
-) -> None:
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of images to show.")] = 16,
+    measured: Annotated[int, typer.Option(min=2, help="Number of held-out images to measure on.")] = 500,
+) -> Result:
     """Fill in missing pixels of held-out images, level by level from the top, starting from the mean training image.
 
     Example: halikit inpaint runs/digits --centre 0.4
@@ -44,26 +37,12 @@ def inpaint(
     """
     from halikit import plotting
     from halikit.analysis import inpainting
-    from halikit.errors import InputError
+    from halikit.runs.run import Result
 
-    common.check_writable(out)
-    if rectangle and mask:
-        raise InputError("--rectangle and --mask both say what is missing; give one of them")
-    model, config = common.open_run(run, weights, device)
-    hierarchy = model.hierarchy
-    shape = hierarchy.spaces[0].shape
-    x = common.held_out_images(config, data, measured, hierarchy.prior.device)
-    try:
-        if mask:
-            missing = _read_mask(mask, shape)
-        elif rectangle:
-            missing = inpainting.rectangle_mask(shape, *rectangle)
-        else:
-            missing = inpainting.centre_mask(shape, centre)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    fill = common.mean_image(common.open_data(config, data).train).to(x.device)
-    found = inpainting.inpaint(hierarchy, x, missing, fill=fill)
+    missing = _missing(run.hierarchy.spaces[0].shape, centre, rectangle, mask)
+    x = run.held_out_images(measured)
+    fill = inpainting.mean_image(run.data.train).to(x.device)
+    found = inpainting.inpaint(run.hierarchy, x, missing, fill=fill)
     errors = inpainting.inpainting_errors(x, missing, found)
     low, high = errors.interval
     lines = [f"root mean square error over the {int(missing.sum())} missing of {missing.numel()} pixels"]
@@ -81,10 +60,28 @@ def inpaint(
         "interval_95": [low, high],
     }
     steps = {name: images[:n] for name, images in found.steps.items()}
-    picture = plotting.inpainting_rows(x[:n], found.masked[:n], steps)
-    common.present(
-        run, "inpainting", "Inpainting", lines=lines, values=values, picture=picture, out=out, as_json=as_json
-    )
+    return Result("inpainting", "Inpainting", values, lines, plotting.inpainting_rows(x[:n], found.masked[:n], steps))
+
+
+def _missing(
+    shape: tuple[int, ...], centre: float, rectangle: tuple[int, int, int, int] | None, mask: Path | None
+) -> torch.Tensor:
+    """The missing pixels, ``(H, W)`` bool."""
+    from halikit.analysis import inpainting
+    from halikit.errors import InputError
+
+    if rectangle and mask:
+        raise InputError("--rectangle and --mask both say what is missing; give one of them")
+    if len(shape) != 3:
+        raise InputError(f"pictures are made of images, and this model is for data of shape {shape}")
+    if mask:
+        return _read_mask(mask, shape)
+    try:
+        if rectangle:
+            return inpainting.rectangle_mask(shape, *rectangle)
+        return inpainting.centre_mask(shape, centre)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def _read_mask(path: Path, shape: tuple[int, ...]) -> torch.Tensor:

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halikit.cli import common
+if TYPE_CHECKING:
+    from halikit.runs.run import Result, Run
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Use a model")(reconstruct)
+__all__ = ["reconstruct"]
 
 
 def reconstruct(
-    run: common.RunArgument,
-    data: common.Data = None,
-    level: Annotated[
-        int | None, typer.Option(min=1, help="One level alone, in alternating columns; all by default.")
-    ] = None,
-    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many to show.")] = 16,
+    run: Run,
+    *,
+    level: Annotated[int | None, typer.Option(min=1, help="One level alone; all by default.")] = None,
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of images to show.")] = 16,
     draw: Annotated[bool, typer.Option("--draw", help="Draw every state instead of following the means.")] = False,
     draws: Annotated[
-        int, typer.Option(min=1, help="So many decodings of each image, drawn: what a level leaves free.")
+        int, typer.Option(min=1, help="Decode each image this many times by sampling: what a level leaves open.")
     ] = 1,
-    weights: common.Weights = "averaged",
-    device: common.Device = "auto",
-    seed: common.Seed = 0,
-    out: common.Out = None,
-    as_json: common.Json = False,
-) -> None:
-    """Reconstruct held-out data from every level and write inputs above reconstructions.
+    seed: int = 0,
+) -> Result:
+    """Reconstruct held-out images from every level, and show them below the originals.
 
     Example: halikit reconstruct runs/digits --level 2
 
@@ -41,48 +33,36 @@ def reconstruct(
 
     from halikit import plotting
     from halikit.analysis.inference import Inference
-    from halikit.analysis.reconstruction import draws as drawn
+    from halikit.analysis.reconstruction import draws as decoded
+    from halikit.runs.run import Result
 
-    common.check_writable(out)
-    model, config = common.open_run(run, weights, device)
-    common.check_level(run, level, len(model.hierarchy))
-    hierarchy = model.hierarchy
-    x = common.held_out_images(config, data, 1000, hierarchy.prior.device)
-    torch.manual_seed(seed)
+    run.checked_level(level)
+    hierarchy, x = run.hierarchy, run.held_out_images(1000)
+    names = [space.name for space in hierarchy.spaces]
     levels = range(1, len(hierarchy) + 1)
+    torch.manual_seed(seed)
     with torch.no_grad():
         means = Inference(hierarchy)
         rebuilt = {k: hierarchy.reconstruct(x, k, sample=True) if draw else means.reconstruct(x, k) for k in levels}
-    errors = [float((x - image).square().mean().sqrt()) for image in rebuilt.values()]
+    errors = [float((x - images).square().mean().sqrt()) for images in rebuilt.values()]
     lines = [
-        f"level {k}: root mean square error {error:.4f} per pixel, over {len(x)} held-out images (estimate)"
+        f"level {k}: root mean square error {error:.4f} over the elements of {len(x)} held-out images (estimate)"
         for k, error in enumerate(errors, 1)
     ]
-    values = {
-        "levels": len(hierarchy),
-        "shown": level,
-        "rms_error": errors,
-        "images": len(x),
-        "drawn": draw,
-        "draws": draws,
-    }
+    values = {"levels": len(hierarchy), "shown": level, "rms_error": errors, "images": len(x), "drawn": draw}
+    rows = {"x": x[:n]} | {names[k]: images[:n] for k, images in rebuilt.items()}
+    picture = plotting.alternating_columns(x[:n], rebuilt[level][:n]) if level else plotting.labelled_rows(rows)
     if draws > 1:
-        several = {k: drawn(hierarchy, x, k, draws) for k in levels}
-        free = [float(images.std(0).square().mean().sqrt()) for images in several.values()]
+        several = {k: decoded(hierarchy, x, k, draws) for k in levels}
+        deviations = [float(images.std(0).square().mean().sqrt()) for images in several.values()]
         lines += [
-            f"level {k}: standard deviation {deviation:.4f} per pixel among {draws} draws from one z{k} (estimate)"
-            for k, deviation in enumerate(free, 1)
+            f"level {k}: standard deviation {deviation:.4f} per element among {draws} draws from one z{k} (estimate)"
+            for k, deviation in enumerate(deviations, 1)
         ]
-        values["standard_deviation_of_draws"] = free
+        values |= {"standard_deviation_of_draws": deviations}
         shown = {level: several[level]} if level else several
-        rows = [("x", x[:n])] + [(hierarchy.spaces[k].name, images[:n]) for k, each in shown.items() for images in each]
-        picture = plotting.labelled_rows(rows)
-    elif level:
-        picture = plotting.alternating_columns(x[:n], rebuilt[level][:n])
-    else:
-        picture = plotting.labelled_rows(
-            {"x": x[:n]} | {hierarchy.spaces[k].name: image[:n] for k, image in rebuilt.items()}
-        )
+        drawn = [(names[k], images[:n]) for k, each in shown.items() for images in each]
+        picture = plotting.labelled_rows([("x", x[:n]), *drawn])
     title = "Reconstructions" + (f" from level {level}" if level else "") + (", several draws" if draws > 1 else "")
     name = "reconstructions" + (f"-z{level}" if level else "") + ("-draws" if draws > 1 else "")
-    common.present(run, name, title, lines=lines, values=values, picture=picture, out=out, as_json=as_json)
+    return Result(name, title, values | {"draws": draws}, lines, picture)

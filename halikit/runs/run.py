@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +29,10 @@ from halikit.model import FILE_NAME, Model, levels_of, load
 from halikit.runs.checkpoints import Checkpoints
 from halikit.utils.files import read_bounded, write_atomically
 
-__all__ = ["Finding", "Run"]
+__all__ = ["Finding", "Progress", "Result", "Run"]
+
+# Makes a context for a computation with this label; inside it, a function is called with (done, total).
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 # The largest JSON files that are read, in bytes: the description of a divergence, and a finding.
 _LARGEST_DUMP, _LARGEST_FINDING = 2**20, 2**24
@@ -57,6 +61,24 @@ class Finding:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Result(NamedTuple):
+    """What a computation on a run gives, for people and for programs.
+
+    Attributes:
+        name: Name of the files of the finding that it becomes.
+        title: Title for people.
+        values: The result for programs, as JSON takes it.
+        lines: The result in words.
+        picture: ``(height, width, 3)``, if there is one.
+    """
+
+    name: str
+    title: str
+    values: dict[str, Any]
+    lines: Sequence[str] = ()
+    picture: NDArray[np.uint8] | None = None
+
+
 class Run:
     """A run directory, opened for reading; data and model are read once, when they are first used.
 
@@ -66,7 +88,7 @@ class Run:
         weights: ``"averaged"`` or ``"raw"``.
         device: Where the model is loaded.
         data_spec: Data to use instead of the run's own.
-        on_progress: Called with (done, total) while data are read.
+        progress: Shows the progress of what takes longer; nothing by default.
     """
 
     def __init__(
@@ -76,12 +98,12 @@ class Run:
         weights: Literal["averaged", "raw"] = "averaged",
         device: str | torch.device = "cpu",
         data_spec: str | None = None,
-        on_progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.given = Path(path)
         self.path = self.given.parent if self.given.is_file() else self.given
         self.weights, self.device, self.data_spec = weights, device, data_spec
-        self._on_progress = on_progress
+        self.progress = progress or _no_progress
 
     @property
     def config_file(self) -> Path:
@@ -186,6 +208,18 @@ class Run:
         assert self.model.config is not None
         return self.model.config
 
+    def checked_level(self, level: int | None, *, lowest: int = 1) -> int | None:
+        """A level that was asked for, if the model has it.
+
+        Raises:
+            InputError: If it has not; the message names those that it has.
+        """
+        levels = len(self.hierarchy)
+        if level is not None and not lowest <= level <= levels:
+            there = f"level {lowest}" if lowest == levels else f"levels {lowest} to {levels}"
+            raise InputError(f"there is no level {level} here: {self.given} has {there}")
+        return level
+
     @property
     def levels(self) -> int:
         """Number of levels of the model.
@@ -203,9 +237,9 @@ class Run:
             InputError: If it cannot be read or does not fit the model.
         """
         settings, shape = self.config.data, self.config.model.data_shape
-        loaded = data.load(
-            self.data_spec or settings.spec, size=settings.size, strict=settings.strict, on_progress=self._on_progress
-        )
+        with self.progress("reading the data") as advance:
+            spec = self.data_spec or settings.spec
+            loaded = data.load(spec, size=settings.size, strict=settings.strict, on_progress=advance)
         if loaded.shape != shape:
             raise InputError(f"the model is for data of shape {shape}, but {loaded.spec} has {loaded.shape}")
         return loaded
@@ -286,12 +320,12 @@ class Run:
         """The file of a finding's picture; it is missing where the finding has none."""
         return self.figures_folder / f"{finding.name}.png"
 
-    def keep(self, finding: Finding, picture: NDArray[np.uint8] | None = None) -> Path | None:
-        """Write a finding into the directory.
+    def keep(self, result: Result, command: str) -> Path | None:
+        """Write a result into the directory as a finding.
 
         Args:
-            finding: The finding.
-            picture: ``(height, width, 3)``.
+            result: The result.
+            command: The command that made it.
 
         Returns:
             The file of the picture, if there is one.
@@ -301,11 +335,12 @@ class Run:
             ResourceError: If the disk is full.
         """
         self.make(self.figures_folder)
+        finding = Finding(result.name, result.title, command, result.lines, result.values)
         path = self.picture_of(finding)
-        if picture is not None:
-            plotting.save_png(path, picture)
+        if result.picture is not None:
+            plotting.save_png(path, result.picture)
         write_atomically(path.with_suffix(".json"), json.dumps(asdict(finding), indent=1, ensure_ascii=False))
-        return None if picture is None else path
+        return None if result.picture is None else path
 
     def make(self, folder: Path) -> None:
         """Make a folder of the run.
@@ -317,6 +352,11 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make {folder}: {error.strerror}") from None
+
+
+@contextmanager
+def _no_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    yield lambda done, total: None
 
 
 def _finding(file: Path) -> Finding:

@@ -1,0 +1,72 @@
+"""Makes a command out of a function on a run: open the run, compute, present."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from halikit.cli import common
+
+if TYPE_CHECKING:
+    from halikit.runs.run import Result
+
+__all__ = ["run_command"]
+
+# Options of every such command. Those that the function has as well are handed to it.
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "data": (common.Data, None),
+    "weights": (common.Weights, "averaged"),
+    "device": (common.Device, "auto"),
+    "seed": (common.Seed, 0),
+    "out": (common.Out, None),
+    "as_json": (common.Json, False),
+}
+
+
+def run_command(function: Callable[..., Result]) -> Callable[..., None]:
+    """A command for Typer with the options of the function and the common ones.
+
+    Args:
+        function: Takes the opened run first, and its own options by keyword, annotated as Typer reads them; ``seed`` if
+            it draws anything. Its docstring is the help.
+    """
+    first, *own = inspect.signature(function).parameters.values()
+    options = [_evaluated(parameter, function) for parameter in own if parameter.name not in _COMMON]
+    takes_seed = any(parameter.name == "seed" for parameter in own)
+
+    def command(**given: Any) -> None:
+        out, as_json, seed = given.pop("out"), given.pop("as_json"), given.pop("seed", None)
+        common.check_writable(out)
+        opening = {name: given.pop(name) for name in ("weights", "device", "data")}
+        run = common.open_run(given.pop("run"), **opening)
+        about = {"run": str(run.given), "weights": run.weights} | ({"seed": seed} if takes_seed else {})
+        result = function(run, **given, **({"seed": seed} if takes_seed else {}))
+        common.present(run, result._replace(values=about | result.values), out=out, as_json=as_json)
+
+    parameters = [
+        Parameter("run", Parameter.POSITIONAL_OR_KEYWORD, annotation=common.RunArgument),
+        *options,
+        *_common_options(takes_seed=takes_seed),
+    ]
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    # Typer reads both.
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _common_options(*, takes_seed: bool) -> Iterator[Parameter]:
+    for name, (annotation, default) in _COMMON.items():
+        if name != "seed" or takes_seed:
+            yield Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _evaluated(parameter: Parameter, function: Callable[..., Any]) -> Parameter:
+    """The parameter with its annotation as an object; that of the run itself would need torch."""
+    annotation = parameter.annotation
+    if isinstance(annotation, str):
+        annotation = eval(annotation, function.__globals__)  # noqa: S307 (the annotation is our own code)
+    return parameter.replace(annotation=annotation, kind=Parameter.KEYWORD_ONLY)
