@@ -9,11 +9,6 @@ import typer
 from halikit.cli import common
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Look")(benchmark)
-
-
 def benchmark(
     preset: Annotated[str, typer.Option(help="Whose networks and batch size.")] = "digits",
     rounds: Annotated[int, typer.Option(min=3, help="How often each way of stepping has its turn.")] = 20,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from halikit.hierarchy import Hierarchy
 
 
-class Part(StrEnum):
+class DataPart(StrEnum):
     """A part of a data set."""
 
     TRAIN = "train"
@@ -23,22 +23,17 @@ class Part(StrEnum):
     TEST = "test"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Use a model")(encode)
-
-
 def encode(
     run: common.RunArgument,
     data: common.Data = None,
-    part: Annotated[Part, typer.Option(help="Which part of the data.")] = Part.TRAIN,
+    part: Annotated[DataPart, typer.Option(help="Part of the data.")] = DataPart.TRAIN,
     level: Annotated[
         list[int] | None, typer.Option(min=1, help="One level; as often as needed; all by default.")
     ] = None,
     draw: Annotated[bool, typer.Option("--draw", help="Draw every state instead of following the means.")] = False,
     pool: Annotated[bool, typer.Option("--pool", help="Average feature maps over positions.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 500,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted command has left.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the file of an interrupted command.")] = False,
     compile: Annotated[
         str | None,
         typer.Option(metavar="MODE", help="Compile the encoder first: default, reduce-overhead.", show_default=False),
@@ -64,19 +59,19 @@ def encode(
     from halikit.errors import InputError
 
     common.check_writable(out)
-    model, config = common.open_run(run, weights, device)
     if compile not in (None, *get_args(Mode)):
         raise InputError(f"--compile is one of {', '.join(get_args(Mode))}, got {compile!r}")
+    opened = common.open_run(run, weights, device, data)
     for one in level or []:
-        common.check_level(run, one, len(model.hierarchy))
-    loaded = common.open_data(config, data)
+        opened.checked_level(one)
+    loaded = opened.data
     if part.value not in loaded.parts:
         raise InputError(f"{loaded.spec} has no {part.value} part; there are {', '.join(loaded.parts)}")
     if out is None:
-        common.directory_of(run).mkdir(exist_ok=True)
-    path = out or common.directory_of(run) / f"features-{part.value}.safetensors"
+        opened.make(opened.path)
+    path = out or opened.features_file(part.value)
     about = {
-        "model": _digest(model.hierarchy),
+        "model": _digest(opened.hierarchy),
         "weights": weights,
         "data": loaded.spec,
         "part": part.value,
@@ -85,7 +80,7 @@ def encode(
     }
     with common.progress("encoding") as advance:
         written = write_features(
-            model.hierarchy,
+            opened.hierarchy,
             loaded.parts[part.value],
             path,
             levels=level,
@@ -103,9 +98,8 @@ def encode(
         + (f", resumed from image {written.resumed_from:,}" if written.resumed_from else "")
     )
     values = asdict(written) | {"images_per_second": written.images_per_second, "path": str(path)}
-    common.present(
-        run, f"encode-{part.value}", f"Features of the {part.value} part", lines=[line], values=values, as_json=as_json
-    )
+    result = Result(f"encode-{part.value}", f"Features of the {part.value} part", values, [line])
+    common.present(opened, result, as_json=as_json)
     if not as_json:
         common.report_path(path)
 

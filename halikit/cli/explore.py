@@ -9,13 +9,8 @@ import typer
 from halikit.cli import common
 
 if TYPE_CHECKING:
-    from halikit.config import Config
     from halikit.data import DataSet
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Look")(explore)
+    from halikit.runs.run import Run
 
 
 def explore(
@@ -38,17 +33,13 @@ def explore(
     """
     import webbrowser
 
+    from halikit.analysis.inpainting import mean_image
     from halikit.explore import Explorer, Server
 
-    model, config = common.open_run(run, weights, device)
-    found = _data(config, data)
-    explorer = Explorer(
-        model.hierarchy,
-        common.directory_of(run).resolve().name,
-        data=found,
-        fill=None if found is None or len(found.shape) != 3 else common.mean_image(found.train),
-        seed=seed,
-    )
+    opened = common.open_run(run, weights, device, data)
+    found = _data(opened)
+    fill = None if found is None or len(found.shape) != 3 else mean_image(found.train)
+    explorer = Explorer(opened.hierarchy, opened.path.resolve().name, data=found, fill=fill, seed=seed)
     with Server(explorer, port, on_error=common.warn) as server:
         common.narrator(stderr=True).print("Ctrl-C ends it; meanwhile the page is at", style="dim")
         if as_json:
@@ -63,14 +54,14 @@ def explore(
             return
 
 
-def _data(config: Config, spec: str | None) -> DataSet | None:
-    """The data to pick from: those asked for, or the run's own if they are still there."""
+def _data(run: Run) -> DataSet | None:
+    """The held-out data to choose from: those asked for, or the run's own if they still exist."""
     from halikit.errors import InputError
 
     try:
-        return common.open_data(config, spec)
+        return run.data
     except InputError as error:
-        if spec is not None:
+        if run.data_spec is not None:
             raise
-        common.warn(f"there are no held-out data to pick from: {error}")
+        common.warn(f"there are no held-out data to choose from: {error}")
         return None

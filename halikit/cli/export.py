@@ -11,21 +11,16 @@ import typer
 from halikit.cli import common
 
 
-class Format(StrEnum):
-    """A kind of file."""
+class ExportFormat(StrEnum):
+    """The format of exported files."""
 
     ONNX = "onnx"
     PT2 = "pt2"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Use a model")(export)
-
-
 def export(
     run: common.RunArgument,
-    format: Annotated[Format, typer.Option(help="onnx, or pt2 as torch.export.load reads it.")] = Format.ONNX,
+    format: Annotated[ExportFormat, typer.Option(help="onnx, or pt2 as torch.export.load reads it.")] = ExportFormat.ONNX,
     weights: common.Weights = "averaged",
     out: Annotated[
         Path | None, typer.Option(help="Directory to write to; by default export/ in the run.", show_default=False)
@@ -41,9 +36,9 @@ def export(
     from halikit.runs.export import export as export_to
 
     common.check_writable(out)
-    model, _ = common.open_run(run, weights, "cpu")
-    directory = out or common.directory_of(run) / "export"
-    files = export_to(model.hierarchy, directory, format=format.value)
+    opened = common.open_run(run, weights, "cpu")
+    directory = out or opened.exports_folder
+    files = export_to(opened.hierarchy, directory, format=format.value)
     if as_json:
         listed = [
             {"path": str(f.path), "given": f.given, "gives": list(f.gives), "difference": f.difference} for f in files
@@ -52,6 +47,6 @@ def export(
         return
     for file in files:
         gives = ", ".join(file.gives)
-        said = f"{file.path.name}: {file.given} to {gives}; at most {file.difference:.1e} off the model (estimate)"
-        common.console().print(said, markup=False)
+        line = f"{file.path.name}: {file.given} to {gives}; at most {file.difference:.1e} off the model (estimate)"
+        common.console().print(line, markup=False)
     common.report_path(directory)

@@ -7,30 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from halikit.cli import common
-
 if TYPE_CHECKING:
     from torch import Tensor
 
     from halikit.data import DataSet, Split
-    from halikit.hierarchy import Hierarchy
+    from halikit.runs.run import Result, Run
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Use a model")(innovate)
+__all__ = ["innovate"]
 
 
 def innovate(
-    run: common.RunArgument,
-    data: common.Data = None,
+    run: Run,
+    *,
     level: Annotated[
         int | None, typer.Option(min=1, help="Change this latent, edit the one below; the top by default.")
     ] = None,
     entries: Annotated[
-        str | None, typer.Option(help="Elements or feature maps, such as 0,5; by default those that change most.")
+        str | None,
+        typer.Option(help="Elements or feature maps, such as 0,5; by default those that change the images most."),
     ] = None,
-    number: Annotated[int, typer.Option(min=1, help="How many to choose where none are given.")] = 3,
+    number: Annotated[int, typer.Option(min=1, help="Number of entries to choose where none are given.")] = 3,
     towards: Annotated[
         str | None,
         typer.Option(help="A class or an attribute: go along its direction instead.", show_default=False),
@@ -40,14 +36,10 @@ def innovate(
     ] = None,
     alphas: Annotated[
         str | None,
-        typer.Option(help="What to multiply by, or how far to go; −3 … 3, or 0 … 2.", show_default=False),
+        typer.Option(help="Factors (−3 … 3 by default), or lengths along a direction (0 … 2).", show_default=False),
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--number-of-images", min=1, help="Images to edit, a row each.")] = 4,
-    weights: common.Weights = "averaged",
-    device: common.Device = "auto",
-    out: common.Out = None,
-    as_json: common.Json = False,
-) -> None:
+    n: Annotated[int, typer.Option("-n", "--number-of-images", min=1, help="Images to edit, one row for each.")] = 4,
+) -> Result:
     """Edit held-out images: change a latent, and add to the level below what that changes, carried down to x.
 
     Example: halikit innovate runs/digits --level 3
@@ -57,43 +49,32 @@ def innovate(
     import torch
 
     from halikit import plotting
-    from halikit.analysis.innovation import innovate
+    from halikit.analysis.innovation import innovate as edited
+    from halikit.runs.run import Result
 
-    common.check_writable(out)
-    model, config = common.open_run(run, weights, device)
-    level = level or len(model.hierarchy)
-    common.check_level(run, level, len(model.hierarchy))
-    hierarchy = model.hierarchy
+    hierarchy, level = run.hierarchy, run.checked_level(level) or len(run.hierarchy)
     name, below = hierarchy.spaces[level].name, hierarchy.spaces[level - 1].name
     if towards:
-        edits = _along_a_direction(hierarchy, common.open_data(config, data), level, towards, away, alphas, n)
+        edits = _along_a_direction(run, level, towards, away, alphas, n)
     else:
-        x = common.held_out_images(config, data, max(n, common.EXAMINED), hierarchy.prior.device)
-        edits = _of_entries(hierarchy, x, level, entries, number, alphas, n)
+        edits = _of_entries(run, level, entries, number, alphas, n)
     images = [
-        torch.stack([innovate(hierarchy, edits.x, level, change).x for change in each], 1)
+        torch.stack([edited(hierarchy, edits.x, level, change).x for change in each], 1)
         for each in edits.changes.values()
     ]
-    picture = plotting.strips(
-        [label for label in edits.changes for _ in edits.x],
-        torch.cat(images),
-        edits.amounts,
-        edits.x.repeat(len(images), 1, 1, 1),
-    )
-    common.present(
-        run,
+    labels = [label for label in edits.changes for _ in edits.x]
+    picture = plotting.strips(labels, torch.cat(images), edits.amounts, edits.x.repeat(len(images), 1, 1, 1))
+    return Result(
         f"innovation-{name}" + (f"-{_as_file_name(towards)}" if towards else ""),
         f"Innovation from {name} to {below}" + (f", towards {towards}" if towards else ""),
-        lines=edits.lines,
-        values={"level": level, "images": len(edits.x), "alphas": edits.amounts} | edits.values,
-        picture=picture,
-        out=out,
-        as_json=as_json,
+        {"level": level, "images": len(edits.x), "alphas": edits.amounts} | edits.values,
+        edits.lines,
+        picture,
     )
 
 
 class _Edits(NamedTuple):
-    """What is done to which images, and what there is to say of it."""
+    """The images to edit, the changes by label, and the result in words and for programs."""
 
     x: Tensor
     changes: dict[str, list[Callable[[Tensor], Tensor]]]
@@ -103,15 +84,17 @@ class _Edits(NamedTuple):
 
 
 def _of_entries(
-    hierarchy: Hierarchy, x: Tensor, level: int, entries: str | None, number: int, alphas: str | None, n: int
+    run: Run, level: int, entries: str | None, number: int, alphas: str | None, n: int
 ) -> _Edits:
-    """Multiply entries, those given or those that change most."""
+    """Multiply entries: those given, or those that change the images most."""
     from halikit.analysis.innovation import influence_on_data, scaling
+    from halikit.cli.parse import EXAMINED, entries_of, numbers
 
+    hierarchy, x = run.hierarchy, run.held_out_images(max(n, EXAMINED))
     name = hierarchy.spaces[level].name
-    amounts = common.numbers("--alphas", alphas or "-3,-2,-1,0,1,2,3")
+    amounts = numbers("--alphas", alphas or "-3,-2,-1,0,1,2,3")
     influence = influence_on_data(hierarchy, x, level, (min(amounts), max(amounts)))
-    chosen = common.chosen_entries(entries, influence, number)
+    chosen = entries_of(entries, influence, number)
     lines = [
         f"{name}[{entry}]: root mean square change {float(influence[entry]):.4f} per pixel, "
         f"at both ends, over {len(x)} held-out images (estimate)"
@@ -122,12 +105,14 @@ def _of_entries(
 
 
 def _along_a_direction(
-    hierarchy: Hierarchy, data: DataSet, level: int, towards: str, away: str | None, alphas: str | None, n: int
+    run: Run, level: int, towards: str, away: str | None, alphas: str | None, n: int
 ) -> _Edits:
-    """Go from the mean of one kind of training data to that of another, beginning at held-out images."""
+    """Move held-out images along the difference of the mean latents of two kinds of training data."""
     from halikit.analysis.directions import along, mean_direction
+    from halikit.cli.parse import numbers
 
-    amounts = common.numbers("--alphas", alphas or "0,0.5,1,1.5,2")
+    hierarchy, data = run.hierarchy, run.data
+    amounts = numbers("--alphas", alphas or "0,0.5,1,1.5,2")
     rows, lines = _direction_rows(data, towards, away)
     direction = mean_direction(hierarchy, data.train, level, *rows)
     x = _coming_from(data, data.held_out, towards, away, n).to(hierarchy.prior.device)
@@ -137,15 +122,15 @@ def _along_a_direction(
 
 
 def _direction_rows(data: DataSet, towards: str, away: str | None) -> tuple[tuple[Tensor, Tensor], list[str]]:
-    """The training data to go towards and away from, and what to say of them."""
+    """The training data to go towards and to come from, and a line about them."""
     wanted = _members(data, data.train, towards)
     others = ~wanted if away is None else _members(data, data.train, away)
-    said = f"mean of {int(wanted.sum()):,} training images of {towards} less that of {int(others.sum()):,} "
-    return (wanted, others), [said + (f"of {away}" if away else "others")]
+    line = f"mean of {int(wanted.sum()):,} training images of {towards} less that of {int(others.sum()):,} "
+    return (wanted, others), [line + (f"of {away}" if away else "others")]
 
 
 def _coming_from(data: DataSet, part: Split, towards: str, away: str | None, n: int) -> Tensor:
-    """Held-out images of what is gone away from."""
+    """Held-out images of the kind to come from."""
     import torch
 
     chosen = ~_members(data, part, towards) if away is None else _members(data, part, away)
@@ -153,7 +138,7 @@ def _coming_from(data: DataSet, part: Split, towards: str, away: str | None, n: 
 
 
 def _members(data: DataSet, part: Split, name: str) -> Tensor:
-    """Which data of a part are of a class, or have an attribute, ``(n,)`` bool.
+    """Which data of a part belong to a class or have an attribute, ``(n,)`` bool.
 
     Raises:
         InputError: If there is no such class or attribute.

@@ -9,11 +9,6 @@ import typer
 from halikit.cli import common
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Look")(presets)
-
-
 def presets(
     name: Annotated[str | None, typer.Argument(help="Print this one as TOML.", show_default=False)] = None,
     as_json: common.Json = False,

@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from halikit.analysis.propositions import Case
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Look")(propositions)
-
-
 def propositions(
     count: Annotated[int, typer.Option("-n", "--number", min=1, help="Random hierarchies of each kind.")] = 200,
     levels: Annotated[int, typer.Option(min=1, max=6, help="Most levels.")] = 3,

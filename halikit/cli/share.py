@@ -9,14 +9,6 @@ import typer
 
 from halikit.cli import common
 
-_PANEL = "Share"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command(rich_help_panel=_PANEL)(push)
-    app.command(rich_help_panel=_PANEL)(pull)
-
 
 def push(
     run: common.RunArgument,
