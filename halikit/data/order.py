@@ -1,4 +1,4 @@
-"""The order in which an epoch goes through the data."""
+"""The order of the images in an epoch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["order"]
 
 
 def order(n: int, seed: int, epoch: int) -> Tensor:
-    """A permutation of ``n`` images that depends on nothing but its arguments.
+    """A permutation of ``n`` images that depends only on the arguments.
 
-    It sorts keys of a counter-based generator (Philox), whose stream numpy keeps from version to version; no
-    global generator is read or advanced, so a resumed run goes through the data as an unbroken one does.
+    It sorts random keys of a counter-based generator (Philox), whose numbers are the same in every version of numpy. No
+    global generator is used, so a resumed run has the same order as an uninterrupted one.
 
     Args:
-        n: How many images there are.
+        n: Number of images.
         seed: Seed of the run, any integer.
         epoch: Number of the epoch, from 0.
 

@@ -1,4 +1,4 @@
-"""What is asked of a source."""
+"""What a source is called with: the data spec and the options of :func:`halikit.data.load`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["Request"]
 
 @dataclass(frozen=True)
 class Request:
-    """One call of :func:`halikit.data.load`, as its source sees it.
+    """One call of :func:`halikit.data.load`.
 
     Args:
         spec: The whole data spec, ``prefix:place``.
-        size: Side of the square that images are cropped and resized to; ``None`` keeps them as they are.
-        strict: Whether one file that cannot be used is one too many.
-        on_progress: Called with (images done, images in all), the last time with both equal.
-        canvas: Gives room for images of a shape ``(n, C, H, W)``, told the names of classes and attributes as well;
-            ``None`` for room in memory.
+        size: Side of the square that images are cropped and resized to; ``None`` keeps their own size.
+        strict: Whether a single file that cannot be used is an error.
+        on_progress: Called with (images done, images in total); in the last call the two are equal.
+        canvas: Called with a shape ``(n, C, H, W)`` and the names of classes and attributes; returns an array of that
+            shape for the images. ``None`` for an array in memory.
 
     Raises:
-        DataError: If the size is not a positive integer that an image can have.
+        DataError: If the size is not an integer from 1 to 4096.
     """
 
     spec: str
@@ -47,10 +47,10 @@ class Request:
 
     @property
     def path(self) -> Path:
-        """The place after the prefix, with ``~`` expanded.
+        """The path after the prefix, with ``~`` expanded.
 
         Raises:
-            DataError: If nothing is there.
+            DataError: If it does not exist.
         """
         place = Path(self.spec.partition(":")[2]).expanduser()
         if not place.exists():
@@ -58,36 +58,34 @@ class Request:
         return place
 
     def progress(self, done: int, total: int) -> None:
-        """Tell whoever asked how far the source has come."""
+        """Report how many images of the total are done."""
         if self.on_progress is not None:
             self.on_progress(done, total)
 
     def allocate(self, shape: tuple[int, ...], names: Sequence[str] = ()) -> NDArray[np.uint8]:
-        """Room for images, which may be larger than memory when they are being packed.
+        """An array for images: in memory, or in the file of a pack, which may be larger than memory.
 
         Args:
-            shape: ``(n, C, H, W)``. A second, larger shape may be asked for; the room may then be the same.
-            names: Of classes and attributes.
+            shape: ``(n, C, H, W)``. A second call with a larger shape may return the same memory.
+            names: Names of classes and attributes.
 
         Returns:
-            uint8 of that shape, to be written to; what it holds is not defined.
+            uint8 of that shape; its values are not defined.
 
         Raises:
-            DataError: If memory cannot hold it.
+            DataError: If it does not fit into memory.
         """
         import numpy as np
 
         if self.canvas is not None:
             return self.canvas(shape, names)
-        needed, memory = math.prod(shape), _memory()
+        needed, memory = math.prod(shape), math.inf
+        if hasattr(os, "sysconf"):
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > memory:
             raise DataError(
-                f"{self.spec}: loading {shape[0]} images of {shape[3]}×{shape[2]} takes {needed / 2**30:.0f} GiB of "
-                f"memory, of which this machine has {memory / 2**30:.0f}: ask for a smaller size, or pack them first "
-                "with halikit data pack"
+                f"{self.spec}: {shape[0]} images of {shape[3]}×{shape[2]} need {needed / 2**30:.0f} GiB of memory, "
+                f"but this machine has {memory / 2**30:.0f} GiB: choose a smaller size, or pack them with "
+                "halikit data pack"
             )
         return np.empty(shape, np.uint8)
-
-
-def _memory() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
