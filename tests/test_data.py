@@ -126,7 +126,7 @@ class TestSpecs:
             ("imagenet:/x", "no such file"),
             ("mnist", "mnist:PLACE"),
             ("mnist:", "mnist:PLACE"),
-            ("digits:/x", "takes no place"),
+            ("digits:/x", "write digits alone"),
             ("/no/where", "no such file"),
             ("", "no such file"),
             ("mnist:/no/where", "no such file"),
@@ -138,7 +138,7 @@ class TestSpecs:
 
     def test_a_place_that_holds_nothing(self, tmp_path):
         (tmp_path / "notes.txt").write_text("hello")
-        assert "no data set here that is known" in refused(tmp_path)
+        assert "no known data set here" in refused(tmp_path)
         assert "no images" in refused(f"folder:{tmp_path}")
         assert "no IDX files" in refused(f"mnist:{tmp_path}")
         assert "neither a directory nor an archive" in refused(tmp_path / "notes.txt")
@@ -193,8 +193,8 @@ class TestMnist:
     @pytest.mark.parametrize(
         ("over", "says"),
         [
-            ({"train_images": b""}, "no IDX file"),
-            ({"train_images": b"\x89PNG\r\n\x1a\n" + bytes(40)}, "no IDX file"),
+            ({"train_images": b""}, "not an IDX file"),
+            ({"train_images": b"\x89PNG\r\n\x1a\n" + bytes(40)}, "not an IDX file"),
             ({"train_images": struct.pack(">HBB", 0, 8, 3) + b"\0"}, "cut off within its header"),
             ({"train_images": idx(np.zeros((40, 5, 4), ">f4"), code=0x0D)}, "type float32"),
             ({"train_images": idx(np.zeros(40, np.uint8))}, "1 dimensions"),
@@ -203,10 +203,10 @@ class TestMnist:
             ({"train_images": idx(np.zeros((40, 5, 4), np.uint8)) + b"\0"}, "follow"),
             (
                 {"train_images": struct.pack(">HBB3I", 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1)},
-                "more than such a file",
+                "that are allowed",
             ),
             ({"train_images": struct.pack(">HBB3I", 0, 8, 3, 2**20, 32, 32) + bytes(9)}, "follow"),
-            ({"train_images": idx(np.zeros((0, 5, 4), np.uint8))}, "nothing in it"),
+            ({"train_images": idx(np.zeros((0, 5, 4), np.uint8))}, "the file is empty"),
             ({"train_labels": idx(np.zeros(39, np.uint8))}, "40 images and"),
             ({"t10k_labels": idx(np.array([3] * 9 + [10], np.uint8))}, "label 9 is 10; labels go from 0 to 9"),
             ({"t10k_images": idx(np.zeros((10, 4, 5), np.uint8))}, "images of 4×5"),
@@ -550,7 +550,7 @@ class TestFolder:
         assert "beside test/, train/" in refused(f"folder:{tmp_path / 's'}", strict=True)
 
     def test_splits_that_do_not_fit(self, tmp_path):
-        assert "no train/" in refused(f"folder:{plant(tmp_path / 'a', ['test/a/1.png', 'val/a/1.png'])}")
+        assert "without train/" in refused(f"folder:{plant(tmp_path / 'a', ['test/a/1.png', 'val/a/1.png'])}")
         stray = plant(tmp_path / "b", [f"train/a/{i}.png" for i in range(9)] + ["test/b/1.png"])
         assert "no class 'b'" in refused(f"folder:{stray}")
         assert "one image only" in refused(f"folder:{plant(tmp_path / 'c', ['1.png'])}")
@@ -579,7 +579,7 @@ class TestArchives:
             for number, name in enumerate(["cat/1.png", "dog/1.png", "../evil.png", "/evil.png", "cat/../../evil.png"]):
                 archive.writestr(name, encode(picture(number)))
         ds = data.load(f"folder:{tmp_path / 'a.zip'}")
-        assert {reason for _, reason in ds.skipped} == {"its name would leave the archive"}
+        assert {reason for _, reason in ds.skipped} == {"its name leads out of the archive"}
         assert len(ds.train) + len(ds.test) == 2
         assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 

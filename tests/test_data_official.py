@@ -215,7 +215,7 @@ class TestCelebA:
         root = write_celeba(tmp_path, 10)
         (root / "img_align_celeba" / "000003.jpg").write_bytes(encode(picture(size=(178, 178)), "JPEG"))
         assert data.load(f"celeba:{root}").skipped == (
-            ("img_align_celeba/000003.jpg", "178×178 is neither 178×218 nor that scaled"),
+            ("img_align_celeba/000003.jpg", "178×178 is not 178×218 or a scaled copy"),
         )
 
 

@@ -235,7 +235,7 @@ class TestHalfWritten:
 
     def test_nothing_else_is_written_over(self, tmp_path):
         (tmp_path / "notes.txt").write_text("mine")
-        for out, says in (("notes.txt", "is no pack"), (".", "is no pack"), ("no/a.pack", "no directory")):
+        for out, says in (("notes.txt", "is not a pack"), (".", "is not a pack"), ("no/a.pack", "no directory")):
             with pytest.raises(InputError, match=says):
                 data.pack("digits", tmp_path / out)
         assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -169,7 +169,7 @@ def _tensors(
 
 
 def _begin(out: Path, header: bytes, size: int, resume: bool) -> int:
-    """Make the file with its header and its full length, or check the one to resume; returns the first row to encode."""
+    """Make the file in its full length, or check the one to resume; returns the first row to encode."""
     part = _partial(out)
     if not resume:
         _progress_file(out).unlink(missing_ok=True)

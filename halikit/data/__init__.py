@@ -7,8 +7,7 @@ The sources are listed in :mod:`halikit.data.sources`. What happens to unusual f
 
 from halikit.data.augmentation import Augmentation
 from halikit.data.dataset import DataError, DataSet, Split, from_tensor
-from halikit.data.loading import Prefetched
-from halikit.data.order import order
+from halikit.data.loading import Prefetched, order
 from halikit.data.request import Request
 from halikit.data.sources import SOURCES, Source, load, pack, recognise
 

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Split, divided
+from halikit.data.dataset import DataError, DataSet, Split, check_labels, divided
 from halikit.data.image import resize_all
 from halikit.data.pack import is_pack
 from halikit.data.request import Request
@@ -39,8 +39,6 @@ SUFFIXES = (".npy", ".npz", ".safetensors")
 KEYS = ("images", "x", "labels", "y", "classes", "attributes", "attribute_names", "range")
 CHANNELS = (1, 3)
 MAX_CLASSES = 2**16
-
-_ELEMENTS = 2**24  # examined at a time
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -111,9 +109,7 @@ def _load_npy(file: IO[bytes]) -> NDArray[Any]:
         return np.lib.format.read_array(file, allow_pickle=False)
     except ValueError as error:
         if "pickle" in str(error):
-            raise ValueError(
-                "it holds Python objects, which are pickled and could run any code; save plain numbers"
-            ) from None
+            raise ValueError("it holds Python objects, which could run any code; save plain numbers") from None
         raise
 
 
@@ -163,16 +159,11 @@ def _channels_first(x: NDArray[Any], spec: str) -> NDArray[Any]:
 
 def _extremes(x: NDArray[Any], spec: str) -> tuple[float, float]:
     """The lowest and the highest value; refuses values that are not finite."""
-    rows = max(1, _ELEMENTS // max(1, x[0].size))
-    low, high = np.inf, -np.inf
-    for start in range(0, len(x), rows):
-        some = x[start : start + rows]
-        finite = np.isfinite(some)
-        if not finite.all():
-            row = int((~finite).reshape(len(some), -1).any(1).argmax())
-            value = "a NaN" if np.isnan(some[row]).any() else "an infinite value"
-            raise DataError(f"{spec}: {value} in row {start + row}; every value must be finite")
-        low, high = min(low, float(some.min())), max(high, float(some.max()))
+    low, high = float(x.min()), float(x.max())
+    if not np.isfinite((low, high)).all():
+        row = int((~np.isfinite(x)).reshape(len(x), -1).any(1).argmax())
+        value = "a NaN" if np.isnan(x[row]).any() else "an infinite value"
+        raise DataError(f"{spec}: {value} in row {row}; every value must be finite")
     return low, high
 
 
@@ -206,14 +197,14 @@ def _labels(arrays: Arrays, n: int, spec: str) -> tuple[Tensor | None, tuple[str
     if labels is None:
         return None, ()
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"{spec}: {n} images need ({n},) integer labels, got {labels.shape} of {labels.dtype}: they do not match"
-        )
-    names = tuple(map(str, arrays["classes"].ravel())) if "classes" in arrays else None
-    limit = MAX_CLASSES if names is None else min(len(names), MAX_CLASSES)
-    if labels.min() < 0 or labels.max() >= limit:
-        raise DataError(f"{spec}: labels from {labels.min()} to {labels.max()}; they must be from 0 to {limit - 1}")
-    return torch.from_numpy(labels.astype(np.int64)), names or tuple(map(str, range(int(labels.max()) + 1)))
+        raise DataError(f"{spec}: {n} images need ({n},) integer labels, got {labels.shape} of {labels.dtype}")
+    if "classes" in arrays:
+        classes = tuple(map(str, arrays["classes"].ravel()))
+        check_labels(labels, min(len(classes), MAX_CLASSES) - 1, spec)
+    else:
+        check_labels(labels, MAX_CLASSES - 1, spec)
+        classes = tuple(map(str, range(int(labels.max()) + 1)))
+    return torch.from_numpy(labels.astype(np.int64)), classes
 
 
 def _attributes(arrays: Arrays, n: int, spec: str) -> tuple[Tensor | None, tuple[str, ...]]:
@@ -221,10 +212,7 @@ def _attributes(arrays: Arrays, n: int, spec: str) -> tuple[Tensor | None, tuple
     if attributes is None:
         return None, ()
     if attributes.ndim != 2 or len(attributes) != n or not np.isin(attributes, (0, 1)).all():
-        raise DataError(
-            f"{spec}: {n} images need ({n}, A) attributes of 0 and 1, got {attributes.shape} of {attributes.dtype}: "
-            "they do not match"
-        )
+        raise DataError(f"{spec}: {n} images need ({n}, A) attributes of 0 and 1, got {attributes.shape}")
     count = attributes.shape[1]
     names = tuple(map(str, arrays["attribute_names"].ravel() if "attribute_names" in arrays else range(count)))
     if len(names) != count:

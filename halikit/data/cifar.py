@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from halikit.data.dataset import DataError, DataSet, Split, divided
+from halikit.data.dataset import DataError, DataSet, Split, check_labels, divided
 from halikit.data.image import resize_all
 from halikit.data.request import Request
 from halikit.data.tree import File, Tree, first_names, open_tree, reading
@@ -122,22 +122,13 @@ def _load(request: Request, version: _Version) -> DataSet:
 def _find(tree: Tree, version: _Version, spec: str) -> dict[str, File]:
     """The files by name."""
     required = (*version.train, version.test)
-    known = {*required, *(name for name, _ in version.names)}
-    found: dict[str, File] = {}
-    for file in tree.files:
-        if file.name in found:
-            raise DataError(f"{spec}: {file.name} is here twice, in {found[file.name].path} and {file.path}")
-        if file.name in known:
-            found[file.name] = file
-    missing = [name for name in required if name not in found]
-    if len(missing) == len(required) and any(file.name in version.pickled for file in tree.files):
+    existing = {file.name for file in tree.files}
+    if existing.isdisjoint(required) and not existing.isdisjoint(version.pickled):
         raise DataError(
             f"{spec}: this is the python version of {version.title}, which is pickled and could run any code;\n"
             f"take the binary version, {version.archive}, from https://www.cs.toronto.edu/~kriz/cifar.html"
         )
-    if missing:
-        raise DataError(f"{spec}: no {', '.join(missing)} here; {version.title} comes as {version.archive}")
-    return found
+    return tree.find(required, [name for name, _ in version.names], spec=spec)
 
 
 def _names(tree: Tree, file: File | None, count: int) -> tuple[str, ...]:
@@ -154,22 +145,11 @@ def _read(tree: Tree, file: File, names: Sequence[tuple[str, ...]]) -> NDArray[n
     """The records of one file, ``(n, label bytes + 3072)``."""
     path, record = tree.full_path(file), len(names) + PIXELS
     if not 0 < file.nbytes <= MAX_BYTES or file.nbytes % record:
-        raise DataError(
-            f"{path}: {file.nbytes} bytes, which is not a multiple of {record}, the length of a record; "
-            "is the file complete?"
-        )
+        raise DataError(f"{path}: {file.nbytes} bytes are not whole records of {record} bytes; is the file complete?")
     with reading(path):
-        content = tree.read(file)
-    if len(content) != file.nbytes:
-        raise DataError(f"{path}: {len(content)} bytes instead of {file.nbytes}; is the file complete?")
-    records = np.frombuffer(content, np.uint8).reshape(-1, record)
+        records = np.frombuffer(tree.read(file), np.uint8).reshape(file.nbytes // record, record)
     for column, known in enumerate(names):
-        too_high = records[:, column] >= len(known)
-        if too_high.any():
-            row = int(too_high.argmax())
-            raise DataError(
-                f"{path}: record {row} has label {records[row, column]}; labels go from 0 to {len(known) - 1}"
-            )
+        check_labels(records[:, column], len(known) - 1, path)
     return records
 
 

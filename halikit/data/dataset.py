@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from halikit.errors import InputError
 
-__all__ = ["DataError", "DataSet", "Split", "divided", "from_tensor"]
+__all__ = ["DataError", "DataSet", "Split", "check_labels", "divided", "from_tensor"]
 
 _MAX_SHARE = 0.5  # of a GPU's free memory that images may take
 
@@ -201,6 +203,24 @@ def divided(
     validation = train[last:] if num_validation else None
     shape = tuple(train.images.shape[1:])
     return DataSet(spec, shape, classes, train[:last], validation, test, attributes=attributes)
+
+
+def check_labels(labels: NDArray[Any], last: int, where: str, *, first: int = 0) -> None:
+    """Refuse labels outside of their range.
+
+    Args:
+        labels: ``(n,)`` integers.
+        last: The highest label.
+        where: The file or data spec, for the message.
+        first: The lowest label.
+
+    Raises:
+        DataError: If a label is lower than ``first`` or higher than ``last``.
+    """
+    wrong = (labels < first) | (labels > last)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(f"{where}: label {row} is {labels[row]}; labels go from {first} to {last}")
 
 
 def from_tensor(x: Tensor) -> DataSet:

@@ -1,8 +1,8 @@
 """``mnist:``: MNIST and data sets in its format, from the official IDX files.
 
 A file has two zero bytes, the code of the element type, the number of dimensions, each dimension as a big-endian 32-bit
-integer, and the elements. Images are unsigned bytes in three dimensions, labels in one. Before memory is allocated, the
-sizes in the header are compared with the length of the file.
+integer, and the elements. Images are unsigned bytes in three dimensions, labels in one. Memory is allocated for elements
+that have been read, not for those that the header promises.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from halikit.data.dataset import DataError, DataSet, Split, divided
+from halikit.data.dataset import DataError, DataSet, Split, check_labels, divided
 from halikit.data.image import resize_all
 from halikit.data.request import Request
 from halikit.data.tree import File, Tree, first_names, open_directory, open_tree, reading
@@ -38,7 +38,6 @@ _SUFFIXES = ("", ".gz", ".idx1-ubyte", ".idx3-ubyte")
 _FOLDERS = (".", "raw", "MNIST/raw")  # where programs that download MNIST put the files
 _DIMENSIONS = {"images": 3, "labels": 1}
 _FILES = {(part, kind) for part in ("train", "test") for kind in _DIMENSIONS}
-_MAX_EXPANSION = 1032  # no deflate stream is longer than that, relative to its compressed length
 _BLOCK = 2**20
 
 _Array = NDArray[np.uint8]
@@ -122,9 +121,7 @@ def _check(images: _Array, labels: _Array, num_classes: int, images_path: str, l
             f"{images_path} has {len(images)} images and {labels_path} {len(labels)} labels: "
             "the files belong to different data sets"
         )
-    if labels.max() >= num_classes:
-        row = int((labels >= num_classes).argmax())
-        raise DataError(f"{labels_path}: label {row} is {labels[row]}; labels go from 0 to {num_classes - 1}")
+    check_labels(labels, num_classes - 1, labels_path)
 
 
 def _read(tree: Tree, file: File, dimensions: int) -> _Array:
@@ -137,14 +134,10 @@ def _read(tree: Tree, file: File, dimensions: int) -> _Array:
     with reading(path), tree.open(file) as raw:
         compressed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        if not compressed:
-            return _parse(raw, path, dimensions, file.nbytes, exact=True)
-        with gzip.GzipFile(fileobj=raw) as stream:
-            return _parse(stream, path, dimensions, file.nbytes * _MAX_EXPANSION, exact=False)
+        return _parse(gzip.GzipFile(fileobj=raw) if compressed else raw, path, dimensions)
 
 
-def _parse(stream: IO[bytes] | gzip.GzipFile, path: str, dimensions: int, length: int, *, exact: bool) -> _Array:
-    """The header and the elements of a stream of ``length`` bytes; if not ``exact``, of at most so many."""
+def _parse(stream: IO[bytes] | gzip.GzipFile, path: str, dimensions: int) -> _Array:
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in TYPES:
         start = head.hex(" ") or "nothing"
@@ -157,19 +150,17 @@ def _parse(stream: IO[bytes] | gzip.GzipFile, path: str, dimensions: int, length
     if len(sizes) < 4 * dimensions:
         raise DataError(f"{path}: cut off within its header")
     shape = struct.unpack(f">{dimensions}I", sizes)
-    count, left = math.prod(shape), max(0, length - 4 - 4 * dimensions)
+    count = math.prod(shape)
     if count == 0:
         raise DataError(f"{path}: the header says {_by(shape)} elements; the file is empty")
     if count > MAX_ELEMENTS:
         raise DataError(f"{path}: the header says {_by(shape)}, more than the {MAX_ELEMENTS} bytes that are allowed")
-    claim = f"{path}: the header says {_by(shape)}, {count} bytes, but"
-    if left < count or (exact and left > count):
-        raise DataError(f"{claim} {'' if exact else 'at most '}{left} follow")
     content = bytearray()
     while len(content) <= count and (block := stream.read(min(_BLOCK, count + 1 - len(content)))):
         content += block
     if len(content) != count:
-        raise DataError(f"{claim} {f'only {len(content)}' if len(content) < count else 'more'} follow")
+        found = f"only {len(content)}" if len(content) < count else "more"
+        raise DataError(f"{path}: the header says {_by(shape)}, {count} bytes, but {found} follow")
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 

@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Literal, Protocol
+from typing import IO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,7 @@ __all__ = ["BadMatError", "Variable", "variables"]
 
 TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 
-_Order = Literal["<", ">"]
-
-_ORDERS: dict[bytes, _Order] = {b"IM": "<", b"MI": ">"}
+_ORDERS = {b"IM": "<", b"MI": ">"}  # the byte order, as struct and numpy write it
 _MATRIX, _COMPRESSED = 14, 15  # types of elements
 _NUMERIC = range(6, 16)  # classes of arrays, from double to uint64
 _COMPLEX = 0x0800  # a flag of an array
@@ -100,7 +98,7 @@ def variables(file: IO[bytes]) -> Iterator[Variable]:
         file.seek(begin + length)
 
 
-def _variable(stream: _Readable, order: _Order) -> Variable | None:
+def _variable(stream: _Readable, order: str) -> Variable | None:
     """The array that begins at the position of ``stream``; ``None`` if it is not real and numeric."""
     (flags, *_) = struct.unpack(f"{order}2I", _element(stream, order, 8)[:8])
     if flags & 0xFF not in _NUMERIC or flags & _COMPLEX:
@@ -111,14 +109,14 @@ def _variable(stream: _Readable, order: _Order) -> Variable | None:
     kind, length, content = _tag(stream, order)
     if kind not in TYPES or not shape or min(shape) < 0:
         raise BadMatError(f"{name!r} is damaged")
-    dtype = np.dtype(TYPES[kind]).newbyteorder(order)
+    dtype = np.dtype(order + TYPES[kind])
     variable = Variable(name, shape, dtype, io.BytesIO(content) if content else stream)
     if math.prod(shape) * dtype.itemsize != length:
         raise BadMatError(f"{name!r} should be {variable.by} {dtype.name}, but has {length} bytes")
     return variable
 
 
-def _tag(stream: _Readable, order: _Order) -> tuple[int, int, bytes]:
+def _tag(stream: _Readable, order: str) -> tuple[int, int, bytes]:
     """Type and length of the next element, and its content if the tag contains it."""
     tag = _exactly(stream, 8)
     kind, length = struct.unpack(f"{order}2I", tag)
@@ -131,7 +129,7 @@ def _tag(stream: _Readable, order: _Order) -> tuple[int, int, bytes]:
     return kind & 0xFFFF, short, tag[4 : 4 + short]
 
 
-def _element(stream: _Readable, order: _Order, min_length: int = 0) -> bytes:
+def _element(stream: _Readable, order: str, min_length: int = 0) -> bytes:
     """The content of the next element, which is short; the padding to eight bytes is read as well."""
     _, length, content = _tag(stream, order)
     if not min_length <= length <= _MAX_LENGTH:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from halikit.data.dataset import DataError, DataSet, Split, divided
+from halikit.data.dataset import DataError, DataSet, Split, check_labels, divided
 from halikit.data.image import resize_all
 from halikit.data.mat import BadMatError, Variable, variables
 from halikit.data.request import Request
@@ -59,7 +59,8 @@ def load_svhn_extra(request: Request) -> DataSet:
 
 def _load(request: Request, wanted: tuple[str, ...]) -> DataSet:
     with open_tree(request.path) as tree:
-        files = {part: _find(tree, part, request.spec) for part in wanted}
+        found = tree.find([_NAMES[part] for part in wanted], spec=request.spec)
+        files = {part: found[_NAMES[part]] for part in wanted}
         counts = {part: _count(tree, file) for part, file in files.items()}
         total, side = sum(counts.values()), request.size or 32
         images = request.allocate((total, 3, side, side), CLASSES)
@@ -67,20 +68,13 @@ def _load(request: Request, wanted: tuple[str, ...]) -> DataSet:
         start = 0
         for part, file in files.items():
             rows = slice(start, start + counts[part])
-            for done in _fill(tree, file, images[rows], labels[rows]):
+            for done in _fill(tree, file, images[rows], labels[rows], request.size):
                 request.progress(start + done, total)
             start += counts[part]
     everything = Split(torch.from_numpy(images), torch.from_numpy(labels))
     last = total - counts["test"]
     train, test = everything[:last], everything[last:]
     return divided(request.spec, train, test, num_validation=counts["train"] // 10, classes=CLASSES)
-
-
-def _find(tree: Tree, part: str, spec: str) -> File:
-    found = [file for file in tree.files if file.name == _NAMES[part]]
-    if len(found) != 1:
-        raise DataError(f"{spec}: {'no' if not found else 'more than one'} {_NAMES[part]} here")
-    return found[0]
 
 
 def _count(tree: Tree, file: File) -> int:
@@ -95,7 +89,9 @@ def _count(tree: Tree, file: File) -> int:
     raise DataError(f"{path}: no array X with the images in it")
 
 
-def _fill(tree: Tree, file: File, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Iterator[int]:
+def _fill(
+    tree: Tree, file: File, images: NDArray[np.uint8], labels: NDArray[np.int64], size: int | None
+) -> Iterator[int]:
     """Read images and labels; yields the number of images that are done."""
     path = tree.full_path(file)
     found = set()
@@ -105,9 +101,7 @@ def _fill(tree: Tree, file: File, images: NDArray[np.uint8], labels: NDArray[np.
             if array.name == "X":
                 for start in range(0, len(images), _IMAGES):
                     some = images[start : start + _IMAGES]
-                    values = array.read(len(some) * 3 * 32 * 32).reshape(-1, 3, 32, 32)
-                    # The file has each plane column by column.
-                    some[:] = resize_all(values.swapaxes(2, 3), None if some.shape[3] == 32 else some.shape[3])
+                    some[:] = resize_all(_planes(array, len(some)), size)
                     yield start + len(some)
             elif array.name == "y":
                 labels[:] = _labels(array, len(images), path)
@@ -115,14 +109,17 @@ def _fill(tree: Tree, file: File, images: NDArray[np.uint8], labels: NDArray[np.
         raise DataError(f"{path}: no array y with the labels in it")
 
 
+def _planes(array: Variable, count: int) -> NDArray[np.generic]:
+    """The next ``count`` images, ``(count, 3, 32, 32)``; the file has each plane column by column."""
+    return array.read(count * 3 * 32 * 32).reshape(count, 3, 32, 32).swapaxes(2, 3)
+
+
 def _labels(array: Variable, count: int, path: str) -> NDArray[np.int64]:
+    """The digits 0 to 9; the file has 10 for 0."""
     if sorted(array.shape) != sorted([1] * (len(array.shape) - 1) + [count]):
         raise DataError(f"{path}: {count} images, but {array.by} labels: they do not match")
     values = array.read(count)
-    wrong = ~np.isin(values, range(1, 11))
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise DataError(f"{path}: label {row} is {values[row]}; labels go from 1 to 10, and 10 means 0")
+    check_labels(values, 10, path, first=1)
     return values.astype(np.int64) % 10
 
 

@@ -23,7 +23,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -34,7 +34,6 @@ from typing import IO, Any, Self
 from halikit.data.dataset import DataError
 
 __all__ = [
-    "DAMAGE",
     "File",
     "Tree",
     "first_archive",
@@ -52,7 +51,7 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".ta
 _FIRST = 100  # names that are enough to recognise a data set
 
 # What zipfile, tarfile and gzip raise on damaged files.
-DAMAGE = (
+_DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OSError, ValueError, NotImplementedError, RuntimeError, OverflowError),
 )
@@ -85,35 +84,25 @@ class File:
         return self.path.rpartition("/")[2]
 
 
+@dataclass(frozen=True)
 class Tree:
     """The files below one root.
 
     Args:
         root: The directory or archive.
-        files: Its files.
+        files: Its files, in the order of their paths.
         refused: Files that cannot be used, as (path, reason).
         open_handle: Opens a file by its handle.
-        archive: The open archive; ``None`` for a directory.
+        is_archive: Whether it is an archive. Its files must be read by one thread, one after the other.
+        close: Closes the archive.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        files: Iterable[File],
-        refused: Iterable[tuple[str, str]],
-        open_handle: Callable[[Any], IO[bytes] | None],
-        archive: zipfile.ZipFile | tarfile.TarFile | None = None,
-    ) -> None:
-        self.root = root
-        self.files = tuple(sorted(files, key=lambda file: file.steps))
-        self.refused = tuple(sorted(refused))
-        self._open_handle = open_handle
-        self._archive = archive
-
-    @property
-    def is_archive(self) -> bool:
-        """Whether the tree is an archive. Its files must be read by one thread, one after the other."""
-        return self._archive is not None
+    root: Path
+    files: tuple[File, ...]
+    refused: tuple[tuple[str, str], ...]
+    open_handle: Callable[[Any], IO[bytes] | None]
+    is_archive: bool = False
+    close: Callable[[], None] = lambda: None
 
     def open(self, file: File) -> IO[bytes]:
         """Open one of :attr:`files`; of a directory, in any thread.
@@ -121,7 +110,7 @@ class Tree:
         Raises:
             OSError: If the file cannot be opened.
         """
-        stream = self._open_handle(file.handle)
+        stream = self.open_handle(file.handle)
         assert stream is not None  # tarfile gives none for folders and the like, which are not listed
         return stream
 
@@ -143,10 +132,27 @@ class Tree:
         """The path of a file including that of the tree, for messages."""
         return printable(str(self.root / file.path))
 
-    def close(self) -> None:
-        """Close the archive."""
-        if self._archive is not None:
-            self._archive.close()
+    def find(self, required: Collection[str], optional: Collection[str] = (), *, spec: str) -> dict[str, File]:
+        """Files by name, in any folder of the tree.
+
+        Args:
+            required: Names of files that must be there.
+            optional: Names of files that may be missing.
+            spec: The data spec, for the message.
+
+        Raises:
+            DataError: If a required file is missing, or a name is there twice.
+        """
+        found: dict[str, File] = {}
+        for file in self.files:
+            if file.name in found:
+                raise DataError(f"{spec}: {file.name} is here twice, in {found[file.name].path} and {file.path}")
+            if file.name in required or file.name in optional:
+                found[file.name] = file
+        missing = [name for name in required if name not in found]
+        if missing:
+            raise DataError(f"{spec}: no {', '.join(missing)} here")
+        return found
 
     def __enter__(self) -> Tree:
         return self
@@ -201,7 +207,7 @@ def open_directory(root: Path, suffixes: Container[str] | None = None, *, deep: 
             files.append(File(path, status.st_size, entry.path))
         else:
             refused.append((path, "not a regular file"))
-    return Tree(root, files, refused, lambda path: open(path, "rb"))
+    return Tree(root, _in_order(files), tuple(sorted(refused)), lambda path: open(path, "rb"))
 
 
 def _entries(root: Path, deep: bool, refused: list[tuple[str, str]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -261,7 +267,11 @@ def _list_archive(
     except BaseException:
         archive.close()
         raise
-    return Tree(root, files.values(), refused.items(), open_handle, archive)
+    return Tree(root, _in_order(files.values()), tuple(sorted(refused.items())), open_handle, True, archive.close)
+
+
+def _in_order(files: Iterable[File]) -> tuple[File, ...]:
+    return tuple(sorted(files, key=lambda file: file.steps))
 
 
 def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[File, str | None]]:
@@ -327,7 +337,7 @@ def first_names(path: Path) -> set[str]:
         return {child.name for folder in folders for child in islice(_children(folder), _FIRST)}
     try:
         return {step for name in islice(names(path), _FIRST) for step in name.split("/")}
-    except DAMAGE:
+    except _DAMAGE:
         return set()
 
 
@@ -347,7 +357,7 @@ def printable(path: str) -> str:
 
 
 @contextmanager
-def reading(name: str, errors: tuple[type[Exception], ...] = DAMAGE) -> Iterator[None]:
+def reading(name: str, errors: tuple[type[Exception], ...] = _DAMAGE) -> Iterator[None]:
     """Turn the errors of a damaged file into a DataError of one line.
 
     Args:
