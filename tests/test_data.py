@@ -126,7 +126,7 @@ class TestSpecs:
             ("imagenet:/x", "no such file"),
             ("mnist", "mnist:PLACE"),
             ("mnist:", "mnist:PLACE"),
-            ("digits:/x", "write digits alone"),
+            ("digits:/x", "digits:/x: write digits"),
             ("/no/where", "no such file"),
             ("", "no such file"),
             ("mnist:/no/where", "no such file"),
@@ -553,7 +553,7 @@ class TestFolder:
         assert "without train/" in refused(f"folder:{plant(tmp_path / 'a', ['test/a/1.png', 'val/a/1.png'])}")
         stray = plant(tmp_path / "b", [f"train/a/{i}.png" for i in range(9)] + ["test/b/1.png"])
         assert "no class 'b'" in refused(f"folder:{stray}")
-        assert "one image only" in refused(f"folder:{plant(tmp_path / 'c', ['1.png'])}")
+        assert "only one image" in refused(f"folder:{plant(tmp_path / 'c', ['1.png'])}")
         (plant(tmp_path / "d", ["train/1.png", "test/1.png"]) / "train" / "1.png").write_bytes(b"")
         assert "no image of train/" in refused(f"folder:{tmp_path / 'd'}")
         (tmp_path / "c" / "1.png").write_bytes(b"")

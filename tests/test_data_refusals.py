@@ -118,7 +118,8 @@ CASES = [
         "images of several sizes",
         "folder:p",
         photos("dog/wide.png", content=encode(picture(size=(16, 9)))),
-        "folder:p: images of several sizes, such as 8×8 (cat/0.png) and 16×9 (dog/wide.png): choose one size with size=8",
+        "folder:p: images of several sizes, such as 8×8 (cat/0.png) and 16×9 (dog/wide.png): choose one size with "
+        "size=8",
     ),
     Case(
         "too many files that are not images",
@@ -184,8 +185,8 @@ CASES = [
         "labels that do not match the images",
         "mnist:m",
         lambda here: write_mnist(here / "m", train_labels=idx(np.zeros(39, np.uint8))),
-        "m/train-images-idx3-ubyte has 40 images and m/train-labels-idx1-ubyte 39 labels: the files belong to different "
-        "data sets",
+        "m/train-images-idx3-ubyte has 40 images and m/train-labels-idx1-ubyte 39 labels: the files belong to "
+        "different data sets",
     ),
     Case(
         "a label out of range",
@@ -197,7 +198,7 @@ CASES = [
         "a header that does not match its file",
         "mnist:m",
         lambda here: write_mnist(here / "m", train_images=struct.pack(">HBB3I", 0, 8, 3, 2**20, 32, 32) + bytes(9)),
-        "m/train-images-idx3-ubyte: the header says 1048576×32×32, 1073741824 bytes, but 9 follow",
+        "m/train-images-idx3-ubyte: the header says 1048576×32×32, 1073741824 bytes, but only 9 follow",
     ),
     Case(
         "CIFAR's python version",
@@ -216,13 +217,13 @@ CASES = [
         "a batch is cut off",
         "cifar10:c",
         lambda here: write_cifar10(here / "c", data_batch_2=records(0, 4, (9,))[:-7]),
-        "c/data_batch_2.bin: 12285 bytes, which is not a multiple of 3073, the length of a record; is the file complete?",
+        "c/data_batch_2.bin: 12285 bytes are not whole records of 3073 bytes; is the file complete?",
     ),
     Case(
         "a label out of range",
         "cifar10:c",
         lambda here: write_cifar10(here / "c", test_batch=bytes(3073) + b"\xc8" + bytes(3072)),
-        "c/test_batch.bin: record 1 has label 200; labels go from 0 to 9",
+        "c/test_batch.bin: label 1 is 200; labels go from 0 to 9",
     ),
     Case(
         "names that do not match the classes",
@@ -246,7 +247,7 @@ CASES = [
         "a label out of range",
         "svhn:s",
         lambda here: write_svhn(here / "s", y=np.zeros((30, 1), np.uint8)),
-        "s/train_32x32.mat: label 0 is 0; labels go from 1 to 10, and 10 means 0",
+        "s/train_32x32.mat: label 0 is 0; labels go from 1 to 10",
     ),
     Case(
         "images of another shape",
@@ -307,8 +308,8 @@ CASES = [
         "floating-point images outside of −1 … 1",
         "array:a.npz",
         array(images=IMAGES.astype(np.float32)),
-        "array:a.npz: float32 images with values from 0 to 255; floating-point images use −1 to 1: scale them, save them "
-        "as uint8, or add a key range = [black, white] (.npz, .safetensors)",
+        "array:a.npz: float32 images with values from 0 to 255; floating-point images use −1 to 1: scale them, "
+        "save them as uint8, or add a key range = [black, white] (.npz, .safetensors)",
     ),
     Case(
         "floating-point images in 0 … 1",
@@ -334,13 +335,13 @@ CASES = [
         "labels that do not match the images",
         "array:a.npz",
         array(images=IMAGES, labels=np.zeros(19, np.int64)),
-        "array:a.npz: 20 images need (20,) integer labels, got (19,) of int64: they do not match",
+        "array:a.npz: 20 images need (20,) integer labels, got (19,) of int64",
     ),
     Case(
         "a negative label",
         "array:a.npz",
         array(images=IMAGES, labels=np.full(20, -1)),
-        "array:a.npz: labels from -1 to -1; they must be from 0 to 65535",
+        "array:a.npz: label 0 is -1; labels go from 0 to 65535",
     ),
     Case(
         "integers of another type",
@@ -358,8 +359,7 @@ CASES = [
         "pickled objects",
         "array:a.npz",
         array(images=np.array([{}, []], object)),
-        "array:a.npz cannot be read: it holds Python objects, which are pickled and could run any code; "
-        "save plain numbers",
+        "array:a.npz cannot be read: it holds pickled Python objects, which could run any code; save plain numbers",
     ),
     Case(
         "no images under the keys",

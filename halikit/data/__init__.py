@@ -6,9 +6,8 @@ The sources are listed in :mod:`halikit.data.sources`. What happens to unusual f
 """
 
 from halikit.data.augmentation import Augmentation
-from halikit.data.dataset import DataError, DataSet, Split, from_tensor
+from halikit.data.dataset import DataError, DataSet, Request, Split, from_tensor
 from halikit.data.loading import Prefetched, order
-from halikit.data.request import Request
 from halikit.data.sources import SOURCES, Source, load, pack, recognise
 
 __all__ = [

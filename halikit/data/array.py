@@ -27,10 +27,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Split, check_labels, divided
+from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, divided
 from halikit.data.image import resize_all
 from halikit.data.pack import is_pack
-from halikit.data.request import Request
 from halikit.data.tree import printable, reading
 
 __all__ = ["has_array", "load_array"]
@@ -109,7 +108,7 @@ def _load_npy(file: IO[bytes]) -> NDArray[Any]:
         return np.lib.format.read_array(file, allow_pickle=False)
     except ValueError as error:
         if "pickle" in str(error):
-            raise ValueError("it holds Python objects, which could run any code; save plain numbers") from None
+            raise ValueError("it holds pickled Python objects, which could run any code; save plain numbers") from None
         raise
 
 

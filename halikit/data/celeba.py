@@ -23,10 +23,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from halikit.data.dataset import DataError, DataSet
+from halikit.data.dataset import DataError, DataSet, Request
 from halikit.data.image import Crop
 from halikit.data.listing import Entry, Listing, Skipped, decode_listing
-from halikit.data.request import Request
 from halikit.data.tree import File, Tree, first_names, open_directory, open_tree, printable
 
 __all__ = ["has_celeba", "load_celeba"]

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from halikit.data.dataset import DataError, DataSet, Split, check_labels, divided
+from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, divided
 from halikit.data.image import resize_all
-from halikit.data.request import Request
 from halikit.data.tree import File, Tree, first_names, open_tree, reading
 
 __all__ = ["has_cifar10", "has_cifar100", "load_cifar10", "load_cifar100"]
@@ -128,7 +127,8 @@ def _find(tree: Tree, version: _Version, spec: str) -> dict[str, File]:
             f"{spec}: this is the python version of {version.title}, which is pickled and could run any code;\n"
             f"take the binary version, {version.archive}, from https://www.cs.toronto.edu/~kriz/cifar.html"
         )
-    return tree.find(required, [name for name, _ in version.names], spec=spec)
+    hint = f"; {version.title} comes as {version.archive}"
+    return tree.find(required, [name for name, _ in version.names], spec=spec, hint=hint)
 
 
 def _names(tree: Tree, file: File | None, count: int) -> tuple[str, ...]:

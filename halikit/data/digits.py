@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from halikit.data.dataset import DataSet, Split, divided
+from halikit.data.dataset import DataSet, Request, Split, divided
 from halikit.data.image import resize_all
-from halikit.data.request import Request
 
 __all__ = ["load_digits"]
 

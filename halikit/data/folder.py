@@ -37,10 +37,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from halikit.data.dataset import DataError, DataSet
+from halikit.data.dataset import DataError, DataSet, Request
 from halikit.data.image import SUFFIXES
 from halikit.data.listing import Entry, Listing, Skipped, decode_listing
-from halikit.data.request import Request
 from halikit.data.tree import File, Tree, names, open_tree, printable, suffix_of
 
 __all__ = ["has_images", "load_folder"]

@@ -1,8 +1,8 @@
 """``mnist:``: MNIST and data sets in its format, from the official IDX files.
 
 A file has two zero bytes, the code of the element type, the number of dimensions, each dimension as a big-endian 32-bit
-integer, and the elements. Images are unsigned bytes in three dimensions, labels in one. Memory is allocated for elements
-that have been read, not for those that the header promises.
+integer, and the elements. Images are unsigned bytes in three dimensions, labels in one. Memory is allocated only for
+elements that have been read, not for those that the header promises.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from halikit.data.dataset import DataError, DataSet, Split, check_labels, divided
+from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, divided
 from halikit.data.image import resize_all
-from halikit.data.request import Request
 from halikit.data.tree import File, Tree, first_names, open_directory, open_tree, reading
 
 __all__ = ["has_idx", "load_mnist"]
@@ -68,19 +67,21 @@ def load_mnist(request: Request) -> DataSet:
     num_classes = NUM_CLASSES
     if files["train", "labels"].name.startswith("emnist-"):
         num_classes = min(int(arrays["train", "labels"].max()) + 1, MAX_EMNIST_CLASSES)
-    splits = {}
+    size, test_size = (_by(arrays[part, "images"].shape[1:]) for part in ("train", "test"))
+    if size != test_size:
+        raise DataError(f"{request.spec}: training images of {size}, but test images of {test_size}")
+    splits = []
     for part in ("train", "test"):
         images, labels = arrays[part, "images"], arrays[part, "labels"]
-        _check(images, labels, num_classes, paths[part, "images"], paths[part, "labels"])
-        shape, train_shape = images.shape[1:], arrays["train", "images"].shape[1:]
-        if shape != train_shape:
+        if len(images) != len(labels):
             raise DataError(
-                f"{paths[part, 'images']}: images of {_by(shape)}, but the training images are {_by(train_shape)}: "
+                f"{paths[part, 'images']} has {len(images)} images and {paths[part, 'labels']} {len(labels)} labels: "
                 "the files belong to different data sets"
             )
+        check_labels(labels, num_classes - 1, paths[part, "labels"])
         images = resize_all(images, request.size)
-        splits[part] = Split(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64)))
-    train, test = splits["train"], splits["test"]
+        splits.append(Split(torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))))
+    train, test = splits
     request.progress(len(train) + len(test), len(train) + len(test))
     classes = tuple(map(str, range(num_classes)))
     return divided(request.spec, train, test, num_validation=len(train) // 10, classes=classes)
@@ -113,15 +114,6 @@ def _find(tree: Tree, spec: str) -> dict[tuple[str, str], File]:
         what = "an IDX file is missing" if found else "no IDX files here"
         raise DataError(f"{spec}: {what}; looked for {', '.join(missing)}, each with .gz or without")
     return found
-
-
-def _check(images: _Array, labels: _Array, num_classes: int, images_path: str, labels_path: str) -> None:
-    if len(images) != len(labels):
-        raise DataError(
-            f"{images_path} has {len(images)} images and {labels_path} {len(labels)} labels: "
-            "the files belong to different data sets"
-        )
-    check_labels(labels, num_classes - 1, labels_path)
 
 
 def _read(tree: Tree, file: File, dimensions: int) -> _Array:

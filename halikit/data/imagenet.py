@@ -10,10 +10,9 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from halikit.data.dataset import DataError, DataSet
+from halikit.data.dataset import DataError, DataSet, Request
 from halikit.data.folder import load_folder
 from halikit.data.listing import Listing
-from halikit.data.request import Request
 from halikit.data.tree import names, printable
 
 __all__ = ["has_imagenet", "load_imagenet"]

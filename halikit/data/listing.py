@@ -1,7 +1,7 @@
 """Decodes the images of a tree in parallel, into one array.
 
 The part and the row of each image are decided from the names alone, before anything is decoded. So a damaged file moves
-no other file to another part. The array comes from :meth:`~halikit.data.request.Request.allocate`: it lies in memory,
+no other file to another part. The array comes from :meth:`~halikit.data.dataset.Request.allocate`: it lies in memory,
 or in the file of a pack.
 """
 
@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from halikit.data.dataset import DataError, DataSet, Split
+from halikit.data.dataset import DataError, DataSet, Request, Split
 from halikit.data.image import MAX_BYTES, BadImageError, Crop, decode, quiet
-from halikit.data.request import Request
 from halikit.data.tree import File, Tree, printable
 
 __all__ = ["Entry", "Listing", "Skipped", "decode_listing"]

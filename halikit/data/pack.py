@@ -32,8 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Split
-from halikit.data.request import Request
+from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels
 from halikit.data.tree import printable
 from halikit.errors import InputError, ResourceError
 from halikit.safetensors_stream import StoredTensor, make_header, read_header
@@ -84,7 +83,8 @@ def load_pack(request: Request) -> DataSet:
     if request.strict:
         _verify(arrays, meta["sha256"], request)
     everything = _as_split(arrays)
-    _check_names(path, everything, meta)
+    if "labels" in arrays:
+        check_labels(arrays["labels"], len(meta["classes"]) - 1, str(path))
     # Equal rows give the same object: the validation part may also be the test part.
     splits = {tuple(rows): everything[slice(*rows)] for rows in meta["parts"].values()}
     parts = {name: splits[tuple(rows)] for name, rows in meta["parts"].items()}
@@ -239,45 +239,34 @@ def _read_header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, StoredTens
         meta, tensors = read_header(path, KEY)
         if not isinstance(meta, dict) or meta.get("version") != VERSION:
             raise DataError(f"{path}: a pack of another version; this halikit reads version {VERSION}: pack it again")
-        _check(meta, tensors)
+        if not _is_consistent(meta, tensors):
+            raise ValueError("its entries do not agree")
     except DataError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = printable(f"{type(error).__name__}: {error}"[:200])
-        raise DataError(f"{path}: the header is damaged ({reason}); pack it again") from None
+        raise DataError(f"{path}: the header is damaged ({printable(str(error)[:200])}); pack it again") from None
     length, end = path.stat().st_size, max(stored.end for stored in tensors.values())
     if length != end:
         raise DataError(f"{path}: {length:,} bytes, but its header describes {end:,}; is the file complete?")
     return meta, tensors
 
 
-def _check(meta: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise a ValueError, KeyError, TypeError or AttributeError if the header contradicts itself."""
+def _is_consistent(meta: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether the entries of a header agree. Entries that are missing or have a wrong type raise an error."""
     n, *shape = tensors["images"].shape
-    for name, stored in tensors.items():
-        if (stored.dtype, len(stored.shape)) != _TENSORS[name]:
-            raise ValueError(f"{name} is {stored.dtype} of shape {stored.shape}")
-        if name != "padding" and stored.shape[0] != n:
-            raise ValueError("images, labels and attributes differ in number")
-    if n < 2 or shape[0] not in (1, 3) or min(shape) < 1:
-        raise ValueError(f"images of shape {(n, *shape)}")
-    if not {"train", "test"} <= meta["parts"].keys() <= {"train", "validation", "test"}:
-        raise ValueError(f"parts {sorted(meta['parts'])}")
-    for name, (first, last) in meta["parts"].items():
-        if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= n):
-            raise ValueError(f"{name} is rows {first} to {last} of {n}")
-    if not all(isinstance(name, str) for name in (meta["source"], *meta["classes"], *meta["attributes"])):
-        raise TypeError("the source, the classes and the attributes must be text")
-    if meta["sha256"].keys() != tensors.keys() or not all(len(pair) == 2 for pair in meta["skipped"]):
-        raise ValueError("the checksums or the skipped files are not complete")
-
-
-def _check_names(path: Path, split: Split, meta: Mapping[str, Any]) -> None:
-    labels, attributes = split.labels, split.attributes
-    if labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(meta["classes"]):
-        raise DataError(f"{path}: there are labels without a class name: the pack is damaged")
-    if attributes is not None and attributes.shape[1] != len(meta["attributes"]):
-        raise DataError(f"{path}: the attributes and their names differ in number: the pack is damaged")
+    parts, names = meta["parts"], (meta["source"], *meta["classes"], *meta["attributes"])
+    return (
+        all((stored.dtype, len(stored.shape)) == _TENSORS[name] for name, stored in tensors.items())
+        and all(stored.shape[0] == n for name, stored in tensors.items() if name != "padding")
+        and (n >= 2 and shape[0] in (1, 3) and min(shape) >= 1)
+        and ("attributes" not in tensors or tensors["attributes"].shape[1] == len(meta["attributes"]))
+        and {"train", "test"} <= parts.keys() <= {"train", "validation", "test"}
+        and all(isinstance(row, int) for rows in parts.values() for row in rows)
+        and all(0 <= first < last <= n for first, last in parts.values())
+        and all(isinstance(name, str) for name in names)
+        and meta["sha256"].keys() == tensors.keys()
+        and all(len(pair) == 2 for pair in meta["skipped"])
+    )
 
 
 def _open_array(path: Path, stored: StoredTensor) -> NDArray[Any]:

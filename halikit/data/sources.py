@@ -1,6 +1,6 @@
 """The sources of data: one entry here and one module for each.
 
-To add a source, write a module with a function from a :class:`~halikit.data.request.Request` to a
+To add a source, write a module with a function from a :class:`~halikit.data.dataset.Request` to a
 :class:`~halikit.data.DataSet`, and enter it below. The function itself imports what is slow to import.
 """
 
@@ -15,13 +15,12 @@ from pathlib import Path
 from halikit.data.array import has_array, load_array
 from halikit.data.celeba import has_celeba, load_celeba
 from halikit.data.cifar import has_cifar10, has_cifar100, load_cifar10, load_cifar100
-from halikit.data.dataset import DataError, DataSet
+from halikit.data.dataset import DataError, DataSet, Request
 from halikit.data.digits import load_digits
 from halikit.data.folder import has_images, load_folder
 from halikit.data.idx import has_idx, load_mnist
 from halikit.data.imagenet import has_imagenet, load_imagenet
 from halikit.data.pack import is_pack, load_pack, packing
-from halikit.data.request import Request
 from halikit.data.svhn import has_svhn, load_svhn, load_svhn_extra
 from halikit.data.tree import first_archive
 
@@ -131,12 +130,10 @@ def recognise(spec: str) -> str:
     """
     prefix, colon, place = spec.partition(":")
     source = SOURCES.get(prefix)
-    if source and source.recognises and place:
-        return spec
-    if source and not source.recognises and not colon:
+    if source and (place if source.recognises else not colon):
         return spec
     if source and colon:
-        raise DataError(f"{spec}: write {prefix}:PLACE" if source.recognises else f"{spec}: write {prefix} alone")
+        raise DataError(f"{spec}: write {_usage(prefix)}")
     path = Path(spec).expanduser()
     if spec and path.exists():
         if owner := _owner(path):
@@ -145,7 +142,7 @@ def recognise(spec: str) -> str:
         hint = f"did you mean the archive {archive}?" if archive else f"give its kind, one of {_prefixes()}"
         raise DataError(f"{spec}: no known data set here; {hint}")
     if source:
-        raise DataError(f"{spec}: write {prefix}:PLACE")
+        raise DataError(f"{spec}: write {_usage(prefix)}")
     if re.fullmatch(r"[A-Za-z][\w+.-]*", prefix) and (colon or difflib.get_close_matches(spec, SOURCES)):
         nearest = difflib.get_close_matches(prefix.lower(), SOURCES, n=1, cutoff=0.5)
         guess = f"did you mean {nearest[0]!r}? There" if nearest else "there"
@@ -177,4 +174,8 @@ def _owner(path: Path) -> str | None:
 
 
 def _prefixes() -> str:
-    return ", ".join(f"{name}:PLACE" if source.recognises else name for name, source in SOURCES.items())
+    return ", ".join(map(_usage, SOURCES))
+
+
+def _usage(prefix: str) -> str:
+    return f"{prefix}:PLACE" if SOURCES[prefix].recognises else prefix

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from halikit.data.dataset import DataError, DataSet, Split, check_labels, divided
+from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, divided
 from halikit.data.image import resize_all
 from halikit.data.mat import BadMatError, Variable, variables
-from halikit.data.request import Request
 from halikit.data.tree import File, Tree, first_names, open_tree, reading
 
 __all__ = ["has_svhn", "load_svhn", "load_svhn_extra"]

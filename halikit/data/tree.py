@@ -132,13 +132,16 @@ class Tree:
         """The path of a file including that of the tree, for messages."""
         return printable(str(self.root / file.path))
 
-    def find(self, required: Collection[str], optional: Collection[str] = (), *, spec: str) -> dict[str, File]:
+    def find(
+        self, required: Collection[str], optional: Collection[str] = (), *, spec: str, hint: str = ""
+    ) -> dict[str, File]:
         """Files by name, in any folder of the tree.
 
         Args:
             required: Names of files that must be there.
             optional: Names of files that may be missing.
             spec: The data spec, for the message.
+            hint: What the message about missing files says at its end.
 
         Raises:
             DataError: If a required file is missing, or a name is there twice.
@@ -151,7 +154,7 @@ class Tree:
                 found[file.name] = file
         missing = [name for name in required if name not in found]
         if missing:
-            raise DataError(f"{spec}: no {', '.join(missing)} here")
+            raise DataError(f"{spec}: no {', '.join(missing)} here{hint}")
         return found
 
     def __enter__(self) -> Tree:
@@ -333,8 +336,8 @@ def first_names(path: Path) -> set[str]:
     Empty for other files, and for an archive that cannot be read.
     """
     if path.is_dir():
-        folders = [path, *sorted(child for child in _children(path) if child.is_dir())]
-        return {child.name for folder in folders for child in islice(_children(folder), _FIRST)}
+        folders = [path, *(child for child in path.glob("*") if child.is_dir())]
+        return {child.name for folder in folders for child in islice(folder.glob("*"), _FIRST)}
     try:
         return {step for name in islice(names(path), _FIRST) for step in name.split("/")}
     except _DAMAGE:
@@ -343,7 +346,7 @@ def first_names(path: Path) -> set[str]:
 
 def first_archive(folder: Path) -> Path | None:
     """The first archive in a directory, by name."""
-    return min((child for child in _children(folder) if child.name.lower().endswith(ARCHIVE_SUFFIXES)), default=None)
+    return min((child for child in folder.glob("*") if child.name.lower().endswith(ARCHIVE_SUFFIXES)), default=None)
 
 
 def suffix_of(name: str) -> str:
@@ -376,13 +379,6 @@ def reading(name: str, errors: tuple[type[Exception], ...] = _DAMAGE) -> Iterato
     except errors as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise DataError(f"{name} cannot be read: {printable(reason[:200])}") from error
-
-
-def _children(folder: Path) -> Iterator[Path]:
-    try:
-        yield from folder.iterdir()
-    except OSError:
-        return
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
