@@ -46,7 +46,7 @@ class Augmentation:
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise a DataError if data of this shape cannot be augmented."""
         if self and len(shape) != 3:
-            raise DataError(f"augmentation needs images (C, H, W), but the data have the shape {shape}")
+            raise DataError(f"augmentation is for images (C, H, W), not for data of shape {shape}")
         if self.shift and self.shift >= min(shape[1:]):
             raise DataError(f"data.shift={self.shift} needs images larger than that; these are {shape[2]}×{shape[1]}")
 
