@@ -308,28 +308,29 @@ CASES = [
         "floating-point images outside of −1 … 1",
         "array:a.npz",
         array(images=IMAGES.astype(np.float32)),
-        "array:a.npz: float32 images with values from 0 to 255; floating-point images use −1 to 1: scale them, "
-        "save them as uint8, or add a key range = [black, white] (.npz, .safetensors)",
+        "array:a.npz: float32 images with values from 0 to 255, but black is -1 and white is 1: scale them, or set "
+        "black and white with the key range (.npz, .safetensors)",
     ),
     Case(
         "floating-point images in 0 … 1",
         "array:a.npz",
         array(images=IMAGES / 255),
-        "array:a.npz: float64 images with values from 0 to 1; floating-point images use −1 to 1: save 2 * x − 1, "
-        "or add a key range = [black, white] (.npz, .safetensors)",
+        "array:a.npz: float64 images with values from 0 to 1, but black is -1 and white is 1: scale them, or set "
+        "black and white with the key range (.npz, .safetensors)",
     ),
     Case(
         "uint8 images of 0 and 1",
         "array:a.npz",
         array(images=IMAGES // 128),
-        "array:a.npz: uint8 images with values from 0 to 1; uint8 images use 0 to 255: multiply by 255, "
-        "or add a key range = [black, white] (.npz, .safetensors)",
+        "array:a.npz: uint8 images with values from 0 to 1, but black is 0 and white is 255: scale them, or set black "
+        "and white with the key range (.npz, .safetensors)",
     ),
     Case(
         "values outside of the range in the file",
         "array:a.npz",
         array(images=IMAGES, range=np.array([0, 100])),
-        "array:a.npz: uint8 images with values from 0 to 255, but their range is 0 to 100",
+        "array:a.npz: uint8 images with values from 0 to 255, but black is 0 and white is 100: scale them, or set "
+        "black and white with the key range (.npz, .safetensors)",
     ),
     Case(
         "labels that do not match the images",
@@ -411,12 +412,12 @@ CASES = [
 
 
 def row(case: Case) -> str:
-    """Its row in the table."""
+    """The row of a case in the table."""
     return f"| {case.what} | `{case.spec}` | {'<br>'.join(f'`{line}`' for line in case.line.splitlines())} |"
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.spec} {case.what}" for case in CASES])
-def test_each_is_refused_in_a_line_or_two(tmp_path, monkeypatch, case):
+def test_each_is_refused_with_its_message(tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     case.make(tmp_path)
     assert refused(case.spec, size=case.size, strict=case.strict) == case.line

@@ -16,7 +16,7 @@ from halikit.cli import common
 if TYPE_CHECKING:
     from halikit.data.report import Report
 
-Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A data spec: digits, mnist:DIR, …, or a path.", show_default=False)]
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="digits, mnist:DIR, …, or a path.", show_default=False)]
 Size = Annotated[int | None, typer.Option(min=1, help="Side of the square that images are cropped and resized to.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse every file that cannot be used; verify checksums.")]
 
@@ -35,7 +35,7 @@ def info(
     spec: Spec,
     size: Size = None,
     strict: Strict = False,
-    out: Annotated[Path | None, typer.Option(help="Write a contact sheet of training images to this PNG file.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG file for a contact sheet.", show_default=False)] = None,
     as_json: common.Json = False,
 ) -> None:
     """Count the images, classes and attributes of a data set, and report the range of values and the skipped files.

@@ -170,25 +170,21 @@ def _range(
     declared: NDArray[Any] | None, dtype: np.dtype[Any], low: float, high: float, spec: str
 ) -> tuple[float, float]:
     """The values of black and white: the declared ones, otherwise those of the dtype."""
-    values = f"{spec}: {dtype} images with values from {low:g} to {high:g}"
     if declared is not None:
         limits = np.asarray(declared, np.float64).ravel().tolist()
         if len(limits) != 2 or not limits[0] < limits[1]:
             raise DataError(f"{spec}: range must be two numbers, the lower one first, not {limits}")
         black, white = limits
-        if low < black or high > white:
-            raise DataError(f"{values}, but their range is {black:g} to {white:g}")
-        return black, white
-    fix = "or add a key range = [black, white] (.npz, .safetensors)"
-    if dtype == np.uint8:
-        if high <= 1:
-            raise DataError(f"{values}; uint8 images use 0 to 255: multiply by 255, {fix}")
-        return 0, 255
-    if low < -1 or high > 1:
-        raise DataError(f"{values}; floating-point images use −1 to 1: scale them, save them as uint8, {fix}")
-    if low >= 0:
-        raise DataError(f"{values}; floating-point images use −1 to 1: save 2 * x − 1, {fix}")
-    return -1, 1
+    else:
+        black, white = (0, 255) if dtype == np.uint8 else (-1, 1)
+    # If all values are in 0 … 1, another range was probably meant.
+    doubtful = declared is None and low >= 0 and high <= 1
+    if low < black or high > white or doubtful:
+        raise DataError(
+            f"{spec}: {dtype} images with values from {low:g} to {high:g}, but black is {black:g} and white is "
+            f"{white:g}: scale them, or set black and white with the key range (.npz, .safetensors)"
+        )
+    return black, white
 
 
 def _labels(arrays: Arrays, n: int, spec: str) -> tuple[Tensor | None, tuple[str, ...]]:

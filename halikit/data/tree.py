@@ -313,21 +313,18 @@ class _TarMember(tarfile.TarInfo):
 
 
 def names(path: Path) -> Iterator[str]:
-    """The names of all files in an archive or below a directory, without checks and in any order.
+    """The names of all files in an archive or below a directory, in any order, also of files that cannot be used.
 
     Raises:
         DataError: If it is neither, or is damaged.
     """
-    if path.is_dir():
-        yield from (file.path for file in open_directory(path).files)
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            yield from archive.namelist()
-    elif path.is_file() and tarfile.is_tarfile(path):
+    if path.is_file() and not zipfile.is_zipfile(path) and tarfile.is_tarfile(path):
         with reading(str(path)), tarfile.open(path) as tar:
-            yield from (member.name for member in tar)
+            yield from (member.name for member in tar)  # not sorted, so that the first names are found quickly
     else:
-        open_tree(path)  # raises the error
+        with open_tree(path) as tree:
+            yield from (file.path for file in tree.files)
+            yield from (refused for refused, _ in tree.refused)
 
 
 def first_names(path: Path) -> set[str]:
