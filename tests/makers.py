@@ -1,4 +1,4 @@
-"""Small files made on the spot, in the formats in which data sets are published."""
+"""Small files for tests, in the formats in which data sets are published."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def encode(image, format="PNG", **options) -> bytes:
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Image.Image:
-    """A smooth random picture: JPEG keeps it."""
+    """A smooth random picture, which JPEG hardly changes."""
     bands = len(Image.new(mode, (1, 1)).getbands())
     coarse = np.random.default_rng(seed).integers(0, 256, (2, 2, bands), dtype=np.uint8)
     return Image.merge(mode, [Image.fromarray(coarse[..., b]).resize(size, 2) for b in range(bands)])
 
 
 def plant(root: Path, paths, **options) -> Path:
-    """Write one small picture per path, each with its own content."""
+    """Write a different small picture to each path."""
     for number, path in enumerate(paths):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(encode(picture(number, **options)))
@@ -52,7 +52,7 @@ def pack(root: Path, to: Path, prefix: str = "") -> Path:
 
 
 def refused(spec, **options) -> str:
-    """What a bad input is answered: one or two lines."""
+    """The error message for a bad input, which has one or two lines."""
     with pytest.raises(data.DataError) as error:
         data.load(str(spec), **options)
     message = str(error.value)
@@ -62,14 +62,14 @@ def refused(spec, **options) -> str:
 
 
 def idx(array: np.ndarray, *, code: int = 0x08) -> bytes:
-    """An array in the official format."""
+    """An array as an IDX file."""
     return struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape) + array.tobytes()
 
 
 def write_mnist(
     root: Path, *, train: int = 40, test: int = 10, shape=(5, 4), packed: bool = False, name="{}-{}-idx{}-ubyte", **over
 ) -> Path:
-    """The four files; ``over`` replaces the bytes of one, as ``train_labels=…``."""
+    """Write the four IDX files; ``over`` replaces the bytes of one, such as ``train_labels=…``."""
     root.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     for part, n in (("train", train), ("t10k", test)):
@@ -88,14 +88,14 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def records(seed: int, n: int, highest: tuple[int, ...]) -> bytes:
-    """Records of CIFAR: label bytes, then planes of 32×32."""
+    """Random records of CIFAR: label bytes up to ``highest``, then three planes of 32×32."""
     random = np.random.default_rng(seed)
     labels = np.stack([random.integers(0, high + 1, n) for high in highest], 1)
     return np.concatenate([labels, random.integers(0, 256, (n, 3072))], 1).astype(np.uint8).tobytes()
 
 
 def write_cifar10(root: Path, n: int = 4, **over: bytes) -> Path:
-    """The six files and the names; ``over`` replaces the bytes of one, as ``data_batch_2=…``."""
+    """Write the six files and the names; ``over`` replaces the bytes of one, such as ``data_batch_2=…``."""
     root.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
         (root / f"{name}.bin").write_bytes(over.get(name, records(seed, n, (9,))))
@@ -104,7 +104,7 @@ def write_cifar10(root: Path, n: int = 4, **over: bytes) -> Path:
 
 
 def write_cifar100(root: Path, n: int = 20) -> Path:
-    """Both files and the names."""
+    """Write both files and the names."""
     root.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate(["train", "test"]):
         (root / f"{name}.bin").write_bytes(records(seed, n, (19, 99)))
@@ -114,14 +114,14 @@ def write_cifar100(root: Path, n: int = 20) -> Path:
 
 
 def digits_32(seed: int, n: int) -> dict[str, np.ndarray]:
-    """One file of SVHN, as MATLAB has it: X 32×32×3×n, y n×1 from 1 to 10."""
+    """The arrays of one file of SVHN: X 32×32×3×n, y n×1 from 1 to 10."""
     random = np.random.default_rng(seed)
     x = random.integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
     return {"X": x, "y": (np.arange(n) % 10 + 1).astype(np.uint8)[:, None]}
 
 
 def write_svhn(root: Path, *, extra: int = 0, train: int = 30, test: int = 12, compressed: bool = True, **over) -> Path:
-    """The files of the parts with a number; ``over`` replaces arrays of ``train``."""
+    """Write a file for each part that is not empty; ``over`` replaces arrays of ``train``."""
     root.mkdir(parents=True, exist_ok=True)
     for seed, (part, n) in enumerate({"extra": extra, "train": train, "test": test}.items()):
         if n:
@@ -131,7 +131,7 @@ def write_svhn(root: Path, *, extra: int = 0, train: int = 30, test: int = 12, c
 
 
 def write_celeba(root: Path, n: int = 20, size: tuple[int, int] = (178, 218), partition: str | None = None) -> Path:
-    """Faces of one colour each, the attributes "Bald" and "Young", and the partition, a digit per image."""
+    """Write pictures, the attributes "Bald" and "Young", and a partition with one digit per image."""
     (root / "img_align_celeba").mkdir(parents=True, exist_ok=True)
     names = [f"{number:06}.jpg" for number in range(1, n + 1)]
     for number, name in enumerate(names):
@@ -145,7 +145,7 @@ def write_celeba(root: Path, n: int = 20, size: tuple[int, int] = (178, 218), pa
 
 
 def write_imagenet(root: Path, n: int = 3, size: tuple[int, int] = (40, 30)) -> Path:
-    """Two classes of n images, below train/ and val/."""
+    """Write two classes of n images, below train/ and below val/."""
     paths = [
         f"{split}/{c}/{c}_{i}.JPEG" for split in ("train", "val") for c in ("n01440764", "n02102040") for i in range(n)
     ]

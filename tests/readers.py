@@ -1,4 +1,4 @@
-"""Readers of files that a stranger may have made, each with good files for it: what is fuzzed, by two tools."""
+"""Functions that read untrusted files, each with valid files; test_fuzz.py and fuzz_atheris.py change these files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from test_resume import config, rewritten, trainer
 
 import halikit as hk
 from halikit import data
-from halikit.runs import report
 from halikit.config import read_toml, to_toml
 from halikit.earlier import read_config
 from halikit.errors import InputError
+from halikit.runs import report
 from halikit.runs.checkpoints import open_checkpoint
 from halikit.runs.run import read_dump, read_metrics
 
@@ -29,24 +29,24 @@ __all__ = ["READERS", "Reader", "survives"]
 
 @dataclass(frozen=True)
 class Reader:
-    """Bytes that are good, and what puts bytes into their place and reads them."""
+    """Contents of valid files, and a function that writes other contents to the same place and reads them."""
 
     good: list[bytes]
     read: Callable[[bytes], object]
 
 
 def survives(read: Callable[[], object]) -> None:
-    """A clean error in a few lines, or none, within seconds of the processor."""
-    began, said = time.process_time(), "fine"
+    """Check that reading ends within seconds of processor time, without an error or with a short InputError."""
+    began, message = time.process_time(), "no error"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             read()
         except InputError as error:
-            said = str(error)
-    assert 1 <= len(said.splitlines()) <= 3, said[:5000]
-    assert len(said) < 2000, said[:5000]
-    assert all(line.isprintable() for line in said.split("\n")), ascii(said)
+            message = str(error)
+    assert 1 <= len(message.splitlines()) <= 3, message[:5000]
+    assert len(message) < 2000, message[:5000]
+    assert all(line.isprintable() for line in message.split("\n")), ascii(message)
     assert time.process_time() - began < 20
 
 
@@ -81,7 +81,7 @@ def _models(place: Path) -> Reader:
 
 
 def _checkpoints(place: Path, name: str, *, mends: bool) -> Reader:
-    """One file of a checkpoint; a stranger can compute the checksum in the manifest as well."""
+    """One file of a checkpoint; with ``mends``, the manifest gets the checksum of the changed file."""
     path = _run(place) / "checkpoints" / "step-0000002"
     manifest = (path / "manifest.json").read_bytes()
     run = trainer(config(1, training__steps=2), place / "run", resume=path, on_notice=lambda _: None)
@@ -95,7 +95,7 @@ def _checkpoints(place: Path, name: str, *, mends: bool) -> Reader:
 
 
 def _old(place: Path, file: str) -> Reader:
-    """One file of a run of 0.1.0; a stranger can compute the checksum in the manifest as well."""
+    """One file of a run of 0.1.0; in a checkpoint, the manifest gets the checksum of the changed file."""
     run = shutil.copytree(Path(__file__).parent / "data" / "run-0.1.0", place / "run")
     path = run / file
     if path.parent == run:
@@ -146,7 +146,7 @@ def _metrics(place: Path) -> Reader:
 
 
 def _findings(place: Path) -> Reader:
-    """What analyses keep in a run for its report."""
+    """The result of an analysis, which the report of a run shows."""
     run = _run(place)
     report.keep(run, report.Finding("health", "Health", "halikit evaluate run", ["a level", "another"]))
     path = run / report.FOLDER / "health.json"

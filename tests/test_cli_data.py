@@ -57,7 +57,7 @@ def test_pack_and_train(tmp_path):
     [
         (["data", "info", "nowhere"], "no such file"),
         (["data", "info", "digits", "--out", "no/sheet.png"], "no directory"),
-        (["data", "pack", "digits", "keep.txt"], "is no pack"),
+        (["data", "pack", "digits", "keep.txt"], "is not a pack"),
         (["data", "pack", "digits"], "OUT"),
         (["data", "pack", "folder:photos", "a.pack", "--size", "0"], "size"),
         (["train", "--data", "photos", "--batch-size", "100"], "training samples, fewer than a batch of 100"),

@@ -1,4 +1,4 @@
-"""Data sources: official formats made here, files as people have them, and what each bad input is answered."""
+"""Data sources: official formats, unusual files, and the error for each bad input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from halikit.data.image import BadImageError, decode, quiet, resize_all
 
 
 def everything(ds: data.DataSet) -> tuple:
-    """All that a data set holds but its spec, comparable."""
+    """The content of a data set without its spec, as values that can be compared."""
     splits = [(s.images.tolist(), s.labels.tolist() if s.labels is not None else None) for s in (ds.train, ds.test)]
     return ds.shape, ds.classes, ds.skipped, ds.validation and ds.validation.images.tolist(), splits
 
@@ -71,7 +71,7 @@ class TestSplit:
         with pytest.raises(ValueError, match="3 images need"):
             data.Split(torch.zeros(3, 1), torch.zeros(2, dtype=torch.int64))
 
-    def test_tensor_of_ones_own(self):
+    def test_data_from_a_tensor(self):
         ds = data.from_tensor(torch.linspace(-1, 1, 40).reshape(20, 2))
         assert (ds.shape, len(ds.train), len(ds.test)) == ((2,), 18, 2)
         for bad in (torch.tensor([[0.0], [float("nan")]]), torch.zeros(1, 3), torch.zeros(4, 2, dtype=torch.int64)):
@@ -92,7 +92,7 @@ class TestOrder:
         for other in (data.order(1000, 7, 4), data.order(1000, 8, 3), data.order(1000, 3, 7), data.order(1000, -7, 3)):
             assert not torch.equal(other, first)
 
-    def test_stays_what_it_is(self):
+    def test_is_the_same_in_every_version(self):
         assert data.order(10, 0, 0).tolist() == ORDER_10_0_0
         assert data.order(0, 0, 0).tolist() == []
 
@@ -105,7 +105,7 @@ ORDER_10_0_0 = [0, 8, 9, 3, 7, 5, 1, 2, 6, 4]
 
 
 class TestSpecs:
-    def test_bare_paths_are_recognised(self, tmp_path):
+    def test_paths_without_a_prefix_are_recognised(self, tmp_path):
         idx, photos = write_mnist(tmp_path / "idx"), plant(tmp_path / "photos", ["a/1.png", "b/1.png"])
         assert data.recognise("digits") == "digits"
         assert data.recognise(str(idx)) == f"mnist:{idx}"
@@ -126,19 +126,19 @@ class TestSpecs:
             ("imagenet:/x", "no such file"),
             ("mnist", "mnist:PLACE"),
             ("mnist:", "mnist:PLACE"),
-            ("digits:/x", "takes no place"),
+            ("digits:/x", "digits:/x: write digits"),
             ("/no/where", "no such file"),
             ("", "no such file"),
             ("mnist:/no/where", "no such file"),
             ("folder:/no/where", "no such file"),
         ],
     )
-    def test_bad_ones(self, spec, says):
+    def test_bad_specs(self, spec, says):
         assert says in refused(spec)
 
     def test_a_place_that_holds_nothing(self, tmp_path):
         (tmp_path / "notes.txt").write_text("hello")
-        assert "no data set here that is known" in refused(tmp_path)
+        assert "no known data set here" in refused(tmp_path)
         assert "no images" in refused(f"folder:{tmp_path}")
         assert "no IDX files" in refused(f"mnist:{tmp_path}")
         assert "neither a directory nor an archive" in refused(tmp_path / "notes.txt")
@@ -193,8 +193,8 @@ class TestMnist:
     @pytest.mark.parametrize(
         ("over", "says"),
         [
-            ({"train_images": b""}, "no IDX file"),
-            ({"train_images": b"\x89PNG\r\n\x1a\n" + bytes(40)}, "no IDX file"),
+            ({"train_images": b""}, "not an IDX file"),
+            ({"train_images": b"\x89PNG\r\n\x1a\n" + bytes(40)}, "not an IDX file"),
             ({"train_images": struct.pack(">HBB", 0, 8, 3) + b"\0"}, "cut off within its header"),
             ({"train_images": idx(np.zeros((40, 5, 4), ">f4"), code=0x0D)}, "type float32"),
             ({"train_images": idx(np.zeros(40, np.uint8))}, "1 dimensions"),
@@ -203,10 +203,10 @@ class TestMnist:
             ({"train_images": idx(np.zeros((40, 5, 4), np.uint8)) + b"\0"}, "follow"),
             (
                 {"train_images": struct.pack(">HBB3I", 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1)},
-                "more than such a file",
+                "that are allowed",
             ),
             ({"train_images": struct.pack(">HBB3I", 0, 8, 3, 2**20, 32, 32) + bytes(9)}, "follow"),
-            ({"train_images": idx(np.zeros((0, 5, 4), np.uint8))}, "nothing in it"),
+            ({"train_images": idx(np.zeros((0, 5, 4), np.uint8))}, "the file is empty"),
             ({"train_labels": idx(np.zeros(39, np.uint8))}, "40 images and"),
             ({"t10k_labels": idx(np.array([3] * 9 + [10], np.uint8))}, "label 9 is 10; labels go from 0 to 9"),
             ({"t10k_images": idx(np.zeros((10, 4, 5), np.uint8))}, "images of 4×5"),
@@ -225,7 +225,7 @@ class TestMnist:
         path.write_bytes(whole[:40] + bytes([whole[40] ^ 255]) + whole[41:])
         assert "train-images-idx3-ubyte.gz" in refused(f"mnist:{tmp_path}")
 
-    def test_a_header_that_lies_costs_no_memory(self, tmp_path):
+    def test_a_false_header_costs_no_memory(self, tmp_path):
         import tracemalloc
 
         # 2 GB claimed; the second file's compressed stream could even hold some of it.
@@ -249,7 +249,7 @@ GREY, COLOUR = Image.new("L", (6, 4), 100), Image.new("RGB", (6, 4), (10, 200, 3
 
 
 def transparent(mode: str) -> Image.Image:
-    """Left half opaque black, right half wholly transparent black."""
+    """The left half opaque black, the right half transparent black."""
     image = Image.new(mode, (6, 4), (0,) * len(Image.new(mode, (1, 1)).getbands()))
     image.paste((0,) * (len(image.getbands()) - 1) + (255,), (0, 0, 3, 4))
     return image
@@ -295,13 +295,13 @@ class TestImage:
         assert (np.abs(pixels.astype(int) - np.array(value)) <= 1).all()
 
     @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-    def test_transparency_is_laid_on_white(self, mode):
+    def test_transparency_becomes_white(self, mode):
         pixels = decode(encode(transparent(mode)))
         assert pixels.ndim == (2 if mode == "LA" else 3)
         assert (pixels[:, :3] == 0).all()
         assert (pixels[:, 3:] == 255).all()
 
-    def test_transparent_colours_are_laid_on_white(self):
+    def test_transparent_colours_become_white(self):
         palette = Image.new("P", (6, 4), 1)
         palette.putpalette([0, 0, 0, 10, 200, 30])
         palette.paste(0, (3, 0, 6, 4))
@@ -346,12 +346,12 @@ class TestImage:
             (encode(Image.new("1", (20000, 9000))), "million pixels"),
         ],
     )
-    def test_what_gives_no_image(self, content, reason):
+    def test_files_that_cannot_be_decoded(self, content, reason):
         with quiet(), pytest.raises(BadImageError, match=reason) as error:
             decode(content)
         assert len(str(error.value).splitlines()) == 1
 
-    def test_no_damage_escapes(self):
+    def test_damaged_files_raise_bad_image_errors_only(self):
         random = np.random.default_rng(0)
         formats = [("JPEG", {}), ("PNG", {}), ("GIF", {}), ("TIFF", {}), ("BMP", {}), ("WEBP", {}), ("PPM", {})]
         with quiet():
@@ -363,7 +363,7 @@ class TestImage:
                     with contextlib.suppress(BadImageError):
                         assert decode(bytes(broken), 8).shape[:2] == (8, 8)
 
-    def test_many_at_once_resize_as_one_does(self):
+    def test_resize_all_agrees_with_decode(self):
         random = np.random.default_rng(0)
         for shape, size in (((9, 28, 28), 32), ((9, 20, 31), 8), ((9, 9, 8), 8)):
             images = random.integers(0, 256, shape, dtype=np.uint8)
@@ -375,7 +375,7 @@ CATS = [f"{label}/{i:03}.png" for label in ("cat", "dog") for i in range(60)]
 
 
 def held_out(paths) -> list[str]:
-    """The contract's tenth, written out again."""
+    """The tenth that a tree without splits holds out, computed independently."""
     return [path for path in sorted(paths) if int.from_bytes(sha256(path.encode()).digest()[:6]) / 2**48 <= 0.1]
 
 
@@ -390,7 +390,7 @@ class TestFolder:
             pixels = [np.asarray(picture(CATS.index(path))).transpose(2, 0, 1) for path in paths]
             assert np.array_equal(split.images.numpy(), np.stack(pixels))
 
-    def test_one_file_more_moves_no_other(self, tmp_path):
+    def test_another_file_moves_no_other(self, tmp_path):
         before = data.load(f"folder:{plant(tmp_path, CATS)}")
         new = next(f"bird/{i}.png" for i in range(99) if f"bird/{i}.png" not in held_out([f"bird/{i}.png"]))
         (tmp_path / "bird").mkdir()
@@ -439,7 +439,7 @@ class TestFolder:
         assert (ds.classes, ds.train.labels, len(ds.train), len(ds.validation)) == ((), None, 18, 2)
 
     @pytest.mark.parametrize("count", [2, 3, 5])
-    def test_however_few_there_are_no_part_is_empty(self, tmp_path, count):
+    def test_no_part_of_few_images_is_empty(self, tmp_path, count):
         ds = data.load(f"folder:{plant(tmp_path, [f'{i}.png' for i in range(count)])}")
         assert len(ds.train) >= 1
         assert len(ds.test) >= 1
@@ -453,7 +453,7 @@ class TestFolder:
         assert three.shape == (3, 8, 8)
         assert torch.equal(three.train.images[-1], ds.train.images[-1].expand(3, 8, 8))
 
-    def test_sizes_must_agree_unless_one_is_asked_for(self, tmp_path):
+    def test_sizes_must_agree_unless_one_is_requested(self, tmp_path):
         plant(tmp_path, CATS[:8], size=(12, 10))
         (tmp_path / CATS[3]).write_bytes(encode(picture(3, (9, 30))))
         message = refused(f"folder:{tmp_path}")
@@ -472,7 +472,7 @@ class TestFolder:
         archive = pack(tmp_path / "tree", tmp_path / "tree.zip")
         assert everything(data.load(f"folder:{archive}")) == everything(ds)
 
-    def test_names_that_are_no_unicode(self, tmp_path):
+    def test_names_that_are_not_unicode(self, tmp_path):
         plant(tmp_path, CATS[:10])
         name = os.fsencode(tmp_path / "cat") + b"/\xff\n.png"
         try:
@@ -541,7 +541,7 @@ class TestFolder:
         if os.geteuid() != 0:
             assert reasons["cat/locked.png"] == "Permission denied"
 
-    def test_images_that_belong_nowhere(self, tmp_path):
+    def test_images_outside_of_splits_and_classes(self, tmp_path):
         plant(tmp_path, [*CATS[:30], "cover.png"])
         assert data.load(f"folder:{tmp_path}").skipped == (("cover.png", "lies beside the class folders"),)
         splits = [f"{split}/a/{i}.png" for split in ("train", "test") for i in range(10)]
@@ -550,10 +550,10 @@ class TestFolder:
         assert "beside test/, train/" in refused(f"folder:{tmp_path / 's'}", strict=True)
 
     def test_splits_that_do_not_fit(self, tmp_path):
-        assert "no train/" in refused(f"folder:{plant(tmp_path / 'a', ['test/a/1.png', 'val/a/1.png'])}")
+        assert "without train/" in refused(f"folder:{plant(tmp_path / 'a', ['test/a/1.png', 'val/a/1.png'])}")
         stray = plant(tmp_path / "b", [f"train/a/{i}.png" for i in range(9)] + ["test/b/1.png"])
         assert "no class 'b'" in refused(f"folder:{stray}")
-        assert "one image only" in refused(f"folder:{plant(tmp_path / 'c', ['1.png'])}")
+        assert "only one image" in refused(f"folder:{plant(tmp_path / 'c', ['1.png'])}")
         (plant(tmp_path / "d", ["train/1.png", "test/1.png"]) / "train" / "1.png").write_bytes(b"")
         assert "no image of train/" in refused(f"folder:{tmp_path / 'd'}")
         (tmp_path / "c" / "1.png").write_bytes(b"")
@@ -567,7 +567,7 @@ class TestFolder:
         assert calls[-1] == (300, 300)
         assert everything(data.load(f"folder:{tmp_path}")) == everything(first)
 
-    def test_what_memory_cannot_hold_is_refused_at_once(self, tmp_path, monkeypatch):
+    def test_data_larger_than_memory_are_refused(self, tmp_path, monkeypatch):
         plant(tmp_path, CATS[:10])
         monkeypatch.setattr(os, "sysconf", lambda name: 32)
         assert "of memory" in refused(f"folder:{tmp_path}")
@@ -579,11 +579,11 @@ class TestArchives:
             for number, name in enumerate(["cat/1.png", "dog/1.png", "../evil.png", "/evil.png", "cat/../../evil.png"]):
                 archive.writestr(name, encode(picture(number)))
         ds = data.load(f"folder:{tmp_path / 'a.zip'}")
-        assert {reason for _, reason in ds.skipped} == {"its name would leave the archive"}
+        assert {reason for _, reason in ds.skipped} == {"its name leads out of the archive"}
         assert len(ds.train) + len(ds.test) == 2
         assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
-    def test_links_in_archives_lead_nowhere(self, tmp_path):
+    def test_links_in_archives_are_not_followed(self, tmp_path):
         plant(tmp_path / "tree", CATS[:10])
         with tarfile.open(tmp_path / "a.tar", "w") as archive:
             archive.add(tmp_path / "tree", ".")

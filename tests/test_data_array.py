@@ -1,4 +1,4 @@
-"""Arrays of one's own: shapes, ranges, names."""
+"""Arrays from files: shapes, ranges, names."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class TestCifar:
         assert ds.train.images.shape == (18, 3, 16, 16)
         assert ds.train.images.dtype == torch.uint8
 
-    def test_numbers_stand_for_missing_names(self, tmp_path):
+    def test_missing_names_become_numbers(self, tmp_path):
         root = write_cifar100(tmp_path)
         (root / "fine_label_names.txt").unlink()
         assert data.load(f"cifar100:{root}").classes[41] == "41"
@@ -105,11 +105,11 @@ class TestSvhn:
         ds = data.load(str(archive), size=8)
         assert ds.train.images.shape == (27, 3, 8, 8)
 
-    def test_four_labels_lie_in_their_tag(self, tmp_path):
+    def test_labels_of_at_most_four_bytes_are_in_their_tag(self, tmp_path):
         assert data.load(f"svhn:{write_svhn(tmp_path, test=3)}").test.labels.tolist() == [1, 2, 3]
 
     @pytest.mark.parametrize("compressed", [True, False])
-    def test_what_is_no_number_is_stepped_over(self, compressed):
+    def test_arrays_that_are_not_numeric_are_skipped(self, compressed):
         stream = io.BytesIO()
         arrays = {
             "cell": np.array([1, "a"], object),
@@ -131,7 +131,7 @@ class TestSvhn:
         tracemalloc.stop()
         assert len(ds.train) == 8100
 
-    def test_no_damage_escapes(self, tmp_path):
+    def test_damaged_files_raise_bad_mat_errors_only(self, tmp_path):
         random = np.random.default_rng(0)
         survived = 0
         for compressed in (True, False):
@@ -146,7 +146,7 @@ class TestSvhn:
                     for variable in variables(io.BytesIO(broken)):
                         variable.read(8)
                     survived += 1
-        # Anything but a clean error ends the test above; and not all damage may go unnoticed.
+        # Other errors end the test above. Some damage must be noticed.
         assert survived < 600
 
 
@@ -173,7 +173,7 @@ class TestCelebA:
         assert (len(ds.train), len(ds.validation), len(ds.test)) == (3, 3, 2)
         assert ds.train.attributes[:, 0].tolist() == [True, True, False]  # the second, the fourth, the fifth
 
-    def test_wherever_its_files_lie(self, tmp_path):
+    def test_every_place_of_its_files(self, tmp_path):
         root = write_celeba(tmp_path / "all", 10, size=(89, 109), partition="0000001122")
         wanted = data.load(f"celeba:{root}")
         official = tmp_path / "official"
@@ -211,11 +211,11 @@ class TestCelebA:
         assert data.load(f"celeba:{root}").skipped == (("list_attr_celeba.txt", "1 rows without an image"),)
         assert "strict" in refused(f"celeba:{root}", strict=True)
 
-    def test_what_is_no_aligned_face_is_skipped(self, tmp_path):
+    def test_images_of_other_proportions_are_skipped(self, tmp_path):
         root = write_celeba(tmp_path, 10)
         (root / "img_align_celeba" / "000003.jpg").write_bytes(encode(picture(size=(178, 178)), "JPEG"))
         assert data.load(f"celeba:{root}").skipped == (
-            ("img_align_celeba/000003.jpg", "178×178 is neither 178×218 nor that scaled"),
+            ("img_align_celeba/000003.jpg", "178×178 is not 178×218 or a scaled copy"),
         )
 
 

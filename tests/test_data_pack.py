@@ -1,4 +1,4 @@
-"""Packs: what goes in comes out, by index, whole or not at all."""
+"""Packs: they hold the same data as their source, and an incomplete pack never appears."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def names(folder: Path) -> list[str]:
 TREE = [f"{c}/{i:02}.png" for c in ("cat", "dog") for i in range(40)]
 
 
-class TestWhatGoesIn:
+class TestContent:
     @pytest.mark.parametrize(
         ("prefix", "write", "size"),
         [
@@ -55,7 +55,7 @@ class TestWhatGoesIn:
             ("folder", lambda root: plant(root, TREE, mode="L"), 5),
         ],
     )
-    def test_comes_out(self, tmp_path, prefix, write, size):
+    def test_equals_the_source(self, tmp_path, prefix, write, size):
         spec = f"{prefix}:{write(tmp_path / 'original')}"
         packed = data.pack(spec, tmp_path / "a.pack", size=size)
         assert (packed.spec, packed.origin) == (f"pack:{tmp_path / 'a.pack'}", f"{prefix}:original")
@@ -120,7 +120,7 @@ class TestWhatGoesIn:
 
 class TestMemory:
     def test_larger_than_memory(self, tmp_path):
-        """A sparse file: read by index, it costs the pages that are touched."""
+        """Reading by index needs memory only for the pages of the images that are read; the file is sparse."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         side, n = 256, 2 * memory // (3 * 256 * 256)
         path = tmp_path / "huge.pack"
@@ -175,7 +175,7 @@ assert packed.train.images.nbytes + packed.test.images.nbytes == 300 * 3 * 512 *
         assert meta.batch(index).device.type == "meta"
 
 
-class TestHalfWritten:
+class TestIncomplete:
     def test_an_error_leaves_nothing(self, tmp_path):
         plant(tmp_path / "t", TREE)
         (tmp_path / "t" / TREE[70]).write_bytes(encode(picture(1, (9, 9))))
@@ -233,16 +233,16 @@ class TestHalfWritten:
             data.pack("digits", tmp_path / "a.pack")
         assert not names(tmp_path)
 
-    def test_nothing_else_is_written_over(self, tmp_path):
+    def test_other_files_are_not_overwritten(self, tmp_path):
         (tmp_path / "notes.txt").write_text("mine")
-        for out, says in (("notes.txt", "is no pack"), (".", "is no pack"), ("no/a.pack", "no directory")):
+        for out, says in (("notes.txt", "is not a pack"), (".", "is not a pack"), ("no/a.pack", "no directory")):
             with pytest.raises(InputError, match=says):
                 data.pack("digits", tmp_path / out)
         assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 class TestDamage:
-    def test_none_escapes(self, tmp_path):
+    def test_damaged_packs_raise_data_errors_only(self, tmp_path):
         data.pack(f"cifar100:{write_cifar100(tmp_path / 'c')}", tmp_path / "a.pack")
         content = (tmp_path / "a.pack").read_bytes()
         random = np.random.default_rng(0)
@@ -258,7 +258,7 @@ class TestDamage:
             else:
                 ds.train.batch(torch.arange(len(ds.train)))
 
-    def test_every_byte_of_the_data_counts(self, tmp_path):
+    def test_strict_notices_every_changed_byte(self, tmp_path):
         packed = data.pack(f"cifar100:{write_cifar100(tmp_path / 'c')}", tmp_path / "a.pack")
         content = (tmp_path / "a.pack").read_bytes()
         begin = len(content) - 40 * (3072 + 8 + 20)

@@ -1,4 +1,4 @@
-"""Bad inputs and the line that each prints; the table in docs/data.md is this one."""
+"""Bad inputs and the message for each; docs/data.md has the same table."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
 
 @dataclass(frozen=True)
 class Case:
-    """A bad input: what is wrong with it, the spec, what makes it below an empty directory, and what is said."""
+    """A bad input: what is wrong, the data spec, a function that makes it in an empty directory, and the message."""
 
     what: str
     spec: str
@@ -118,10 +118,11 @@ CASES = [
         "images of several sizes",
         "folder:p",
         photos("dog/wide.png", content=encode(picture(size=(16, 9)))),
-        "folder:p: images of several sizes, such as 8×8 (cat/0.png) and 16×9 (dog/wide.png): ask for one with size=8",
+        "folder:p: images of several sizes, such as 8×8 (cat/0.png) and 16×9 (dog/wide.png): choose one size with "
+        "size=8",
     ),
     Case(
-        "too many files that are no images",
+        "too many files that are not images",
         "folder:p",
         photos("dog/a.png", "dog/b.png", "dog/c.png", "dog/d.png", content=b"<html>"),
         "folder:p: files that cannot be used (at most 3 of 24 may be skipped):\n"
@@ -135,7 +136,7 @@ CASES = [
         strict=True,
     ),
     Case(
-        "a class that was never trained on",
+        "a class that the training part does not have",
         "folder:p",
         lambda here: plant(here / "p", ["train/cat/1.png", "train/cat/2.png", "test/dog/1.png"]),
         "folder:p: test/dog/1.png: train/ has no class 'dog'",
@@ -144,25 +145,25 @@ CASES = [
         "a damaged archive",
         "folder:p.zip",
         cut("p.zip", 900, lambda here: pack(plant(here / "p", PHOTOS), here / "p.zip")),
-        "p.zip is named as an archive but is none, or is damaged: is it complete?",
+        "p.zip has the name of an archive but is not one, or is damaged; is the file complete?",
     ),
     Case(
         "another data set's directory",
         "mnist:p",
         photos(),
-        "mnist:p: these are not files of mnist: but of folder: use folder:p",
+        "mnist:p: these are not files of mnist, but of folder: use folder:p",
     ),
     Case(
         "another data set's directory",
         "cifar10:c",
         lambda here: write_cifar100(here / "c"),
-        "cifar10:c: these are not files of cifar10: but of cifar100: use cifar100:c",
+        "cifar10:c: these are not files of cifar10, but of cifar100: use cifar100:c",
     ),
     Case(
         "another data set's directory",
         "imagenet:c",
         lambda here: write_celeba(here / "c"),
-        "imagenet:c: these are not files of imagenet: but of celeba: use celeba:c",
+        "imagenet:c: these are not files of imagenet, but of celeba: use celeba:c",
     ),
     Case(
         "a directory that only holds the archive",
@@ -172,7 +173,7 @@ CASES = [
             if (here / "c").mkdir() is None
             else None
         ),
-        "c: no data set here that is known; is it the archive in it, c/p.tar?",
+        "c: no known data set here; did you mean the archive c/p.tar?",
     ),
     Case(
         "an IDX file is missing",
@@ -184,19 +185,20 @@ CASES = [
         "labels that do not match the images",
         "mnist:m",
         lambda here: write_mnist(here / "m", train_labels=idx(np.zeros(39, np.uint8))),
-        "m/train-images-idx3-ubyte has 40 images and m/train-labels-idx1-ubyte 39 labels: they are not of one set",
+        "m/train-images-idx3-ubyte has 40 images and m/train-labels-idx1-ubyte 39 labels: the files belong to "
+        "different data sets",
     ),
     Case(
-        "a label that is none",
+        "a label out of range",
         "mnist:m",
         lambda here: write_mnist(here / "m", t10k_labels=idx(np.array([3] * 9 + [10], np.uint8))),
         "m/t10k-labels-idx1-ubyte: label 9 is 10; labels go from 0 to 9",
     ),
     Case(
-        "a header that lies",
+        "a header that does not match its file",
         "mnist:m",
         lambda here: write_mnist(here / "m", train_images=struct.pack(">HBB3I", 0, 8, 3, 2**20, 32, 32) + bytes(9)),
-        "m/train-images-idx3-ubyte: the header says 1048576×32×32, 1073741824 bytes, but 9 follow",
+        "m/train-images-idx3-ubyte: the header says 1048576×32×32, 1073741824 bytes, but only 9 follow",
     ),
     Case(
         "CIFAR's python version",
@@ -215,19 +217,19 @@ CASES = [
         "a batch is cut off",
         "cifar10:c",
         lambda here: write_cifar10(here / "c", data_batch_2=records(0, 4, (9,))[:-7]),
-        "c/data_batch_2.bin: 12285 bytes are no whole number of records of 3073: is it complete?",
+        "c/data_batch_2.bin: 12285 bytes are not whole records of 3073 bytes; is the file complete?",
     ),
     Case(
-        "a label that is none",
+        "a label out of range",
         "cifar10:c",
         lambda here: write_cifar10(here / "c", test_batch=bytes(3073) + b"\xc8" + bytes(3072)),
-        "c/test_batch.bin: record 1 has label 200; labels go from 0 to 9",
+        "c/test_batch.bin: label 1 is 200; labels go from 0 to 9",
     ),
     Case(
         "names that do not match the classes",
         "cifar10:c",
         lambda here: write_cifar10(here / "c", names="\n".join(CIFAR10[:9]).encode()),
-        "c/batches.meta.txt: 9 names, where there are 10 classes",
+        "c/batches.meta.txt: 9 names for 10 classes",
     ),
     Case(
         "a part is missing",
@@ -242,10 +244,10 @@ CASES = [
         "s/train_32x32.mat: 30 images, but 29×1 labels: they do not match",
     ),
     Case(
-        "a label that is none",
+        "a label out of range",
         "svhn:s",
         lambda here: write_svhn(here / "s", y=np.zeros((30, 1), np.uint8)),
-        "s/train_32x32.mat: label 0 is 0; labels go from 1 to 10, and 10 means 0",
+        "s/train_32x32.mat: label 0 is 0; labels go from 1 to 10",
     ),
     Case(
         "images of another shape",
@@ -275,7 +277,7 @@ CASES = [
         "attributes that are cut off",
         "celeba:c",
         with_text("list_attr_celeba.txt", lambda text: text[:150]),
-        "celeba:c: list_attr_celeba.txt announces 10 rows and has 8: is it complete?",
+        "celeba:c: list_attr_celeba.txt has 8 rows, but its first line says 10; is it complete?",
     ),
     Case(
         "attributes that are neither 1 nor −1",
@@ -287,68 +289,69 @@ CASES = [
         "a partition without a test part",
         "celeba:c",
         with_text("list_eval_partition.txt", str, partition="0" * 10),
-        "celeba:c: list_eval_partition.txt gives these 10 images to train alone; there must be train, validation and "
-        "test; without that file they are divided 60/20/20",
+        "celeba:c: list_eval_partition.txt puts all of these 10 images into train, but train, validation and test must "
+        "not be empty; without that file they are divided 60/20/20",
     ),
     Case(
         "validation images in no class folders",
         "imagenet:i",
         without_class_folders,
-        "imagenet:i: the images of val/ lie in no class folders; sort them into some",
+        "imagenet:i: the images of val/ are not in class folders; sort them first",
     ),
     Case(
         "a NaN",
         "array:a.npz",
         array(images=np.where(np.arange(1280).reshape(20, 8, 8) == 700, np.nan, -0.5)),
-        "array:a.npz: a NaN in item 10; every value must be finite",
+        "array:a.npz: a NaN in row 10; every value must be finite",
     ),
     Case(
-        "floats that are not in −1 … 1",
+        "floating-point images outside of −1 … 1",
         "array:a.npz",
         array(images=IMAGES.astype(np.float32)),
-        "array:a.npz: float32 images with values from 0 to 255, where floats say −1 to 1: scale them, save them as "
-        "uint8, or say so with a key range = [black, white] (.npz, .safetensors)",
+        "array:a.npz: float32 images with values from 0 to 255, but black is -1 and white is 1: scale them, or set "
+        "black and white with the key range (.npz, .safetensors)",
     ),
     Case(
-        "floats in 0 … 1",
+        "floating-point images in 0 … 1",
         "array:a.npz",
         array(images=IMAGES / 255),
-        "array:a.npz: float64 images with values from 0 to 1, where floats say −1 to 1: save 2 * x − 1, "
-        "or say so with a key range = [black, white] (.npz, .safetensors)",
+        "array:a.npz: float64 images with values from 0 to 1, but black is -1 and white is 1: scale them, or set "
+        "black and white with the key range (.npz, .safetensors)",
     ),
     Case(
-        "bytes of 0 and 1",
+        "uint8 images of 0 and 1",
         "array:a.npz",
         array(images=IMAGES // 128),
-        "array:a.npz: uint8 images with values from 0 to 1, where bytes say 0 to 255: multiply by 255, "
-        "or say so with a key range = [black, white] (.npz, .safetensors)",
+        "array:a.npz: uint8 images with values from 0 to 1, but black is 0 and white is 255: scale them, or set black "
+        "and white with the key range (.npz, .safetensors)",
     ),
     Case(
-        "values beyond the range that the file gives",
+        "values outside of the range in the file",
         "array:a.npz",
         array(images=IMAGES, range=np.array([0, 100])),
-        "array:a.npz: uint8 images with values from 0 to 255, but their range says 0 to 100",
+        "array:a.npz: uint8 images with values from 0 to 255, but black is 0 and white is 100: scale them, or set "
+        "black and white with the key range (.npz, .safetensors)",
     ),
     Case(
         "labels that do not match the images",
         "array:a.npz",
         array(images=IMAGES, labels=np.zeros(19, np.int64)),
-        "array:a.npz: 20 images need (20,) integer labels, got (19,) of int64: they do not match",
+        "array:a.npz: 20 images need (20,) integer labels, got (19,) of int64",
     ),
     Case(
         "a negative label",
         "array:a.npz",
         array(images=IMAGES, labels=np.full(20, -1)),
-        "array:a.npz: labels from -1 to -1; they go from 0 to 65535",
+        "array:a.npz: label 0 is -1; labels go from 0 to 65535",
     ),
     Case(
-        "whole numbers of another type",
+        "integers of another type",
         "array:a.npz",
         array(images=IMAGES.astype(np.int64)),
-        "array:a.npz: images of int64; they are uint8 or floating point",
+        "array:a.npz: images of int64; they must be uint8 or floating point",
     ),
     Case(
-        "a shape that is none of images",
+        "a shape that images cannot have",
         "array:a.npz",
         array(images=IMAGES.reshape(20, 4, 4, 4)),
         "array:a.npz: shape (20, 4, 4, 4); images have 1 or 3 channels, as (n, C, H, W) or (n, H, W, C)",
@@ -357,26 +360,25 @@ CASES = [
         "pickled objects",
         "array:a.npz",
         array(images=np.array([{}, []], object)),
-        "array:a.npz cannot be read: it holds Python objects, which are pickled and could run any code; "
-        "save plain numbers",
+        "array:a.npz cannot be read: it holds pickled Python objects, which could run any code; save plain numbers",
     ),
     Case(
         "no images under the keys",
         "array:a.safetensors",
         lambda here: save_file({"weight": IMAGES}, here / "a.safetensors"),
-        "array:a.safetensors: it holds weight; images are looked for under 'images' or 'x', labels under 'labels'",
+        "array:a.safetensors: it holds weight; images must have the key 'images' or 'x', labels 'labels' or 'y'",
     ),
     Case(
-        "a pack that is none",
+        "not a pack",
         "pack:a.pack",
         lambda here: put(here, "a.pack", b"hello"),
-        "a.pack is no pack; make one with: halikit data pack SPEC a.pack",
+        "a.pack is not a pack; make one with: halikit data pack SPEC a.pack",
     ),
     Case(
         "a pack that is cut off",
         "pack:a.pack",
         cut("a.pack", 100_000, packed(0, 0)),
-        "a.pack: 100,000 bytes, where its header describes 149,864: is it complete?",
+        "a.pack: 100,000 bytes, but its header describes 149,864; is the file complete?",
     ),
     Case(
         "a wrong checksum, with `--strict`",
@@ -393,14 +395,14 @@ CASES = [
         size=32,
     ),
     Case(
-        "a size that is none",
+        "an invalid size",
         "digits",
         lambda here: None,
         "size=5000: the side of an image is an integer from 1 to 4096",
         size=5000,
     ),
     Case(
-        "a source that is none",
+        "an unknown source",
         "minst:m",
         lambda here: None,
         "unknown data source 'minst': did you mean 'mnist'? There are "
@@ -410,12 +412,12 @@ CASES = [
 
 
 def row(case: Case) -> str:
-    """Its row in the table."""
+    """The row of a case in the table."""
     return f"| {case.what} | `{case.spec}` | {'<br>'.join(f'`{line}`' for line in case.line.splitlines())} |"
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.spec} {case.what}" for case in CASES])
-def test_each_is_refused_in_a_line_or_two(tmp_path, monkeypatch, case):
+def test_each_is_refused_with_its_message(tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     case.make(tmp_path)
     assert refused(case.spec, size=case.size, strict=case.strict) == case.line

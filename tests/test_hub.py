@@ -22,11 +22,11 @@ import torch
 from safetensors import safe_open
 
 import halikit as hk
-from halikit.runs import hub
 from halikit.config import override, read_toml
 from halikit.errors import InputError
 from halikit.model import ModelError
 from halikit.presets.families import dense
+from halikit.runs import hub
 from halikit.runs.report import Finding, keep
 
 pytestmark = pytest.mark.timeout(900)  # of a machine that is busy; the tests take seconds

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import halikit as hk
 from halikit.analysis.features import encoded
+from halikit.analysis.inference import Inference
 from halikit.data import Split
 from halikit.errors import InputError
 from halikit.runs.export import Exported, export
-from halikit.analysis.inference import Inference
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.*torch\.jit:DeprecationWarning"),

@@ -9,6 +9,7 @@ import torch
 
 import halikit as hk
 from halikit.algorithm import supports_single_pass
+from halikit.analysis.summary import Row, Summary, summarise
 from halikit.cli.train import check_together, chosen_config
 from halikit.config import Config, ConfigError, ModelSettings, override, to_toml
 from halikit.errors import InputError
@@ -17,7 +18,6 @@ from halikit.networks.paper import paper_discriminator
 from halikit.objectives import jensen_shannon
 from halikit.presets import PRESETS, comments
 from halikit.presets.families import fitting
-from halikit.analysis.summary import Row, Summary, summarise
 
 PAPER = [name for name in PRESETS if PRESETS[name]().model.family == "paper"]
 LEAKY = "Leaky ReLU 0.02"

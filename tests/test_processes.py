@@ -21,6 +21,7 @@ import torch
 from children import Child, fork, until
 from children import _no_child_survives as _no_child_survives
 from conftest import without_machine_code
+from halikit.optimisation.schedule import Schedule
 from test_resume import config, steps_of, trainer
 from torch import Tensor, nn
 
@@ -31,10 +32,9 @@ from halikit.cli import main
 from halikit.config import Config
 from halikit.data import Augmentation
 from halikit.errors import InputError, ResourceError
+from halikit.hardware.processes import Processes
 from halikit.supervision import choose_labelled, classify
 from halikit.training.methods import Labelled, make_method
-from halikit.hardware.processes import Processes
-from halikit.optimisation.schedule import Schedule
 
 
 def launch(run: Callable[[int], object], cwd: Path, world: int = 2) -> list[Child]:

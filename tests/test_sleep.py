@@ -29,20 +29,20 @@ from conftest import (
     tiny_ladder,
     without_machine_code,
 )
+from halikit.game.sleep_weights import RULE, sleep_loss, sleep_weights
+from halikit.optimisation.schedule import Schedule
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import halikit as hk
-from halikit.hardware import recompute
 from halikit.algorithm import Joints, Judges, ascend, descend, play
 from halikit.config import Config, ConfigError, DiscriminatorSettings, ModelSettings, TrainingConfig, override
 from halikit.errors import InputError
+from halikit.hardware import recompute
 from halikit.kernels import Gaussian
 from halikit.presets import PRESETS, families
-from halikit.game.sleep_weights import RULE, sleep_loss, sleep_weights
-from halikit.optimisation.schedule import Schedule
 
 EXACT = 1e-10
 SEED = 11

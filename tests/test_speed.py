@@ -13,10 +13,10 @@ from torch.nn.utils.parametrizations import weight_norm
 import halikit as hk
 from halikit.algorithm import play
 from halikit.benchmark.steps import peak_memory, time_steps
+from halikit.benchmark.yardstick import Yardstick, in_stock_parts
 from halikit.config import Config, override
 from halikit.networks.blocks import Convolution, Dropout
 from halikit.optimisation.optimisers import make_optimisers
-from halikit.benchmark.yardstick import Yardstick, in_stock_parts
 
 EXACT = 1e-10
 QUIET = {"discriminator.dropout": 0.0, "discriminator.input_noise": 0.0}

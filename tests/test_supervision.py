@@ -16,6 +16,7 @@ from halikit.analysis.classification import class_errors
 from halikit.config import Config, ConfigError, DiscriminatorSettings, ModelSettings, TrainingConfig, override
 from halikit.data import Augmentation, DataSet, Split, load
 from halikit.errors import InputError
+from halikit.runs.run import Record
 from halikit.supervision import (
     Graph,
     Guess,
@@ -27,7 +28,6 @@ from halikit.supervision import (
     supervise,
     with_classes,
 )
-from halikit.runs.run import Record
 
 DIGITS = (1, 8, 8)
 

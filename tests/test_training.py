@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from halikit.optimisation.schedule import Schedule
 from torch import nn
 
 import halikit as hk
 from halikit.config import Config, DiscriminatorSettings, ModelSettings, TrainingConfig
 from halikit.errors import DivergedError, InputError
 from halikit.runs.run import Record
-from halikit.optimisation.schedule import Schedule
 
 DIGITS = (1, 8, 8)
 

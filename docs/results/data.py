@@ -44,7 +44,7 @@ def decode_all(size: int, contents: list[bytes]) -> None:
 
 def originals(archive: str, size: int, count: int) -> None:
     """By one thread, two threads, two processes."""
-    with open_tree(Path(archive), SUFFIXES.__contains__) as tree:
+    with open_tree(Path(archive), SUFFIXES) as tree:
         contents = [tree.read(file) for file in tree.in_storage_order(tree.files)[:count]]
     chunks = [contents[i : i + 64] for i in range(0, count, 64)]
     work = partial(decode_all, size)

@@ -1,11 +1,9 @@
-"""Features of data: what the encoder makes of them at each level, for sets of any size (section 7.1)."""
+"""Features of data: the outputs of the encoder at each level, for data sets of any size (section 7.1)."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.utils.files import write_atomically, writing
 from halikit.utils.random import seeded
+from halikit.utils.safetensors_stream import StoredTensor, make_header
 
 __all__ = ["Written", "encoded", "pooled", "write_features"]
 
@@ -30,7 +29,6 @@ BATCH_SIZE = 500
 
 # Seconds between the moments that an interrupted writing can go on from.
 _SAVED_EVERY = 5.0
-_DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 
 
 @torch.no_grad()
@@ -142,76 +140,50 @@ def write_features(
     out = Path(out)
     names = [hierarchy.spaces[level].name for level in _checked(levels, len(hierarchy))]
     meta = {"draw": draw, "pool": pool, "batch_size": batch_size, "seed": seed if draw else None, **(about or {})}
-    layout = _Layout.of(hierarchy, part, names, pool, meta)
+    header, tensors = make_header(_tensors(hierarchy, part, names, pool), "halikit.features", meta)
+    size = max(stored.end for stored in tensors.values())
     started = time.perf_counter()
-    with writing(out, layout.size):
-        first = _begin(out, layout, resume)
+    with writing(out, size):
+        first = _begin(out, header, size, resume)
         with _partial(out).open("r+b") as file:
-            _fill(file, out, layout, hierarchy, part, names, meta, first, compile, on_progress)
+            _fill(file, out, tensors, hierarchy, part, names, meta, first, compile, on_progress)
         os.replace(_partial(out), out)
         _progress_file(out).unlink(missing_ok=True)
-    return Written(len(part), first, time.perf_counter() - started, layout.size)
+    return Written(len(part), first, time.perf_counter() - started, size)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where everything lies in the file.
-
-    Attributes:
-        header: The file's first bytes.
-        begins: Where each tensor begins.
-        strides: Bytes of one row of each.
-        size: Of the file.
-    """
-
-    header: bytes
-    begins: dict[str, int]
-    strides: dict[str, int]
-    size: int
-
-    @classmethod
-    def of(
-        cls, hierarchy: Hierarchy, part: Split, names: Sequence[str], pool: bool, meta: Mapping[str, Any]
-    ) -> _Layout:
-        shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-        # What needs the widest alignment comes first.
-        if part.labels is not None:
-            shapes["labels"] = (), torch.int64
-        for space in hierarchy.spaces:
-            if space.name in names:
-                shapes[space.name] = (space.shape[:1] if pool else space.shape), torch.float32
-        if part.attributes is not None:
-            shapes["attributes"] = tuple(part.attributes.shape[1:]), torch.bool
-        described: dict[str, Any] = {"__metadata__": {"halikit.features": json.dumps(meta, sort_keys=True)}}
-        offsets, strides, at = {}, {}, 0
-        for name, (shape, dtype) in shapes.items():
-            strides[name] = math.prod(shape) * dtype.itemsize
-            offsets[name] = at
-            end = at + len(part) * strides[name]
-            described[name] = {"dtype": _DTYPES[dtype], "shape": [len(part), *shape], "data_offsets": [at, end]}
-            at = end
-        text = json.dumps(described).encode()
-        text = text.ljust(-(-len(text) // 8) * 8)
-        header = struct.pack("<Q", len(text)) + text
-        return cls(header, {name: len(header) + begin for name, begin in offsets.items()}, strides, len(header) + at)
+def _tensors(
+    hierarchy: Hierarchy, part: Split, names: Sequence[str], pool: bool
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Element type and shape of each tensor in the file; those with the widest elements first, so all are aligned."""
+    n = len(part)
+    tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    if part.labels is not None:
+        tensors["labels"] = torch.int64, (n,)
+    for space in hierarchy.spaces:
+        if space.name in names:
+            tensors[space.name] = torch.float32, (n, *(space.shape[:1] if pool else space.shape))
+    if part.attributes is not None:
+        tensors["attributes"] = torch.bool, tuple(part.attributes.shape)
+    return tensors
 
 
-def _begin(out: Path, layout: _Layout, resume: bool) -> int:
-    """The file with its header and all its length; returns the first row to encode."""
+def _begin(out: Path, header: bytes, size: int, resume: bool) -> int:
+    """Make the file in its full length, or check the one to resume; returns the first row to encode."""
     part = _partial(out)
     if not resume:
         _progress_file(out).unlink(missing_ok=True)
         with part.open("wb") as file:
-            file.write(layout.header)
-            file.truncate(layout.size)
+            file.write(header)
+            file.truncate(size)
         return 0
     try:
         rows = int(json.loads(_progress_file(out).read_text("utf-8"))["rows"])
         with part.open("rb") as file:
-            header = file.read(len(layout.header))
+            found = file.read(len(header))
     except (OSError, ValueError, KeyError):
         raise InputError(f"there is no interrupted writing of {out} to resume; leave --resume out to start") from None
-    if header != layout.header:
+    if found != header:
         raise InputError(
             f"what is left of {out} was made with another model, other data or other settings; "
             "give the same ones, or leave --resume out to start again"
@@ -222,7 +194,7 @@ def _begin(out: Path, layout: _Layout, resume: bool) -> int:
 def _fill(
     file: BinaryIO,
     out: Path,
-    layout: _Layout,
+    tensors: Mapping[str, StoredTensor],
     hierarchy: Hierarchy,
     part: Split,
     names: Sequence[str],
@@ -242,7 +214,8 @@ def _fill(
         if part.attributes is not None:
             chunk["attributes"] = part.attributes[rows]
         for name, values in chunk.items():
-            file.seek(layout.begins[name] + rows.start * layout.strides[name])
+            stored = tensors[name]
+            file.seek(stored.offset + rows.start * (stored.nbytes // len(part)))
             file.write(values.contiguous().cpu().numpy().tobytes())
         if time.perf_counter() - saved > _SAVED_EVERY:
             _sync(file)

@@ -1,4 +1,4 @@
-"""``halikit data``: look at data sets, and pack them."""
+"""``halikit data``: describe data sets, and pack them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from halikit.data.report import Report
 
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="digits, mnist:DIR, …, or a path.", show_default=False)]
-Size = Annotated[int | None, typer.Option(min=1, help="Crop to squares and resize to this side.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse any file that cannot be used; verify checksums.")]
+Size = Annotated[int | None, typer.Option(min=1, help="Side of the square that images are cropped and resized to.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse every file that cannot be used; verify checksums.")]
 
-_SHOWN = 12
+_SHOWN = 12  # skipped files, classes or attributes
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Look at data sets, and pack them.", no_args_is_help=True, rich_markup_mode="rich")
+    group = typer.Typer(help="Describe data sets, and pack them.", no_args_is_help=True, rich_markup_mode="rich")
     group.command()(info)
     group.command()(pack)
     app.add_typer(group, name="data", rich_help_panel="Look")
@@ -35,10 +35,10 @@ def info(
     spec: Spec,
     size: Size = None,
     strict: Strict = False,
-    out: Annotated[Path | None, typer.Option(help="Write a contact sheet, a PNG, there.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG file for a contact sheet.", show_default=False)] = None,
     as_json: common.Json = False,
 ) -> None:
-    """Count a data set's images, classes and attributes, say what range their values have and what was left out.
+    """Count the images, classes and attributes of a data set, and report the range of values and the skipped files.
 
     Example: halikit data info mnist:downloads/mnist --out sheet.png
     """
@@ -66,12 +66,12 @@ def info(
 
 def pack(
     spec: Spec,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.", show_default=False)],
     size: Size = None,
     strict: Strict = False,
     as_json: common.Json = False,
 ) -> None:
-    """Decode, crop and resize a data set once, into one file that training reads as it goes: --data pack:OUT.
+    """Decode, crop and resize a data set once, into one file. Train on it with --data pack:OUT.
 
     Example: halikit data pack celeba:downloads/celeba faces.pack --size 64
     """
@@ -80,11 +80,11 @@ def pack(
     from halikit import data
 
     started = time.perf_counter()
-    with _terminating(), common.progress("packing") as advance:
+    with _exit_on_sigterm(), common.progress("packing") as advance:
         packed = data.pack(spec, out, size=size, strict=strict, on_progress=advance)
     seconds = time.perf_counter() - started
     parts = {name: len(part) for name, part in packed.parts.items()}
-    length = out.stat().st_size
+    nbytes = out.stat().st_size
     if as_json:
         common.print_json(
             {
@@ -93,7 +93,7 @@ def pack(
                 "shape": packed.shape,
                 "parts": parts,
                 "skipped": packed.skipped,
-                "bytes": length,
+                "bytes": nbytes,
                 "seconds": seconds,
             }
         )
@@ -101,7 +101,7 @@ def pack(
     counts = ", ".join(f"{count:,} {name}" for name, count in parts.items())
     shape = "×".join(map(str, packed.shape))
     say = common.console().print
-    say(f"{counts} of {shape} from {packed.origin}; {length / 2**20:,.1f} MiB in {seconds:.1f} s", markup=False)
+    say(f"{counts} of {shape} from {packed.origin}; {nbytes / 2**20:,.1f} MiB in {seconds:.1f} s", markup=False)
     _print_skipped(packed.skipped)
     common.report_path(out)
 
@@ -139,13 +139,13 @@ def _shortened(some: list[str]) -> str:
 
 
 @contextmanager
-def _terminating() -> Iterator[None]:
-    """Let SIGTERM end the command as an error does, so that nothing half-written stays."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that an incomplete pack is removed."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def raise_exit(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, raise_exit)
     try:
         yield
     finally:

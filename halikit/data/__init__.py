@@ -1,16 +1,13 @@
 """Data: sources by prefix, official file formats, a deterministic order, packs.
 
-Sources are listed in :mod:`halikit.data.sources`; what becomes of odd files is declared at the head of
-:mod:`halikit.data.image` (one image), :mod:`halikit.data.tree` (a tree or archive of files) and
-:mod:`halikit.data.folder` (splits and classes); a pack is described in :mod:`halikit.data.pack`. Nothing is
-downloaded, unpacked to disk or unpickled.
+The sources are listed in :mod:`halikit.data.sources`. What happens to unusual files is described at the top of
+:mod:`halikit.data.image` (one image), :mod:`halikit.data.tree` (a directory or archive) and :mod:`halikit.data.folder`
+(splits and classes). :mod:`halikit.data.pack` describes packs. Nothing is downloaded, unpacked to disk or unpickled.
 """
 
 from halikit.data.augmentation import Augmentation
-from halikit.data.dataset import DataError, DataSet, Split, from_tensor
-from halikit.data.loading import Prefetched
-from halikit.data.order import order
-from halikit.data.request import Request
+from halikit.data.dataset import DataError, DataSet, Request, Split, from_tensor
+from halikit.data.loading import Prefetched, order
 from halikit.data.sources import SOURCES, Source, load, pack, recognise
 
 __all__ = [

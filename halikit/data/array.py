@@ -1,17 +1,18 @@
-"""``array:``: arrays of your own, from ``.npy``, ``.npz`` or ``.safetensors``; never pickled ones.
+"""``array:``: your own arrays, from ``.npy``, ``.npz`` or ``.safetensors``; pickled arrays are refused.
 
 | key | what it holds |
 |---|---|
 | ``images`` or ``x`` | ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)`` with C = 1 or 3; vectors ``(n, D)`` |
 | ``labels`` or ``y``, if any | ``(n,)`` integers from 0 |
-| ``classes``, if any (.npz) | their names |
+| ``classes``, if any (.npz) | names of the classes |
 | ``attributes``, if any | ``(n, A)`` of 0 and 1 |
-| ``attribute_names``, if any (.npz) | their names |
-| ``range``, if any | two numbers: what black and white are |
+| ``attribute_names``, if any (.npz) | names of the attributes |
+| ``range``, if any | two numbers: the values of black and white |
 
-A .npy holds the images alone. Without a ``range``, bytes say 0 … 255 and floats say −1 … 1, and are refused if their
-values say otherwise: beyond the range, or in another one that is common (all of a float image in 0 … 1, no byte above
-1). Vectors may hold any finite numbers. The last tenth, in the order of the file, is held out.
+A .npy file holds the images alone. Without ``range``, uint8 images are in 0 … 255 and floating-point images in −1 … 1.
+Images that contradict this are refused: values outside of the range, floating-point images that are all in 0 … 1, and
+uint8 images without a value above 1. Vectors may hold any finite numbers. The last tenth, in the order of the file, is
+held out.
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Split
+from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, divided
 from halikit.data.image import resize_all
 from halikit.data.pack import is_pack
-from halikit.data.request import Request
-from halikit.data.tree import printable
+from halikit.data.tree import printable, reading
 
 __all__ = ["has_array", "load_array"]
 
@@ -39,116 +39,104 @@ KEYS = ("images", "x", "labels", "y", "classes", "attributes", "attribute_names"
 CHANNELS = (1, 3)
 MAX_CLASSES = 2**16
 
-_BLOCK = 2**24  # elements looked at in one go
-
-Arrays = dict[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 def has_array(path: Path) -> bool:
-    """Whether a file is named as an array is."""
+    """Whether a file has the suffix of an array."""
     return path.is_file() and path.suffix.lower() in SUFFIXES
 
 
 def load_array(request: Request) -> DataSet:
-    """Read a file of arrays by the table at the head of this module.
+    """Read a file of arrays by the table at the top of this module.
 
     Returns:
-        Images ``(C, H, W)``, uint8 if they are stored as bytes with their whole range, else float32; or vectors.
+        Images ``(C, H, W)``, uint8 if they are stored as uint8 with the range 0 … 255, otherwise float32; or vectors.
 
     Raises:
-        DataError: If the file cannot be read, a shape or a dtype is none of these, images and labels do not agree in
-            number, a number is not finite, or values are not in their range.
+        DataError: If the file cannot be read, a shape or a dtype is not allowed, images and labels differ in number, a
+            number is not finite, or values are outside of their range.
     """
+    spec = request.spec
     if is_pack(request.path):
-        raise DataError(f"{request.spec}: this is a pack: use pack:{request.spec.partition(':')[2]}")
-    arrays = _arrays(request.path, request.spec)
+        raise DataError(f"{spec}: this is a pack: use pack:{spec.partition(':')[2]}")
+    arrays = _read(request.path, spec)
     images = _images(arrays, request)
     n = len(images)
-    labels, classes = _labels(arrays, n, request.spec)
-    attributes, names = _attributes(arrays, n, request.spec)
+    labels, classes = _labels(arrays, n, spec)
+    attributes, attribute_names = _attributes(arrays, n, spec)
     if n < 2:
-        raise DataError(f"{request.spec}: {n} of them; it takes two, to train on and to hold out")
+        raise DataError(f"{spec}: only {n} image or vector; at least two are needed, one of them held out")
     everything = Split(images, labels, attributes)
     cut = n - max(1, n // 10)
     request.progress(n, n)
-    return DataSet(
-        spec=request.spec,
-        shape=tuple(images.shape[1:]),
-        classes=classes,
-        train=everything[:cut],
-        validation=None,
-        test=everything[cut:],
-        attributes=names,
-    )
+    return divided(spec, everything[:cut], everything[cut:], classes=classes, attributes=attribute_names)
 
 
-def _arrays(path: Path, spec: str) -> Arrays:
-    """What a file holds, by key."""
+def _read(path: Path, spec: str) -> Arrays:
+    """The arrays of a file by key."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{spec}: arrays are read from {', '.join(SUFFIXES)}")
+    with reading(spec, (Exception,)):  # numpy and safetensors raise many kinds of errors
+        try:
+            return _load(path, spec)
+        except MemoryError:
+            raise ValueError("it does not fit into memory, or its header is wrong") from None
+
+
+def _load(path: Path, spec: str) -> Arrays:
     suffix = path.suffix.lower()
-    try:
-        if suffix == ".npy":
-            return {"images": np.load(path, allow_pickle=False)}
-        if suffix == ".npz":
-            return _npz(path, spec)
-        if suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            found = load_file(path)
-            return {key: _numpy(value) for key, value in found.items() if key in KEYS} or _no_images(spec, found)
-    except DataError:
-        raise
-    except MemoryError:
-        raise DataError(f"{spec}: does not fit into memory, or its header lies") from None
-    except Exception as error:  # each of the three has errors of its own
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        if "allow_pickle" in reason or "pickle" in reason.lower():
-            reason = "it holds Python objects, which are pickled and could run any code; save plain numbers"
-        raise DataError(f"{spec} cannot be read: {printable(reason[:200])}") from None
-    raise DataError(f"{spec}: arrays come as {', '.join(SUFFIXES)}")
-
-
-def _npz(path: Path, spec: str) -> Arrays:
-    found: Arrays = {}
-    with zipfile.ZipFile(path) as archive:
-        keys = [name.removesuffix(".npy") for name in archive.namelist()]
-        for key in keys:
-            if key in KEYS:
+    if suffix == ".npy":
+        with path.open("rb") as file:
+            return {"images": _load_npy(file)}
+    if suffix == ".npz":
+        arrays = {}
+        with zipfile.ZipFile(path) as archive:
+            for key in _known([name.removesuffix(".npy") for name in archive.namelist()], spec):
                 with archive.open(f"{key}.npy") as member:
-                    found[key] = np.lib.format.read_array(member, allow_pickle=False)
-    return found or _no_images(spec, keys)
+                    arrays[key] = _load_npy(member)
+        return arrays
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in _known(file.keys(), spec)}
+    return {key: (t.float() if t.is_floating_point() else t).numpy() for key, t in tensors.items()}
 
 
-def _numpy(tensor: Tensor) -> NDArray[Any]:
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+def _load_npy(file: IO[bytes]) -> NDArray[Any]:
+    try:
+        return np.lib.format.read_array(file, allow_pickle=False)
+    except ValueError as error:
+        if "pickle" in str(error):
+            raise ValueError("it holds pickled Python objects, which could run any code; save plain numbers") from None
+        raise
 
 
-def _no_images(spec: str, keys: Iterable[str]) -> Arrays:
-    seen = ", ".join(printable(key[:100]) for key in sorted(keys)[:5]) or "nothing"
-    raise DataError(f"{spec}: it holds {seen}; images are looked for under 'images' or 'x', labels under 'labels'")
+def _known(keys: Iterable[str], spec: str) -> list[str]:
+    """The keys that are in the table at the top of this module, among them one for images."""
+    keys = sorted(keys)
+    if not {"images", "x"}.intersection(keys):
+        seen = ", ".join(printable(key[:100]) for key in keys[:5]) or "nothing"
+        raise DataError(f"{spec}: it holds {seen}; images must have the key 'images' or 'x', labels 'labels' or 'y'")
+    return [key for key in keys if key in KEYS]
 
 
-def _images(arrays: Mapping[str, NDArray[Any]], request: Request) -> Tensor:
+def _images(arrays: Arrays, request: Request) -> Tensor:
     """``(n, C, H, W)`` uint8 or float32 in [−1, 1], or ``(n, D)`` float32."""
     spec = request.spec
-    x = next((arrays[key] for key in ("images", "x") if key in arrays), None)
-    if x is None:
-        _no_images(spec, arrays)
-    assert x is not None
+    x = arrays["images"] if "images" in arrays else arrays["x"]
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        raise DataError(f"{spec}: images of {x.dtype}; they are uint8 or floating point")
+        raise DataError(f"{spec}: images of {x.dtype}; they must be uint8 or floating point")
     if x.size == 0 or x.ndim not in (2, 3, 4):
         raise DataError(f"{spec}: shape {x.shape}; images are (n, H, W), (n, C, H, W) or (n, H, W, C), vectors (n, D)")
     low, high = _extremes(x, spec)
     if x.ndim == 2:
         if request.size is not None:
-            raise DataError(f"{spec}: vectors of {x.shape[1]} have no size={request.size}")
+            raise DataError(f"{spec}: vectors of length {x.shape[1]} cannot be resized to size={request.size}")
         return torch.from_numpy(np.ascontiguousarray(x, np.float32))
-    black, white = _range(arrays, x.dtype, (low, high), spec)
-    images = np.ascontiguousarray(_planes(x, spec))
-    if request.size is not None:
-        n, channels, *sizes = images.shape
-        images = resize_all(images.reshape(-1, *sizes), request.size).reshape(n, channels, request.size, request.size)
-        images = images.clip(black, white).astype(images.dtype)
+    black, white = _range(arrays.get("range"), x.dtype, low, high, spec)
+    images = _channels_first(x, spec)
+    images = np.ascontiguousarray(resize_all(images, request.size).clip(black, white), images.dtype)
     if images.dtype == np.uint8 and (black, white) == (0, 255):
         return torch.from_numpy(images)
     images = images.astype(np.float32)
@@ -157,8 +145,8 @@ def _images(arrays: Mapping[str, NDArray[Any]], request: Request) -> Tensor:
     return torch.from_numpy(images)
 
 
-def _planes(x: NDArray[Any], spec: str) -> NDArray[Any]:
-    """Channels before rows."""
+def _channels_first(x: NDArray[Any], spec: str) -> NDArray[Any]:
+    """The images as ``(n, C, H, W)``."""
     if x.ndim == 3:
         return x[:, None]
     if x.shape[1] in CHANNELS:
@@ -169,73 +157,59 @@ def _planes(x: NDArray[Any], spec: str) -> NDArray[Any]:
 
 
 def _extremes(x: NDArray[Any], spec: str) -> tuple[float, float]:
-    """The least and the greatest value; every one is finite."""
-    rows = max(1, _BLOCK // max(1, x[0].size))
-    low, high = np.inf, -np.inf
-    for start in range(0, len(x), rows):
-        some = x[start : start + rows]
-        if not np.isfinite(some).all():
-            at = int((~np.isfinite(some)).reshape(len(some), -1).any(1).argmax())
-            what = "a NaN" if np.isnan(some[at]).any() else "an infinity"
-            raise DataError(f"{spec}: {what} in item {start + at}; every value must be finite")
-        low, high = min(low, float(some.min())), max(high, float(some.max()))
+    """The lowest and the highest value; refuses values that are not finite."""
+    low, high = float(x.min()), float(x.max())
+    if not np.isfinite((low, high)).all():
+        row = int((~np.isfinite(x)).reshape(len(x), -1).any(1).argmax())
+        value = "a NaN" if np.isnan(x[row]).any() else "an infinite value"
+        raise DataError(f"{spec}: {value} in row {row}; every value must be finite")
     return low, high
 
 
 def _range(
-    arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any], seen: tuple[float, float], spec: str
+    declared: NDArray[Any] | None, dtype: np.dtype[Any], low: float, high: float, spec: str
 ) -> tuple[float, float]:
-    """What black and white are."""
-    low, high = seen
-    values = f"{spec}: {dtype} images with values from {low:g} to {high:g}"
-    if "range" in arrays:
-        declared = np.asarray(arrays["range"], np.float64).ravel()
-        if len(declared) != 2 or not declared[0] < declared[1]:
-            raise DataError(f"{spec}: range is two numbers, the lower one first, not {declared.tolist()}")
-        black, white = map(float, declared)
-        if low < black or high > white:
-            raise DataError(f"{values}, but their range says {black:g} to {white:g}")
-        return black, white
-    fix = "or say so with a key range = [black, white] (.npz, .safetensors)"
-    if dtype == np.uint8:
-        if high <= 1:
-            raise DataError(f"{values}, where bytes say 0 to 255: multiply by 255, {fix}")
-        return 0, 255
-    if low < -1 or high > 1:
-        raise DataError(f"{values}, where floats say −1 to 1: scale them, save them as uint8, {fix}")
-    if low >= 0:
-        raise DataError(f"{values}, where floats say −1 to 1: save 2 * x − 1, {fix}")
-    return -1, 1
+    """The values of black and white: the declared ones, otherwise those of the dtype."""
+    if declared is not None:
+        limits = np.asarray(declared, np.float64).ravel().tolist()
+        if len(limits) != 2 or not limits[0] < limits[1]:
+            raise DataError(f"{spec}: range must be two numbers, the lower one first, not {limits}")
+        black, white = limits
+    else:
+        black, white = (0, 255) if dtype == np.uint8 else (-1, 1)
+    # If all values are in 0 … 1, another range was probably meant.
+    doubtful = declared is None and low >= 0 and high <= 1
+    if low < black or high > white or doubtful:
+        raise DataError(
+            f"{spec}: {dtype} images with values from {low:g} to {high:g}, but black is {black:g} and white is "
+            f"{white:g}: scale them, or set black and white with the key range (.npz, .safetensors)"
+        )
+    return black, white
 
 
-def _labels(arrays: Mapping[str, NDArray[Any]], n: int, spec: str) -> tuple[Tensor | None, tuple[str, ...]]:
-    labels = next((arrays[key] for key in ("labels", "y") if key in arrays), None)
+def _labels(arrays: Arrays, n: int, spec: str) -> tuple[Tensor | None, tuple[str, ...]]:
+    labels = arrays.get("labels", arrays.get("y"))
     if labels is None:
         return None, ()
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"{spec}: {n} images need ({n},) integer labels, got {labels.shape} of {labels.dtype}: they do not match"
-        )
-    names = tuple(map(str, arrays["classes"].ravel())) if "classes" in arrays else None
-    count = int(labels.max()) + 1 if names is None else len(names)
-    if labels.min() < 0 or labels.max() >= min(count, MAX_CLASSES):
-        raise DataError(
-            f"{spec}: labels from {labels.min()} to {labels.max()}; they go from 0 to "
-            f"{MAX_CLASSES - 1 if names is None else count - 1}"
-        )
-    return torch.from_numpy(labels.astype(np.int64)), names or tuple(map(str, range(count)))
+        raise DataError(f"{spec}: {n} images need ({n},) integer labels, got {labels.shape} of {labels.dtype}")
+    if "classes" in arrays:
+        classes = tuple(map(str, arrays["classes"].ravel()))
+        check_labels(labels, min(len(classes), MAX_CLASSES) - 1, spec)
+    else:
+        check_labels(labels, MAX_CLASSES - 1, spec)
+        classes = tuple(map(str, range(int(labels.max()) + 1)))
+    return torch.from_numpy(labels.astype(np.int64)), classes
 
 
-def _attributes(arrays: Mapping[str, NDArray[Any]], n: int, spec: str) -> tuple[Tensor | None, tuple[str, ...]]:
-    flags = arrays.get("attributes")
-    if flags is None:
+def _attributes(arrays: Arrays, n: int, spec: str) -> tuple[Tensor | None, tuple[str, ...]]:
+    attributes = arrays.get("attributes")
+    if attributes is None:
         return None, ()
-    if flags.ndim != 2 or len(flags) != n or not np.isin(flags, (0, 1)).all():
-        raise DataError(
-            f"{spec}: {n} images need ({n}, A) attributes of 0 and 1, got {flags.shape} of {flags.dtype}: "
-            "they do not match"
-        )
-    names = tuple(map(str, arrays["attribute_names"].ravel() if "attribute_names" in arrays else range(flags.shape[1])))
-    if len(names) != flags.shape[1]:
-        raise DataError(f"{spec}: {len(names)} attribute_names for {flags.shape[1]} attributes")
-    return torch.from_numpy(flags.astype(bool)), names
+    if attributes.ndim != 2 or len(attributes) != n or not np.isin(attributes, (0, 1)).all():
+        raise DataError(f"{spec}: {n} images need ({n}, A) attributes of 0 and 1, got {attributes.shape}")
+    count = attributes.shape[1]
+    names = tuple(map(str, arrays["attribute_names"].ravel() if "attribute_names" in arrays else range(count)))
+    if len(names) != count:
+        raise DataError(f"{spec}: {len(names)} attribute_names for {count} attributes")
+    return torch.from_numpy(attributes.astype(bool)), names

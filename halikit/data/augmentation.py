@@ -1,4 +1,4 @@
-"""Random changes of images, as pure functions of (seed, epoch, index)."""
+"""Random changes of training images, as pure functions of (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ __all__ = ["Augmentation", "philox"]
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
-# Points along either side of the grid by which images bend.
-_GRID = 5
+_GRID = 5  # points along each side of the grid that warps an image
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to an image each time it is trained on.
+    """Random changes of each training image, drawn anew in every epoch.
 
-    What happens to an image depends on (seed, epoch, its index in the training part), on nothing else: neither on the
-    batch that it is in nor on the device.
+    The change of an image depends only on the seed, the epoch and the index of the image in the training part. It
+    depends neither on its batch nor on the device.
 
     Args:
-        flip: Mirror every other image, left to right.
-        shift: Move each image by up to so many pixels in either direction, reflected at its edges.
-        rotate: Turn each image about its centre by up to so many degrees either way, in [0, 180].
-        zoom: Scale each image by a factor within 1 ± ``zoom``, in [0, 1).
-        warp: Bend each image smoothly: the points of a 5×5 grid over it move by up to so many pixels in either
-            direction, what is between them by cubic interpolation, at least 0.
+        flip: Mirror an image, left to right, with probability 1/2.
+        shift: Largest shift in pixels, horizontally and vertically; the image is reflected at its edges.
+        rotate: Largest rotation about the centre in degrees, in either direction, in [0, 180].
+        zoom: Scale by a random factor in [1 − ``zoom``, 1 + ``zoom``], with ``zoom`` in [0, 1).
+        warp: Largest displacement in pixels, at least 0, of the points of a 5×5 grid over the image; between the points
+            the displacement is interpolated by cubic functions.
     """
 
     flip: bool = False
@@ -45,18 +44,18 @@ class Augmentation:
         return self.flip or self.shift > 0 or self.rotate > 0 or self.zoom > 0 or self.warp > 0
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise a DataError if images of this shape cannot be changed so."""
+        """Raise a DataError if data of this shape cannot be augmented."""
         if self and len(shape) != 3:
             raise DataError(f"augmentation is for images (C, H, W), not for data of shape {shape}")
         if self.shift and self.shift >= min(shape[1:]):
-            raise DataError(f"data.shift={self.shift} takes images larger than that; these are {shape[2]}×{shape[1]}")
+            raise DataError(f"data.shift={self.shift} needs images larger than that; these are {shape[2]}×{shape[1]}")
 
     def __call__(self, x: Tensor, index: Tensor, *, seed: int, epoch: int) -> Tensor:
-        """Change a batch.
+        """Change a batch of images.
 
         Args:
             x: ``(b, C, H, W)``.
-            index: ``(b,)`` int64, the images' places in the training part; on any device.
+            index: ``(b,)`` int64, the indices of the images in the training part; on any device.
             seed: Seed of the run.
             epoch: Number of the epoch.
 
@@ -79,25 +78,25 @@ class Augmentation:
         if self.shift:
             steps = (words[:, 1:3] * (2 * self.shift + 1) >> 32) - self.shift
             rows = _reflected(rows + steps[:, :1], height)
-            # After the flip, so that a shift is a shift of what is seen.
+            # The shift follows the flip.
             columns = columns.gather(1, _reflected(torch.arange(width, device=x.device) + steps[:, 1:], width))
         pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)[:, None]
         return x.flatten(2).gather(2, pixels.expand(*x.shape[:2], -1)).view(x.shape)
 
     def _moved(self, x: Tensor, words: Tensor, index: Tensor, seed: int, epoch: int) -> Tensor:
-        """Rotate and scale by the two halves of each word, and bend; bilinear, reflected at the edges."""
+        """Rotate and scale by the two halves of each word, and warp; bilinear, reflected at the edges."""
         height, width = x.shape[2:]
         angle, scale = _halves(words)
         angle, scale = angle * math.radians(self.rotate), 1 + scale * self.zoom
         cos, sin, zero = angle.cos() / scale, angle.sin() / scale, torch.zeros_like(angle)
-        # Rows of a matrix on coordinates that run from −1 to 1 along either side.
+        # A 2×3 matrix for coordinates that go from −1 to 1 along both sides.
         rows = [cos, -sin * height / width, zero, sin * width / height, cos, zero]
         grid = nn.functional.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(x.shape), align_corners=False)
         if self.warp:
-            # Counters beyond those of any image; each gives four words, and each word two numbers.
+            # Counters above those of all images. Each gives four words, and each word the two moves of one point.
             points = _GRID * _GRID
-            beyond = torch.arange(1, 1 + -(-points // 4), device=x.device) << 48
-            more = philox((index[:, None] + beyond).flatten(), seed, epoch).view(len(x), -1)[:, :points]
+            above = torch.arange(1, 1 + math.ceil(points / 4), device=x.device) << 48
+            more = philox((index[:, None] + above).flatten(), seed, epoch).view(len(x), -1)[:, :points]
             moves = torch.stack(_halves(more), 1).view(-1, 2, _GRID, _GRID)
             moves *= moves.new_tensor([2 / width, 2 / height]).view(2, 1, 1) * self.warp
             moves = nn.functional.interpolate(moves, size=(height, width), mode="bicubic", align_corners=True)
@@ -106,19 +105,19 @@ class Augmentation:
 
 
 def _halves(words: Tensor) -> tuple[Tensor, Tensor]:
-    """Two numbers from −1 to 1 from each word, float32."""
+    """Two float32 numbers in [−1, 1) from each word."""
     return (words >> 16).float() / 0x8000 - 1, (words & 0xFFFF).float() / 0x8000 - 1
 
 
 def philox(index: Tensor, seed: int, epoch: int) -> Tensor:
-    """Random words by counter: Philox 4×32 with ten rounds, the counter (index, epoch), the key the seed.
+    """Random words from a counter: Philox 4×32 with ten rounds (Salmon et al. 2011).
 
-    Integers only, hence the same on every device.
+    The counter is (index, epoch), the key is the seed. Only integers are used, so the words are equal on every device.
 
     Args:
         index: ``(b,)`` int64, at least 0.
-        seed: Any integer; 64 bits count.
-        epoch: Any integer; 64 bits count.
+        seed: Any integer; its lowest 64 bits are used.
+        epoch: Any integer; its lowest 64 bits are used.
 
     Returns:
         ``(b, 4)`` int64, each in 0 … 2³² − 1.
@@ -127,7 +126,7 @@ def philox(index: Tensor, seed: int, epoch: int) -> Tensor:
     a, b, c, d = index & _MASK, (index >> 32) & _MASK, low, high
     keys = [seed & _MASK, (seed >> 32) & _MASK]
     for _ in range(10):
-        first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # the low 64 bits, whatever their sign
+        first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]  # modulo 2⁶⁴; the sign does not matter
         a, b, c, d = (
             ((second >> 32) & _MASK) ^ b ^ keys[0],
             second & _MASK,
@@ -139,6 +138,6 @@ def philox(index: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 def _reflected(index: Tensor, size: int) -> Tensor:
-    """Indices beyond 0 … size − 1 by less than that, mirrored at the first or the last element."""
+    """Indices mirrored at 0 and at ``size`` − 1; they may be outside by at most ``size`` − 1."""
     index = index.abs()
     return torch.where(index >= size, 2 * (size - 1) - index, index)

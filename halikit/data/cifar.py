@@ -1,7 +1,8 @@
-"""``cifar10:`` and ``cifar100:``: the binary versions, as a folder or the archive they come in.
+"""``cifar10:`` and ``cifar100:``: the binary versions, as a folder or as the official archive.
 
-A file is nothing but records: one label byte (CIFAR-100: the superclass, then the class) and 3,072 bytes of pixels,
-red, green and blue planes of 32×32, row by row. The python version is pickled, which can run any code, and is refused.
+A file is a sequence of records: one label byte (in CIFAR-100 the superclass, then the class) and 3,072 bytes of pixels,
+which are the red, green and blue planes of 32×32, row by row. The python version is refused: it is pickled, and pickled
+files can run any code.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from halikit.data.dataset import DataError, DataSet, Split
+from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, divided
 from halikit.data.image import resize_all
-from halikit.data.request import Request
-from halikit.data.tree import DAMAGE, File, Tree, glance, open_tree, printable
+from halikit.data.tree import File, Tree, first_names, open_tree, reading
 
 __all__ = ["has_cifar10", "has_cifar100", "load_cifar10", "load_cifar100"]
 
@@ -28,15 +28,15 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 @dataclass(frozen=True)
 class _Version:
-    """One of the two sets.
+    """One of the two data sets.
 
     Args:
         title: Its name.
-        train: Files to train on, in order.
-        test: The file to report on.
-        names: The files with the names of what each label byte counts, and how many there are.
-        archive: What its owners call the binary version.
-        pickled: Files of the python version.
+        train: Names of the training files, in order.
+        test: Name of the test file.
+        names: For each label byte, the file with the names of its values and their number.
+        archive: Name of the official archive.
+        pickled: Names of the files in the python version.
     """
 
     title: str
@@ -45,11 +45,6 @@ class _Version:
     names: tuple[tuple[str, int], ...]
     archive: str
     pickled: tuple[str, ...]
-
-    @property
-    def own(self) -> set[str]:
-        """The files by which it is recognised; the python version too, to be refused with a reason."""
-        return {*self.train, self.test, *self.pickled, self.archive}
 
 
 _TEN = _Version(
@@ -71,18 +66,20 @@ _HUNDRED = _Version(
 
 
 def has_cifar10(path: Path) -> bool:
-    """Whether files of CIFAR-10 lie here."""
-    return bool(_TEN.own & glance(path))
+    """Whether a directory or archive has files of CIFAR-10; also of the python version, which is refused later."""
+    return not first_names(path).isdisjoint((*_TEN.train, _TEN.test, *_TEN.pickled, _TEN.archive))
 
 
 def has_cifar100(path: Path) -> bool:
-    """Whether files of CIFAR-100 lie here."""
-    seen = glance(path)
-    return bool({"train.bin", "fine_label_names.txt", _HUNDRED.archive} & seen) or set(_HUNDRED.pickled) <= seen
+    """Whether a directory or archive has files of CIFAR-100; also of the python version, which is refused later."""
+    seen = first_names(path)
+    return not seen.isdisjoint(("train.bin", "fine_label_names.txt", _HUNDRED.archive)) or seen.issuperset(
+        _HUNDRED.pickled
+    )
 
 
 def load_cifar10(request: Request) -> DataSet:
-    """Read the five batches to train on and the one to test on; the last tenth to train on is validation.
+    """Read the five training batches and the test batch; the last tenth of the training images is validation.
 
     Returns:
         Images ``(3, 32, 32)`` uint8 and ten classes.
@@ -94,7 +91,7 @@ def load_cifar10(request: Request) -> DataSet:
 
 
 def load_cifar100(request: Request) -> DataSet:
-    """Read ``train.bin`` and ``test.bin``; the last tenth to train on is validation.
+    """Read ``train.bin`` and ``test.bin``; the last tenth of the training images is validation.
 
     Returns:
         Images ``(3, 32, 32)`` uint8 and a hundred classes; the twenty superclasses as attributes.
@@ -110,86 +107,54 @@ def _load(request: Request, version: _Version) -> DataSet:
     with open_tree(archive if archive.is_file() else request.path) as tree:
         files = _find(tree, version, request.spec)
         names = [_names(tree, files.get(name), count) for name, count in version.names]
-        # In the order in which an archive holds them.
-        wanted = tree.in_storage_order(files[name] for name in (*version.train, version.test))
-        records = {file.parts[-1]: _read(tree, file, names) for file in wanted}
+        ordered = tree.in_storage_order(files[name] for name in (*version.train, version.test))
+        records = {file.name: _read(tree, file, names) for file in ordered}
     train = _split([records[name] for name in version.train], names, request.size)
     test = _split([records[version.test]], names, request.size)
-    last = len(train) - len(train) // 10
     request.progress(len(train) + len(test), len(train) + len(test))
-    return DataSet(
-        spec=request.spec,
-        shape=tuple(train.images.shape[1:]),
-        classes=names[-1],
-        train=train[:last],
-        validation=train[last:] if last < len(train) else None,
-        test=test,
-        attributes=names[0] if len(names) > 1 else (),
+    superclasses = names[0] if len(names) > 1 else ()
+    return divided(
+        request.spec, train, test, num_validation=len(train) // 10, classes=names[-1], attributes=superclasses
     )
 
 
 def _find(tree: Tree, version: _Version, spec: str) -> dict[str, File]:
     """The files by name."""
-    known = {*version.train, version.test, *(name for name, _ in version.names)}
-    found: dict[str, File] = {}
-    for file in tree.files:
-        name = file.parts[-1]
-        if name in known and name in found:
-            raise DataError(f"{spec}: {name} is here twice, in {found[name].path} and {file.path}")
-        if name in known:
-            found[name] = file
-    missing = [name for name in (*version.train, version.test) if name not in found]
-    if len(missing) == len(version.train) + 1 and any(f.parts[-1] in version.pickled for f in tree.files):
+    required = (*version.train, version.test)
+    existing = {file.name for file in tree.files}
+    if existing.isdisjoint(required) and not existing.isdisjoint(version.pickled):
         raise DataError(
             f"{spec}: this is the python version of {version.title}, which is pickled and could run any code;\n"
             f"take the binary version, {version.archive}, from https://www.cs.toronto.edu/~kriz/cifar.html"
         )
-    if missing:
-        raise DataError(f"{spec}: no {', '.join(missing)} here; {version.title} comes as {version.archive}")
-    return found
+    hint = f"; {version.title} comes as {version.archive}"
+    return tree.find(required, [name for name, _ in version.names], spec=spec, hint=hint)
 
 
 def _names(tree: Tree, file: File | None, count: int) -> tuple[str, ...]:
-    """The names in a file, one a line; without it, those of CIFAR-10 or numbers."""
+    """The names in a file, one per line; without the file, those of CIFAR-10 or numbers."""
     if file is None:
         return CIFAR10 if count == len(CIFAR10) else tuple(map(str, range(count)))
     lines = tuple(tree.read(file).decode("utf-8", "replace").split())
     if len(lines) != count:
-        raise DataError(f"{_shown(tree, file)}: {len(lines)} names, where there are {count} classes")
+        raise DataError(f"{tree.full_path(file)}: {len(lines)} names for {count} classes")
     return lines
 
 
 def _read(tree: Tree, file: File, names: Sequence[tuple[str, ...]]) -> NDArray[np.uint8]:
     """The records of one file, ``(n, label bytes + 3072)``."""
-    shown, record = _shown(tree, file), len(names) + PIXELS
-    if not 0 < file.size <= MAX_BYTES or file.size % record:
-        raise DataError(f"{shown}: {file.size} bytes are no whole number of records of {record}: is it complete?")
-    try:
-        content = tree.read(file)
-    except DataError:
-        raise
-    except DAMAGE as error:
-        raise DataError(f"{shown} cannot be read: {error}") from error
-    if len(content) != file.size:
-        raise DataError(f"{shown}: {len(content)} bytes, where {file.size} are announced: is it complete?")
-    records = np.frombuffer(content, np.uint8).reshape(-1, record)
+    path, record = tree.full_path(file), len(names) + PIXELS
+    if not 0 < file.nbytes <= MAX_BYTES or file.nbytes % record:
+        raise DataError(f"{path}: {file.nbytes} bytes are not whole records of {record} bytes; is the file complete?")
+    with reading(path):
+        records = np.frombuffer(tree.read(file), np.uint8).reshape(file.nbytes // record, record)
     for column, known in enumerate(names):
-        if (high := records[:, column] >= len(known)).any():
-            at = int(high.argmax())
-            raise DataError(
-                f"{shown}: record {at} has label {records[at, column]}; labels go from 0 to {len(known) - 1}"
-            )
+        check_labels(records[:, column], len(known) - 1, path)
     return records
 
 
 def _split(files: Sequence[NDArray[np.uint8]], names: Sequence[tuple[str, ...]], size: int | None) -> Split:
-    heads = np.concatenate([records[:, : len(names)] for records in files]).astype(np.int64)
+    labels = np.concatenate([records[:, : len(names)] for records in files]).astype(np.int64)
     images = np.concatenate([records[:, len(names) :] for records in files]).reshape(-1, 3, 32, 32)
-    if size not in (None, 32):
-        images = resize_all(images.reshape(-1, 32, 32), size).reshape(-1, 3, size, size)
-    attributes = torch.from_numpy(heads[:, :1] == np.arange(len(names[0]))) if len(names) > 1 else None
-    return Split(torch.from_numpy(images), torch.from_numpy(heads[:, -1].copy()), attributes)
-
-
-def _shown(tree: Tree, file: File) -> str:
-    return printable(str(tree.root / file.path))
+    attributes = torch.from_numpy(labels[:, :1] == np.arange(len(names[0]))) if len(names) > 1 else None
+    return Split(torch.from_numpy(resize_all(images, size)), torch.from_numpy(labels[:, -1].copy()), attributes)

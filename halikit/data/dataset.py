@@ -1,21 +1,99 @@
-"""What every source gives: a data set with its parts, gathered by index from memory or from a memory-mapped file."""
+"""What a source is called with, and what it returns: a data set, with batches from memory or from a mapped file."""
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from halikit.errors import InputError
 
-__all__ = ["DataError", "DataSet", "Split", "from_tensor"]
+__all__ = ["DataError", "DataSet", "Request", "Split", "check_labels", "divided", "from_tensor"]
 
-ROOM = 0.5  # images move to a device if they take no more than this share of its free memory
+_MAX_SHARE = 0.5  # of a GPU's free memory that images may take
 
 
 class DataError(InputError):
-    """Data that cannot be used: in a line or two, what is wrong, where, and what would be right."""
+    """Data that cannot be used. The message says in a line or two what is wrong, where, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of :func:`halikit.data.load`.
+
+    Args:
+        spec: The whole data spec, ``prefix:place``.
+        size: Side of the square that images are cropped and resized to; ``None`` keeps their own size.
+        strict: Whether a single file that cannot be used is an error.
+        on_progress: Called with (images done, images in total); in the last call the two are equal.
+        canvas: Called with a shape ``(n, C, H, W)`` and the names of classes and attributes; returns an array of that
+            shape for the images. ``None`` for an array in memory.
+
+    Raises:
+        DataError: If the size is not an integer from 1 to 4096.
+    """
+
+    spec: str
+    size: int | None = None
+    strict: bool = False
+    on_progress: Callable[[int, int], None] | None = None
+    canvas: Callable[[tuple[int, ...], Sequence[str]], NDArray[np.uint8]] | None = None
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.size, int) and not isinstance(self.size, bool)
+        if self.size is not None and not (whole and 1 <= self.size <= 4096):
+            raise DataError(f"size={self.size!r}: the side of an image is an integer from 1 to 4096")
+
+    @property
+    def path(self) -> Path:
+        """The path after the prefix, with ``~`` expanded.
+
+        Raises:
+            DataError: If it does not exist.
+        """
+        place = Path(self.spec.partition(":")[2]).expanduser()
+        if not place.exists():
+            raise DataError(f"{self.spec}: no such file or directory: {place}")
+        return place
+
+    def progress(self, done: int, total: int) -> None:
+        """Report how many images of the total are done."""
+        if self.on_progress is not None:
+            self.on_progress(done, total)
+
+    def allocate(self, shape: tuple[int, ...], names: Sequence[str] = ()) -> NDArray[np.uint8]:
+        """An array for images: in memory, or in the file of a pack, which may be larger than memory.
+
+        Args:
+            shape: ``(n, C, H, W)``. A second call with a larger shape may return the same memory.
+            names: Names of classes and attributes.
+
+        Returns:
+            uint8 of that shape; its values are not defined.
+
+        Raises:
+            DataError: If it does not fit into memory.
+        """
+        if self.canvas is not None:
+            return self.canvas(shape, names)
+        needed, memory = math.prod(shape), math.inf
+        if hasattr(os, "sysconf"):
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory:
+            raise DataError(
+                f"{self.spec}: {shape[0]} images of {shape[3]}×{shape[2]} need {needed / 2**30:.0f} GiB of memory, "
+                f"but this machine has {memory / 2**30:.0f} GiB: choose a smaller size, or pack them with "
+                "halikit data pack"
+            )
+        return np.empty(shape, np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +101,15 @@ class Split:
     """One part of a data set.
 
     Args:
-        images: ``(n, *shape)``: uint8 in 0 … 255, or float32 that already lies in [−1, 1]. Read only: they may be
-            the pages of a file.
-        labels: ``(n,)`` int64, indices into the data set's classes; ``None`` where there are none.
-        attributes: ``(n, A)`` bool, in the order of the data set's attributes; ``None`` where there are none.
-        target: Where batches go, if not to where the images are.
-        streamed: Whether images are read from a file as they are needed.
+        images: ``(n, *shape)``, either uint8 in 0 … 255 or float32 in [−1, 1]. Read-only: the images may be mapped from
+            a file.
+        labels: ``(n,)`` int64, indices into the classes of the data set; ``None`` without labels.
+        attributes: ``(n, A)`` bool, in the order of the data set's attributes; ``None`` without attributes.
+        target: Device of the batches; ``None`` for the device of the images.
+        streamed: Whether images are read from a file when they are needed.
 
     Raises:
-        ValueError: If images, labels and attributes do not agree in number, or one has another dtype.
+        ValueError: If images, labels and attributes differ in number, or one has a wrong dtype.
     """
 
     images: Tensor
@@ -42,15 +120,15 @@ class Split:
 
     def __post_init__(self) -> None:
         n = len(self.images)
+        labels, attributes = self.labels, self.attributes
         if self.images.dtype not in (torch.uint8, torch.float32):
             raise ValueError(f"images are uint8 or float32, got {self.images.dtype}")
-        if self.labels is not None and (self.labels.shape != (n,) or self.labels.dtype != torch.int64):
+        if labels is not None and (labels.shape != (n,) or labels.dtype != torch.int64):
+            raise ValueError(f"{n} images need ({n},) int64 labels, got {tuple(labels.shape)} of {labels.dtype}")
+        if attributes is not None and (attributes.dim() != 2 or len(attributes) != n or attributes.dtype != torch.bool):
             raise ValueError(
-                f"{n} images need ({n},) int64 labels, got {tuple(self.labels.shape)} of {self.labels.dtype}"
+                f"{n} images need ({n}, A) bool attributes, got {tuple(attributes.shape)} of {attributes.dtype}"
             )
-        flags = self.attributes
-        if flags is not None and (flags.dim() != 2 or len(flags) != n or flags.dtype != torch.bool):
-            raise ValueError(f"{n} images need ({n}, A) bool attributes, got {tuple(flags.shape)} of {flags.dtype}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,12 +144,12 @@ class Split:
 
     @property
     def takes_time(self) -> bool:
-        """Whether a batch takes the host time that a step could be played in: to read a file, or to reach a GPU."""
+        """Whether a batch is worth preparing in a thread: it is read from a file or copied to another device."""
         return self.streamed or self.device != self.images.device
 
     @property
     def device(self) -> torch.device:
-        """Where batches are."""
+        """Device of the batches."""
         return self.target or self.images.device
 
     def batch(self, index: Tensor) -> Tensor:
@@ -85,9 +163,9 @@ class Split:
         """
         index = index.to(self.images.device)
         if self.device.type == "cuda" and self.images.device.type == "cpu":
-            # As bytes, from memory that the GPU may read by itself: the host does not wait for the copy.
-            staged = torch.empty(len(index), *self.images.shape[1:], dtype=self.images.dtype, pin_memory=True)
-            images = torch.index_select(self.images, 0, index, out=staged).to(self.device, non_blocking=True)
+            # Copied as uint8 from pinned memory, so that the host need not wait.
+            pinned = torch.empty(len(index), *self.images.shape[1:], dtype=self.images.dtype, pin_memory=True)
+            images = torch.index_select(self.images, 0, index, out=pinned).to(self.device, non_blocking=True)
         else:
             images = self.images[index].to(self.device)
         return images.to(torch.float32).div_(127.5).sub_(1) if images.dtype == torch.uint8 else images
@@ -96,8 +174,9 @@ class Split:
         """The same part, with its batches on ``device``.
 
         Args:
-            device: Where labels and attributes go.
-            resident: Whether the images go there as well; else they are gathered where they are, batch by batch.
+            device: Device of the labels and attributes, and of the batches.
+            resident: Whether the images are moved there as well. If not, each batch is gathered on the images' own
+                device and then moved.
         """
         device = torch.device(device)
         return replace(
@@ -112,18 +191,18 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """A data set with its parts; validation images neither train nor are trained on.
+    """A data set with its parts. The validation part is not trained on, and scored only on request.
 
     Args:
-        spec: Where it is from, such as ``mnist:DIR``.
-        shape: Shape of one image, ``(C, H, W)``.
-        classes: Names of the classes in order of their labels; empty where there are none.
-        train: The part to train on.
-        validation: The part to choose by, or ``None``.
-        test: The part to report on.
+        spec: Its data spec, such as ``mnist:DIR``.
+        shape: Shape of one image, ``(C, H, W)``, or of one vector, ``(D,)``.
+        classes: Names of the classes in order of their labels; empty without labels.
+        train: The training part.
+        validation: The part for choices during training; ``None`` if there is none.
+        test: The part for final results.
         skipped: Files that were left out, as (relative path, reason).
-        attributes: Names of the attributes in order; empty where there are none.
-        origin: What a pack was made from, as a data spec without its directories.
+        attributes: Names of the attributes in order; empty without attributes.
+        origin: For a pack, the data spec that it was made from, without directories.
     """
 
     spec: str
@@ -138,17 +217,22 @@ class DataSet:
 
     @property
     def parts(self) -> dict[str, Split]:
-        """The parts that there are, by name, in the order train, validation, test."""
+        """The existing parts by name, in the order train, validation, test. Validation and test may be one object."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: part for name, part in parts.items() if part is not None}
 
     @property
+    def distinct_parts(self) -> list[Split]:
+        """The existing parts, each object once."""
+        return list({id(part): part for part in self.parts.values()}.values())
+
+    @property
     def held_out(self) -> Split:
-        """The part to measure on while training: validation if there is one, else test."""
+        """The part to measure on while training: validation if it exists, otherwise test."""
         return self.test if self.validation is None else self.validation
 
     def check_batch(self, size: int) -> None:
-        """Raise a DataError if the training part has fewer images than one batch."""
+        """Raise a DataError if the training part has fewer images than a batch of ``size``."""
         if len(self.train) < size:
             raise DataError(
                 f"{self.spec} has {len(self.train)} training samples, fewer than a batch of {size}; "
@@ -158,12 +242,12 @@ class DataSet:
     def to(self, device: torch.device | str) -> DataSet:
         """The same data set with its batches on ``device``.
 
-        The images go there too, all or none: all if they take no more than half of the device's free memory.
+        The images of all parts are moved too, unless they would take more than half of a GPU's free memory.
         """
         device = torch.device(device)
-        parts = {id(part): part for part in self.parts.values()}
-        resident = _fits(sum(part.images.nbytes for part in parts.values()), device)
-        moved = {key: part.to(device, resident=resident) for key, part in parts.items()}
+        nbytes = sum(part.images.nbytes for part in self.distinct_parts)
+        resident = device.type != "cuda" or nbytes <= _MAX_SHARE * torch.cuda.mem_get_info(device)[0]
+        moved = {id(part): part.to(device, resident=resident) for part in self.distinct_parts}
         return replace(
             self,
             train=moved[id(self.train)],
@@ -172,22 +256,61 @@ class DataSet:
         )
 
 
+def divided(
+    spec: str,
+    train: Split,
+    test: Split,
+    *,
+    num_validation: int = 0,
+    classes: tuple[str, ...] = (),
+    attributes: tuple[str, ...] = (),
+) -> DataSet:
+    """A data set whose validation part is the end of its training part.
+
+    Args:
+        spec: Its data spec.
+        train: Training and validation images.
+        test: The test part.
+        num_validation: Number of images at the end of ``train`` that are validation; with 0 there is no such part.
+        classes: Names of the classes.
+        attributes: Names of the attributes.
+    """
+    last = len(train) - num_validation
+    validation = train[last:] if num_validation else None
+    shape = tuple(train.images.shape[1:])
+    return DataSet(spec, shape, classes, train[:last], validation, test, attributes=attributes)
+
+
+def check_labels(labels: NDArray[Any], last: int, where: str, *, first: int = 0) -> None:
+    """Refuse labels outside of their range.
+
+    Args:
+        labels: ``(n,)`` integers.
+        last: The highest label.
+        where: The file or data spec, for the message.
+        first: The lowest label.
+
+    Raises:
+        DataError: If a label is lower than ``first`` or higher than ``last``.
+    """
+    wrong = (labels < first) | (labels > last)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(f"{where}: label {row} is {labels[row]}; labels go from {first} to {last}")
+
+
 def from_tensor(x: Tensor) -> DataSet:
     """A data set of samples in memory; the last tenth is held out.
 
     Args:
-        x: ``(n, *shape)`` float32, two samples or more. Images lie in [−1, 1].
+        x: ``(n, *shape)`` float32, at least two samples. Images are in [−1, 1].
 
     Raises:
-        DataError: If these are too few, of another dtype, or not all finite.
+        DataError: If there are fewer samples, of another dtype, or not all finite.
     """
     if x.dtype != torch.float32 or x.dim() < 2 or len(x) < 2 or not x.isfinite().all():
         raise DataError(
             f"a tensor of data is (n, *shape) float32 with n ≥ 2 and finite, got {tuple(x.shape)} of {x.dtype}"
         )
     cut = len(x) - max(1, len(x) // 10)
-    return DataSet("tensor", tuple(x.shape[1:]), (), Split(x[:cut]), None, Split(x[cut:]))
-
-
-def _fits(count: int, device: torch.device) -> bool:
-    return device.type != "cuda" or count <= ROOM * torch.cuda.mem_get_info(device)[0]
+    return divided("tensor", Split(x[:cut]), Split(x[cut:]))

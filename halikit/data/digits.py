@@ -1,20 +1,20 @@
-"""``digits``: the real handwritten digits that come with scikit-learn, 1,797 of 8×8."""
+"""``digits``: the handwritten digits that come with scikit-learn, 1,797 images of 8×8."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from halikit.data.dataset import DataSet, Split
-from halikit.data.request import Request
+from halikit.data.dataset import DataSet, Request, Split, divided
+from halikit.data.image import resize_all
 
 __all__ = ["load_digits"]
 
-TRAIN = 1500
+NUM_TRAIN = 1500
 
 
 def load_digits(request: Request) -> DataSet:
-    """The embedded digits in scikit-learn's order: the first 1,500 train, the last 297 test.
+    """The digits in scikit-learn's order: the first 1,500 train, the last 297 test.
 
     Returns:
         Images ``(1, 8, 8)``, or ``(1, size, size)``, float32 value/8 − 1; classes "0" … "9".
@@ -22,19 +22,8 @@ def load_digits(request: Request) -> DataSet:
     from sklearn import datasets  # type: ignore[import-untyped,unused-ignore]
 
     bunch = datasets.load_digits()
-    values = np.asarray(bunch.images, dtype=np.float32)
-    if request.size is not None:
-        from halikit.data.image import resize_all
-
-        values = resize_all(values, request.size).clip(0, 16)
+    values = resize_all(np.asarray(bunch.images, dtype=np.float32), request.size).clip(0, 16)
     images = torch.from_numpy(values / 8 - 1).unsqueeze(1)
     digits = Split(images, torch.from_numpy(np.asarray(bunch.target, dtype=np.int64)))
     request.progress(len(images), len(images))
-    return DataSet(
-        spec=request.spec,
-        shape=tuple(images.shape[1:]),
-        classes=tuple(map(str, range(10))),
-        train=digits[:TRAIN],
-        validation=None,
-        test=digits[TRAIN:],
-    )
+    return divided(request.spec, digits[:NUM_TRAIN], digits[NUM_TRAIN:], classes=tuple("0123456789"))

@@ -1,22 +1,24 @@
-"""One image file, as people have them, to an array of 8-bit grey or colour.
+"""Decodes one image file to an array of 8-bit grey or colour.
 
-| what the file is | what becomes of it |
+| what the file is | what happens to it |
 |---|---|
 | grey, 1-bit | one channel |
-| grey + alpha, RGBA, a transparent colour | laid on white |
-| palette | its colours; grey where all of them are grey |
-| 16 bits | scaled to 8: 65535 becomes 255 |
-| 32-bit integers | as 16 bits if no value exceeds 65535, else skipped |
-| floating point | skipped: its range is not known |
+| grey + alpha, RGBA, a transparent colour | placed on white |
+| palette | its colours; grey if all of them are grey |
+| 16 bits | scaled to 8 bits: 65535 becomes 255 |
+| 32-bit integers | as 16 bits if no value exceeds 65535, otherwise skipped |
+| floating point | skipped, because its range is unknown |
 | CMYK, YCbCr, Lab | converted to RGB; colour profiles are not applied |
-| EXIF orientation | turned upright; an EXIF block that cannot be read counts as upright |
-| progressive, animated, several pages | decoded in full; the first frame |
-| an image under another image's extension | read for what it is |
-| zero bytes, text under an image's name, another format | skipped |
-| truncated or otherwise damaged | skipped, however much of it could be shown |
-| more than 89 million pixels, a file over 256 MiB | skipped, undecoded |
+| EXIF orientation | turned upright; a damaged EXIF block is ignored |
+| progressive | decoded completely |
+| animated, several pages | the first frame |
+| an image with the extension of another format | decoded by its content |
+| an empty file, text with the name of an image, another format | skipped |
+| truncated or damaged in another way | skipped, even if a part of it could be decoded |
+| more than 89 million pixels, a file over 256 MiB | skipped without decoding |
 
-Formats: JPEG, PNG, GIF, BMP, WebP, TIFF, PPM and its kin. Nothing else is tried, and so no other program is run.
+Formats: JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, PGM, PBM, PNM. No other format is tried, because Pillow runs other
+programs for some of them.
 """
 
 from __future__ import annotations
@@ -44,20 +46,21 @@ MAX_PIXELS = 89_478_485
 MAX_BYTES = 256 * 2**20
 
 _ORIENTATION = 0x0112  # the EXIF tag
+_TOO_MANY_PIXELS = f"more than {MAX_PIXELS / 1e6:.0f} million pixels"
 
 
 class BadImageError(ValueError):
-    """A file that gives no image; the message is the reason, in a few words."""
+    """A file that cannot be decoded. The message is a short reason without the name of the file."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """The centre square of images that are known to be of one shape, or that shape scaled.
+    """A centre square of images that have known proportions.
 
     Args:
-        width: Of the known shape.
-        height: Of the known shape.
-        side: Of the square in it.
+        width: Width of the original images.
+        height: Height of the original images.
+        side: Side of the square in an original image.
     """
 
     width: int
@@ -65,29 +68,29 @@ class Crop:
     side: int
 
     def of(self, width: int, height: int) -> int:
-        """The side of the square in an image of this size.
+        """The side of the square in an image of this size, which is the original or a scaled copy.
 
         Raises:
-            BadImageError: If its proportions are others, by more than one pixel.
+            BadImageError: If the proportions differ by more than one pixel.
         """
         if abs(height * self.width - width * self.height) > max(self.width, self.height):
-            raise BadImageError(f"{width}×{height} is neither {self.width}×{self.height} nor that scaled")
+            raise BadImageError(f"{width}×{height} is not {self.width}×{self.height} or a scaled copy")
         return max(1, round(self.side * width / self.width))
 
 
 def decode(data: bytes, size: int | None = None, crop: Crop | None = None) -> NDArray[np.uint8]:
-    """The image in a file's bytes, by the policy at the head of this module.
+    """Decode an image by the table at the top of this module.
 
     Args:
-        data: The whole file.
-        size: Side of the square that the centre is cropped and resized to; ``None`` keeps the image's own.
-        crop: Which square that is, if not the largest; cut out at every size.
+        data: The content of the file.
+        size: Side that the centre square is resized to; ``None`` keeps the image's own size.
+        crop: The centre square; by default the largest. If given, it is cropped without ``size`` too.
 
     Returns:
-        uint8, ``(H, W)`` for a grey image, ``(H, W, 3)`` for one in colour.
+        uint8, ``(H, W)`` for a grey image, ``(H, W, 3)`` for a colour image.
 
     Raises:
-        BadImageError: If the file gives no image.
+        BadImageError: If the file cannot be decoded.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -96,9 +99,9 @@ def decode(data: bytes, size: int | None = None, crop: Crop | None = None) -> ND
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(_bomb(image.width, image.height))
+                raise BadImageError(f"{image.width}×{image.height} is {_TOO_MANY_PIXELS}")
             if size is not None:
-                # A JPEG decodes at 1/2 … 1/8 cheaply.
+                # JPEG can be decoded faster at 1/2, 1/4 or 1/8 of its size.
                 least = 2 * size if crop is None else -(-2 * size * crop.width // crop.side)
                 image.draft(None, (least, least))
             image.load()
@@ -108,37 +111,45 @@ def decode(data: bytes, size: int | None = None, crop: Crop | None = None) -> ND
     except UnidentifiedImageError:
         raise BadImageError("text, not an image" if _is_text(data[:512]) else "not an image, or damaged") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadImageError(_bomb()) from None
-    except Exception as error:  # decoders raise whatever they stumble over
+        raise BadImageError(_TOO_MANY_PIXELS) from None
+    except Exception as error:  # decoders raise many kinds of errors
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadImageError("truncated" if "truncated" in reason.lower() else f"damaged: {reason}") from None
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Pillow's remarks on odd files to itself; once around all threads, which share the filters of warnings."""
+    """Suppress Pillow's warnings about unusual files. Enter it outside of threads, which share the warning filters."""
     from PIL import Image
 
-    Image.init()  # its readers, which threads would otherwise load when first needed
+    Image.init()  # loads the decoders, before several threads do
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
-def resize_all(images: NDArray[Any], size: int) -> NDArray[Any]:
-    """Crop the centres of ``(n, H, W)`` to squares and resize them to ``(n, size, size)`` as :func:`decode` does.
+def resize_all(images: NDArray[Any], size: int | None) -> NDArray[Any]:
+    """Crop and resize many images of one size as :func:`decode` does.
 
     The filter is linear in rows and in columns, so two matrix products resize thousands of images at once.
 
+    Args:
+        images: ``(…, H, W)``.
+        size: Side that the centre square is resized to; ``None`` returns the images unchanged.
+
     Returns:
-        uint8 if ``images`` are uint8, else float32, which may go beyond their range by a few percent.
+        ``(…, size, size)``: uint8 for uint8 images, otherwise float32, whose values may leave the range of ``images``
+        by a few percent.
     """
+    if size is None:
+        return images
     from PIL import Image
 
-    side = min(images.shape[1:])
-    top, left = ((length - side) // 2 for length in images.shape[1:])
-    images = images[:, top : top + side, left : left + side]
+    *batch, height, width = images.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    images = images.reshape(-1, height, width)[:, top : top + side, left : left + side]
     filters = Image.fromarray(np.eye(side, dtype=np.float32)).resize((side, size), Image.Resampling.LANCZOS)
     weights = np.asarray(filters)  # (size, side)
     whole = images.dtype == np.uint8
@@ -149,7 +160,7 @@ def resize_all(images: NDArray[Any], size: int) -> NDArray[Any]:
             some = (some @ weights.T).swapaxes(1, 2)
             some = some.round().clip(0, 255) if whole else some
         resized[start : start + 4096] = some
-    return resized
+    return resized.reshape(*batch, size, size)
 
 
 def _square(image: Image.Image, size: int | None, crop: Crop | None) -> Image.Image:
@@ -158,7 +169,7 @@ def _square(image: Image.Image, size: int | None, crop: Crop | None) -> Image.Im
 
     side = min(image.size) if crop is None else crop.of(*image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Cropped first, since the filter of resize(box=…) would look beyond the box.
+    # Cropped first, because the filter of resize(box=…) uses pixels outside of the box.
     square = image if image.size == (side, side) else image.crop((left, top, left + side, top + side))
     return square if size is None else square.resize((size, size), Resampling.LANCZOS)
 
@@ -170,7 +181,7 @@ def _upright(image: Image.Image) -> Image.Image:
         if image.getexif().get(_ORIENTATION, 1) == 1:
             return image
         return ImageOps.exif_transpose(image)
-    except Exception:  # an EXIF block is a file format of its own, and no pixel depends on it
+    except Exception:  # damaged EXIF data raise many kinds of errors
         return image
 
 
@@ -186,7 +197,7 @@ def _pixels(image: Image.Image, size: int | None, crop: Crop | None) -> NDArray[
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Grey as L, everything else as RGB, with what is transparent laid on white."""
+    """Grey as L, everything else as RGB, on a white background."""
     from PIL import Image
 
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
@@ -199,20 +210,15 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, or of 32 that hold no more than 16, scaled to 8."""
+    """A grey image of 16 or 32 bits per pixel, with values of at most 65535, scaled to 8 bits."""
     from PIL import Image
 
     if image.mode == "F":
-        raise BadImageError("floating-point pixels, whose range is not known")
+        raise BadImageError("floating-point pixels, whose range is unknown")
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise BadImageError("32-bit pixels beyond 65535, whose range is not known")
+        raise BadImageError("32-bit pixels beyond 65535, whose range is unknown")
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-
-
-def _bomb(width: int | None = None, height: int | None = None) -> str:
-    size = f"{width}×{height} is " if width else ""
-    return f"{size}more than {MAX_PIXELS / 1e6:.0f} million pixels"
 
 
 def _is_text(head: bytes) -> bool:

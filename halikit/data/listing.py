@@ -1,7 +1,8 @@
-"""What a tree of images holds before any is decoded, and how all of it is decoded: in parallel, into one array.
+"""Decodes the images of a tree in parallel, into one array.
 
-Where an image belongs is decided from the listing alone, so that a damaged file moves no other. The array is that of
-:meth:`~halikit.data.request.Request.allocate`: memory, or the file that is being packed.
+The part and the row of each image are decided from the names alone, before anything is decoded. So a damaged file moves
+no other file to another part. The array comes from :meth:`~halikit.data.dataset.Request.allocate`: it lies in memory,
+or in the file of a pack.
 """
 
 from __future__ import annotations
@@ -11,31 +12,29 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from halikit.data.dataset import DataError, DataSet, Split
+from halikit.data.dataset import DataError, DataSet, Request, Split
 from halikit.data.image import MAX_BYTES, BadImageError, Crop, decode, quiet
-from halikit.data.request import Request
 from halikit.data.tree import File, Tree, printable
 
-__all__ = ["Entry", "Listing", "Skipped", "read"]
+__all__ = ["Entry", "Listing", "Skipped", "decode_listing"]
 
-FEW, SHARE = 3, 0.01  # skipped images beyond both are too many
+MAX_SKIPPED, MAX_SKIPPED_SHARE = 3, 0.01  # more skipped images than both allow are an error
 
-# What one thread takes at a time, by number, as stored, and as decoded where that is known.
+# Limits of what one thread gets at a time: files, bytes in the files, and decoded pixels where the size is known.
 _CHUNK_FILES, _CHUNK_BYTES, _CHUNK_PIXELS = 64, 2**20, 2**20
-_CHUNK_ROWS = 1024  # what is moved at a time
+_ROWS = 1024  # images moved at a time
 
-Decoded = tuple[File, NDArray[np.uint8] | str]  # a file with its pixels, or the reason why it has none
+Decoded = tuple[File, NDArray[np.uint8] | str]  # a file with its pixels, or with the reason why it has none
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An image file and what is known of it.
+    """An image file with its labels.
 
     Args:
         file: The file.
@@ -50,13 +49,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of a tree in their parts.
+    """The images of a tree, divided into parts.
 
     Args:
-        parts: By name, in the order train, validation, test; without test, validation stands for it as well.
+        parts: The entries of each part, in the order train, validation, test. Without test, validation is also test.
         classes: Names of the classes.
         attributes: Names of the attributes.
-        crop: The square that is cut out of each image.
+        crop: The square that is cut out of each image; by default the largest, and only if a size is requested.
     """
 
     parts: Mapping[str, Sequence[Entry]]
@@ -67,143 +66,137 @@ class Listing:
 
 @dataclass
 class Skipped:
-    """What is left out, why, and when that is too much.
+    """Files that are left out, with reasons, and the limit on their number.
 
     Args:
-        request: It says whether any may be skipped.
-        total: How many images there are in all.
-        files: Those that are left out, with reasons.
-        asides: The same for what counts as no image, such as whole folders.
+        request: Says whether any file may be skipped.
+        total: Number of all images.
+        files: Images that are left out, as (path, reason).
+        notes: Other things to report, such as whole folders, as (path, reason). A strict request refuses them too.
     """
 
     request: Request
     total: int = 0
     files: list[tuple[str, str]] = field(default_factory=list)
-    asides: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, path: str, reason: str) -> None:
         """Leave out one image.
 
         Raises:
-            DataError: If that is one too many.
+            DataError: If this is more than the request allows.
         """
         self.files.append((path, reason))
         self.check()
 
     def check(self) -> None:
         """Raise a DataError if more is left out than the request allows."""
-        strict = self.request.strict
-        if strict and self.asides:
-            path, reason = self.asides[0]
-            raise DataError(f"{self.request.spec}: {printable(path)}: {reason}; strict allows no file to be skipped")
-        limit = 0 if strict else max(FEW, int(SHARE * self.total))
+        spec, strict = self.request.spec, self.request.strict
+        if strict and self.notes:
+            path, reason = self.notes[0]
+            raise DataError(f"{spec}: {printable(path)}: {reason}; strict allows no file to be skipped")
+        limit = 0 if strict else max(MAX_SKIPPED, int(MAX_SKIPPED_SHARE * self.total))
         if len(self.files) <= limit:
             return
-        examples = "; ".join(f"{printable(path)}: {reason}" for path, reason in self.files[: FEW if limit else 1])
-        more = "" if len(self.files) <= FEW else "; …"
+        examples = "; ".join(f"{printable(path)}: {reason}" for path, reason in self.files[: 1 if strict else 3])
+        more = "; …" if len(self.files) > 3 else ""
         rule = "strict allows none" if strict else f"at most {limit} of {self.total} may be skipped"
-        raise DataError(f"{self.request.spec}: files that cannot be used ({rule}):\n{examples}{more}")
-
-    def all(self) -> tuple[tuple[str, str], ...]:
-        """Files and asides, in the order in which they are reported."""
-        return (*sorted(self.files), *self.asides)
+        raise DataError(f"{spec}: files that cannot be used ({rule}):\n{examples}{more}")
 
 
-def read(request: Request, tree: Tree, listing: Listing, skipped: Skipped) -> DataSet:
+def decode_listing(request: Request, tree: Tree, listing: Listing, skipped: Skipped) -> DataSet:
     """Decode the images of ``listing``.
 
     Returns:
-        Images ``(C, H, W)`` uint8, C = 1 if every image is grey, else 3; each part in the order of its entries. The
-        parts lie in one array, one after the other.
+        Images ``(C, H, W)`` uint8, with C = 1 if all images are grey, otherwise 3; each part in the order of its
+        entries. The parts lie in one array, one after the other.
 
     Raises:
-        DataError: If too many images cannot be read, a part comes out empty, or sizes differ and none is asked for.
+        DataError: If too many images cannot be decoded, a part is empty, or the sizes differ and no size is requested.
     """
     skipped.check()
-    entries = [entry for part in listing.parts.values() for entry in part]
-    names = (*listing.classes, *listing.attributes)
-    canvas, good = _decode(request, tree, entries, names, listing.crop, skipped)
-    rows = np.flatnonzero(good)
-    if len(rows) < len(entries):
-        _close_up(canvas, rows)
+    images, usable = _decode_all(request, tree, listing, skipped)
+    rows = np.flatnonzero(usable)
+    if len(rows) < len(usable):
+        _move_to_front(images, rows)
     parts: dict[str, Split] = {}
-    start = 0
-    for name, part in listing.parts.items():
-        kept = [entry for entry, fine in zip(part, good[: len(part)], strict=True) if fine]
-        good = good[len(part) :]
-        if not kept:
-            raise DataError(f"{request.spec}: no image of {name}/ can be read")
-        parts[name] = _split(canvas[start : start + len(kept)], kept)
-        start += len(kept)
+    start = first = 0
+    for name, entries in listing.parts.items():
+        decoded = [entry for entry, is_usable in zip(entries, usable[first:], strict=False) if is_usable]
+        first += len(entries)
+        if not decoded:
+            raise DataError(f"{request.spec}: no image of {name}/ can be decoded")
+        parts[name] = _split(images[start : start + len(decoded)], decoded)
+        start += len(decoded)
     if len(parts) == 1:
-        raise DataError(f"{request.spec}: one image only; it takes two, to train on and to hold out")
+        raise DataError(f"{request.spec}: only one image; at least two are needed, one of them held out")
     return DataSet(
         spec=request.spec,
-        shape=tuple(canvas.shape[1:]),
+        shape=tuple(images.shape[1:]),
         classes=listing.classes,
         train=parts["train"],
         validation=parts.get("validation"),
         test=parts["test"] if "test" in parts else parts["validation"],
-        skipped=skipped.all(),
+        skipped=(*sorted(skipped.files), *skipped.notes),
         attributes=listing.attributes,
     )
 
 
-def _decode(
-    request: Request,
-    tree: Tree,
-    entries: Sequence[Entry],
-    names: Sequence[str],
-    crop: Crop | None,
-    skipped: Skipped,
+def _decode_all(
+    request: Request, tree: Tree, listing: Listing, skipped: Skipped
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """All images in the order of ``entries``, ``(n, C, H, W)``, and which of the rows hold one."""
-    canvas: NDArray[np.uint8] | None = None
-    row_of = {entry.file.path: row for row, entry in enumerate(entries)}
-    good = np.zeros(len(entries), bool)
-    first = ""
-    done = 0
+    """All images in the order of the listing, ``(n, C, H, W)``, and which of the rows hold an image."""
+    files = [entry.file for entries in listing.parts.values() for entry in entries]
+    row_of = {file.path: row for row, file in enumerate(files)}
+    names = (*listing.classes, *listing.attributes)
+    images: NDArray[np.uint8] | None = None
+    usable = np.zeros(len(files), bool)
+    first_path, done = "", 0
     with quiet():
-        for chunk in _in_parallel(tree, [entry.file for entry in entries], request.size, crop):
+        for chunk in _in_parallel(tree, files, request.size, listing.crop):
             for file, pixels in chunk:
                 if isinstance(pixels, str):
                     skipped.add(file.path, pixels)
                     continue
-                channels, (height, width) = 1 if pixels.ndim == 2 else 3, pixels.shape[:2]
-                if canvas is None:
-                    canvas = request.allocate((len(entries), channels, height, width), names)
-                    first = file.path
-                elif canvas.shape[2:] != (height, width):
-                    sizes = f"{canvas.shape[3]}×{canvas.shape[2]} ({printable(first)}) and {width}×{height}"
-                    raise DataError(
-                        f"{request.spec}: images of several sizes, such as {sizes} ({printable(file.path)}): "
-                        f"ask for one with size={min(height, width, *canvas.shape[2:])}"
-                    )
-                elif canvas.shape[1] < channels:
-                    canvas = _in_colour(canvas, request.allocate((len(entries), 3, height, width), names))
+                planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+                if images is None:
+                    images = request.allocate((len(files), *planes.shape), names)
+                    first_path = file.path
+                elif images.shape[2:] != planes.shape[1:]:
+                    raise _several_sizes(request.spec, images.shape[2:], first_path, planes.shape[1:], file.path)
+                elif len(planes) > images.shape[1]:
+                    images = _in_colour(images, request.allocate((len(files), *planes.shape), names))
                 row = row_of[file.path]
-                canvas[row] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-                good[row] = True
+                images[row], usable[row] = planes, True
             done += len(chunk)
-            request.progress(done, len(entries))
-    if canvas is None:
-        raise DataError(f"{request.spec}: none of {len(entries)} images can be read; {skipped.files[0][1]}")
-    return canvas, good
+            request.progress(done, len(files))
+    if images is None:
+        raise DataError(f"{request.spec}: none of {len(files)} images can be decoded; {skipped.files[0][1]}")
+    return images, usable
+
+
+def _several_sizes(spec: str, size: Sequence[int], path: str, other_size: Sequence[int], other_path: str) -> DataError:
+    """The error for two images of different sizes, each given as (height, width)."""
+    (height, width), (other_height, other_width) = size, other_size
+    return DataError(
+        f"{spec}: images of several sizes, such as {width}×{height} ({printable(path)}) and "
+        f"{other_width}×{other_height} ({printable(other_path)}): choose one size with size={min(*size, *other_size)}"
+    )
 
 
 def _in_colour(grey: NDArray[np.uint8], colour: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Fill ``colour`` from ``grey``, last rows first: both may begin at the same byte."""
-    for end in range(len(grey), 0, -_CHUNK_ROWS):
-        rows = slice(max(0, end - _CHUNK_ROWS), end)
+    """Copy ``grey`` to ``colour``, last rows first, because both may begin at the same byte of a file."""
+    for end in range(len(grey), 0, -_ROWS):
+        rows = slice(max(0, end - _ROWS), end)
         colour[rows] = grey[rows].copy()
     return colour
 
 
-def _close_up(canvas: NDArray[np.uint8], rows: NDArray[np.intp]) -> None:
-    """Move ``rows``, which ascend, to the front."""
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        some = rows[start : start + _CHUNK_ROWS]
-        canvas[start : start + len(some)] = canvas[some]
+def _move_to_front(images: NDArray[np.uint8], rows: NDArray[np.intp]) -> None:
+    """Move ``rows``, in ascending order, to the first rows of ``images``."""
+    for start in range(0, len(rows), _ROWS):
+        some = rows[start : start + _ROWS]
+        images[start : start + len(some)] = images[some]
 
 
 def _split(images: NDArray[np.uint8], entries: Sequence[Entry]) -> Split:
@@ -217,42 +210,41 @@ def _split(images: NDArray[np.uint8], entries: Sequence[Entry]) -> Split:
 
 
 def _in_parallel(tree: Tree, files: Iterable[File], size: int | None, crop: Crop | None) -> Iterator[list[Decoded]]:
-    """Each file with its pixels or the reason why it has none, in storage order, some tens of them at a time.
+    """Decode files with several threads; yields the results in storage order, some files at a time.
 
-    Pillow lets go of the interpreter while it decodes. What is in flight is bounded, and so is the memory for it.
+    Threads are enough, because Pillow releases the interpreter lock while it decodes. The number of waiting chunks is
+    bounded, and so is the memory for them.
     """
     workers = min(os.cpu_count() or 1, 16)
-    flying: deque[Future[list[Decoded]]] = deque()
+    waiting: deque[Future[list[Decoded]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for chunk in _chunks(tree.in_storage_order(files), size):
-            contents = [_bytes(tree, file) if tree.sequential else None for file in chunk]
-            flying.append(pool.submit(partial(_decode_all, tree, chunk, contents, size, crop)))
-            if len(flying) > 2 * workers:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()
+            contents = [_content(tree, file) for file in chunk] if tree.is_archive else None
+            waiting.append(pool.submit(_decode_chunk, tree, chunk, contents, size, crop))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _chunks(files: Iterable[File], size: int | None) -> Iterator[list[File]]:
-    most = _CHUNK_FILES if size is None else min(_CHUNK_FILES, max(1, _CHUNK_PIXELS // size**2))
+    limit = _CHUNK_FILES if size is None else min(_CHUNK_FILES, max(1, _CHUNK_PIXELS // size**2))
     chunk: list[File] = []
-    stored = 0
     for file in files:
         chunk.append(file)
-        stored += file.size
-        if len(chunk) == most or stored >= _CHUNK_BYTES:
+        if len(chunk) == limit or sum(file.nbytes for file in chunk) >= _CHUNK_BYTES:
             yield chunk
-            chunk, stored = [], 0
+            chunk = []
     if chunk:
         yield chunk
 
 
-def _bytes(tree: Tree, file: File) -> bytes | str:
-    """The file's bytes, or the reason why it cannot be read."""
-    if file.size > MAX_BYTES:
+def _content(tree: Tree, file: File) -> bytes | str:
+    """The bytes of a file, or the reason why it cannot be read."""
+    if file.nbytes > MAX_BYTES:
         return f"more than {MAX_BYTES // 2**20} MiB"
     try:
         return tree.read(file)
@@ -260,14 +252,15 @@ def _bytes(tree: Tree, file: File) -> bytes | str:
         return error.strerror or str(error)
 
 
-def _decode_all(
-    tree: Tree, files: Sequence[File], contents: Sequence[bytes | str | None], size: int | None, crop: Crop | None
+def _decode_chunk(
+    tree: Tree, files: Sequence[File], contents: Sequence[bytes | str] | None, size: int | None, crop: Crop | None
 ) -> list[Decoded]:
+    """Decode some files; ``contents`` is ``None`` if this thread reads them itself."""
     results: list[Decoded] = []
-    for file, content in zip(files, contents, strict=True):
-        data = _bytes(tree, file) if content is None else content
+    for number, file in enumerate(files):
+        content = _content(tree, file) if contents is None else contents[number]
         try:
-            results.append((file, data if isinstance(data, str) else decode(data, size, crop)))
+            results.append((file, content if isinstance(content, str) else decode(content, size, crop)))
         except BadImageError as error:
             results.append((file, str(error)))
     return results

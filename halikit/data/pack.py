@@ -1,6 +1,7 @@
-"""``pack:``: a data set decoded, cropped and resized once, in one file that is read by index through memory mapping.
+"""``pack:``: a data set that is decoded, cropped and resized once, in one file that is read by index.
 
-A pack is a safetensors file. Its images begin at a whole page; the parts follow one another.
+A pack is a safetensors file. The images begin at a multiple of 4,096 bytes, so that they can be mapped into memory; the
+parts of the data set follow one another.
 
 | tensor | what it holds |
 |---|---|
@@ -9,8 +10,8 @@ A pack is a safetensors file. Its images begin at a whole page; the parts follow
 | ``attributes``, if any | ``(n, A)`` bool |
 | ``padding``, if any | up to seven bytes, so that labels are aligned |
 
-Its metadata have one key, ``halikit.pack``, with a JSON object: version, source (without its directories), size, names
-of classes and attributes, parts as [first row, last row + 1], what was skipped, and the SHA-256 of each tensor.
+The metadata have one key, ``halikit.pack``, with a JSON object: version, source (without its directories), size, names
+of classes and attributes, parts as [first row, last row + 1], skipped files, and the SHA-256 of each tensor.
 """
 
 from __future__ import annotations
@@ -19,11 +20,9 @@ import errno
 import json
 import math
 import os
-import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,23 +32,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Split
-from halikit.data.request import Request
+from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels
 from halikit.data.tree import printable
 from halikit.errors import InputError, ResourceError
+from halikit.utils.safetensors_stream import StoredTensor, make_header, read_header
 
 __all__ = ["Packing", "is_pack", "load_pack", "packing"]
 
 KEY, VERSION = "halikit.pack", 1
 
 _PAGE = 4096
-_ROOM = 16384  # of a header beside the names in it: tensors, checksums, and some of what was skipped
-_MAX_HEADER = 100 * 2**20
-_BLOCK = 2**22
+_HEADER_BYTES = 16384  # reserved for the header, besides the names of classes and attributes
+_REPORT_BYTES = 8192  # at most so much of the header lists skipped files
+_BLOCK_BYTES = 2**22  # hashed at a time
 _ROWS = 1024  # images copied at a time
-_DTYPES = {"images": "U8", "labels": "I64", "attributes": "BOOL", "padding": "U8"}
-_RANKS = {"images": 4, "labels": 1, "attributes": 2, "padding": 1}
-_BYTES = {"U8": 1, "I64": 8, "BOOL": 1}
+_TENSORS = {"images": (torch.uint8, 4), "labels": (torch.int64, 1), "attributes": (torch.bool, 2)}
+_TENSORS["padding"] = (torch.uint8, 1)  # each with its type and its number of dimensions
 
 
 def is_pack(path: Path) -> bool:
@@ -57,335 +55,316 @@ def is_pack(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        head = file.read(8 + 2 * _PAGE)
+        head = file.read(2 * _PAGE)
     return head[8:9] == b"{" and f'"{KEY}"'.encode() in head
 
 
 def load_pack(request: Request) -> DataSet:
-    """Open a pack; its images stay in the file, whatever its size, until they are asked for.
+    """Open a pack. Its images stay in the file; each batch is read when it is needed.
 
-    The structure is always checked, the checksums if the request is strict, since they take reading the whole file.
+    The structure is always checked. The checksums are checked if the request is strict, because that reads the whole
+    file.
 
     Returns:
-        Images ``(C, H, W)`` uint8, at the size at which they were packed.
+        Images ``(C, H, W)`` uint8, in the size in which they were packed.
 
     Raises:
-        DataError: If the file is no pack, is cut off or damaged, or has another size than is asked for.
+        DataError: If the file is not a pack, is cut off or damaged, or has another size than the requested one.
     """
     path = request.path
-    header = _read_header(path)
-    meta, shape = header.meta, header.tensors["images"].shape
-    if request.size is not None and shape[2:] != (request.size, request.size):
+    meta, tensors = _read_header(path)
+    width, height = reversed(tensors["images"].shape[2:])
+    if request.size is not None and (width, height) != (request.size, request.size):
         raise DataError(
-            f"{request.spec}: packed at {shape[3]}×{shape[2]}; for size={request.size} pack the originals again: "
+            f"{request.spec}: packed at {width}×{height}; for size={request.size} pack the originals again: "
             f"halikit data pack … --size {request.size}"
         )
+    arrays = {name: _open_array(path, stored) for name, stored in tensors.items()}
     if request.strict:
-        _verify(path, header, request)
-    everything = Split(
-        _mapped(path, header.tensors["images"]),
-        _copied(path, header.tensors.get("labels")),
-        _copied(path, header.tensors.get("attributes")),
-        streamed=True,
-    )
-    classes, attributes = tuple(meta["classes"]), tuple(meta["attributes"])
-    labels, flags = everything.labels, everything.attributes
-    if (labels is not None and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes)) or (
-        flags is not None and flags.shape[1] != len(attributes)
-    ):
-        raise DataError(f"{path}: labels or attributes go beyond their names: the pack is damaged")
-    rows = {tuple(bounds): everything[slice(*bounds)] for bounds in meta["parts"].values()}
-    parts = {name: rows[tuple(bounds)] for name, bounds in meta["parts"].items()}
+        _verify(arrays, meta["sha256"], request)
+    everything = _as_split(arrays)
+    if "labels" in arrays:
+        check_labels(arrays["labels"], len(meta["classes"]) - 1, str(path))
+    # Equal rows give the same object: the validation part may also be the test part.
+    splits = {tuple(rows): everything[slice(*rows)] for rows in meta["parts"].values()}
+    parts = {name: splits[tuple(rows)] for name, rows in meta["parts"].items()}
     request.progress(len(everything), len(everything))
     return DataSet(
         spec=request.spec,
-        shape=tuple(shape[1:]),
-        classes=classes,
+        shape=tuple(everything.images.shape[1:]),
+        classes=tuple(meta["classes"]),
         train=parts["train"],
         validation=parts.get("validation"),
         test=parts["test"],
         skipped=tuple((str(name), str(reason)) for name, reason in meta["skipped"]),
-        attributes=attributes,
+        attributes=tuple(meta["attributes"]),
         origin=str(meta["source"]),
     )
 
 
 class Packing:
-    """A pack that is being written, under a temporary name beside its own; see :func:`packing`.
+    """A pack that is being written under a temporary name; see :func:`packing`.
 
     Args:
-        out: Where it will be.
+        out: Path of the complete pack.
+
+    Raises:
+        InputError: If another process is writing the same pack.
+        OSError: If the temporary file cannot be written.
     """
 
     def __init__(self, out: Path) -> None:
         self.path = out.with_name(f".{out.name}.part")
-        # What a killed packing has left under this name is written over.
+        # The temporary file of a killed process is overwritten.
         self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        self._room = 0
         self._canvas: NDArray[np.uint8] | None = None
-        mine = _lock(self._file.fileno()) and self.path.exists()
-        if not mine or not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
+        self._header_length = 0
+        locked = _lock(self._file.fileno()) and self.path.exists()
+        # The process that held the lock before may have renamed the file meanwhile.
+        if not locked or not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
             self._file.close()
             raise InputError(f"{out} is being packed by another process")
 
     def allocate(self, shape: tuple[int, ...], names: Sequence[str]) -> NDArray[np.uint8]:
-        """Room in the file, as :attr:`~halikit.data.request.Request.canvas` gives it.
+        """Reserve space in the file for images.
+
+        Args:
+            shape: ``(n, C, H, W)``.
+            names: Names of classes and attributes, for which the header has to have space.
+
+        Returns:
+            uint8 of that shape, mapped to the file.
 
         Raises:
-            OSError: If the disk is too full.
+            OSError: If the disk is full.
         """
-        quoted = json.dumps(json.dumps(list(names)))  # as they appear in JSON within JSON
-        self._room = -(-(_ROOM + len(quoted)) // _PAGE) * _PAGE
-        length = self._room + math.prod(shape)
-        if hasattr(os, "posix_fallocate"):  # or a disk that fills up would kill whoever writes to the mapping
+        header_bytes = _HEADER_BYTES + _json_length(list(names))
+        self._header_length = math.ceil(header_bytes / _PAGE) * _PAGE
+        length = self._header_length + math.prod(shape)
+        # Without reserved blocks, a full disk would kill the process that writes to the mapping.
+        if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self._file.fileno(), 0, length)
         else:
             self._file.truncate(length)
-        self._canvas = np.memmap(self._file, np.uint8, "r+", offset=self._room, shape=shape)
+        self._canvas = np.memmap(self._file, np.uint8, "r+", offset=self._header_length, shape=shape)
         return self._canvas
 
     def finish(self, data: DataSet, size: int | None) -> None:
-        """Write what is not in the file yet, its header last.
+        """Write everything that the file does not have yet, and the header last.
+
+        Args:
+            data: The data set. Images that lie in the array from :meth:`allocate` are not copied.
+            size: The requested size, for the metadata.
 
         Raises:
-            DataError: If the data are no images.
-            OSError: If the disk is too full.
+            DataError: If the data are not images.
+            OSError: If the disk is full.
         """
         if len(data.shape) != 3:
-            raise DataError(f"{data.spec}: a pack holds images, not vectors of {data.shape}")
+            raise DataError(f"{data.spec}: a pack holds images, but these are vectors of shape {data.shape}")
         rows: dict[int, list[int]] = {}
         total = 0
-        splits = {id(part): part for part in data.parts.values()}  # test may be validation
-        for key, part in splits.items():
-            rows[key] = [total, total + len(part)]
+        for part in data.distinct_parts:
+            rows[id(part)] = [total, total + len(part)]
             total += len(part)
         canvas = self._canvas
         if canvas is None:
             canvas = self.allocate((total, *data.shape), (*data.classes, *data.attributes))
-        for key, part in splits.items():
-            _put(part.images, canvas[slice(*rows[key])])
-        tensors: dict[str, NDArray[Any]] = {"images": canvas[:total]}
-        tensors |= _joined(list(splits.values()), -tensors["images"].nbytes % 8)
-        begin = self._room + tensors["images"].nbytes
-        self._file.truncate(begin)
-        self._file.seek(begin)
-        for name in list(tensors)[1:]:
-            self._file.write(tensors[name].tobytes())
+        for part in data.distinct_parts:
+            _copy_images(part.images, canvas[slice(*rows[id(part)])])
+        arrays = {"images": canvas[:total], **_labels_and_attributes(data.distinct_parts, -canvas[:total].nbytes % 8)}
         meta = {
             "version": VERSION,
-            "source": data.origin or _portable(data.spec),
+            "source": data.origin or _without_directories(data.spec),
             "size": size,
             "classes": data.classes,
             "attributes": data.attributes,
             "parts": {name: rows[id(part)] for name, part in data.parts.items()},
-            "skipped": [[printable(name), reason] for name, reason in data.skipped],
-            "sha256": {name: _digest(tensor) for name, tensor in tensors.items()},
+            "skipped": _shortened([[printable(name), reason] for name, reason in data.skipped]),
+            "sha256": {name: _digest(array) for name, array in arrays.items()},
         }
+        self._write(arrays, meta)
+
+    def _write(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+        described = {name: (_TENSORS[name][0], array.shape) for name, array in arrays.items()}
+        header, tensors = make_header(described, KEY, meta, length=self._header_length)
+        self._file.truncate(tensors["images"].end)
+        for name, stored in tensors.items():
+            if name != "images":
+                self._file.seek(stored.offset)
+                self._file.write(arrays[name].tobytes())
         self._file.seek(0)
-        self._file.write(_header(meta, tensors, self._room))
+        self._file.write(header)
         self._file.flush()
-        if isinstance(canvas, np.memmap):
-            canvas.flush()
+        if isinstance(self._canvas, np.memmap):
+            self._canvas.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Let go of the file; what is mapped stays readable."""
+        """Close the file. The mapped images stay readable."""
         self._file.close()
 
 
 @contextmanager
 def packing(out: Path) -> Iterator[Packing]:
-    """Write a pack: ``out`` appears when the context ends well, and nothing does if it does not.
+    """Write a pack. ``out`` appears when the context ends without an error; after an error nothing is left.
 
     Raises:
-        InputError: If ``out`` is there and no pack, or cannot be written to.
+        InputError: If ``out`` exists and is not a pack, or cannot be written.
         ResourceError: If the disk is full.
     """
     if out.is_dir() or (out.exists() and not is_pack(out)):
-        raise InputError(f"{out} is there and is no pack; give another name, or remove it first")
+        raise InputError(f"{out} exists and is not a pack; give another name, or remove it first")
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: there is no directory {out.parent}")
     try:
-        file = Packing(out)
-        try:
-            yield file
-            os.replace(file.path, out)
-        except BaseException:
-            file.path.unlink(missing_ok=True)
-            raise
-        finally:
-            file.close()
+        with closing(Packing(out)) as file:
+            try:
+                yield file
+                os.replace(file.path, out)
+            except BaseException:
+                file.path.unlink(missing_ok=True)
+                raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ResourceError(f"no space left to write {out}") from None
         raise InputError(f"cannot write {out}: {error.strerror or error}") from None
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """Where a tensor lies in a file."""
-
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What a pack says of itself."""
-
-    meta: Mapping[str, Any]
-    tensors: Mapping[str, _Stored]
-
-
-def _header(meta: dict[str, Any], tensors: Mapping[str, NDArray[Any]], room: int) -> bytes:
-    """The header, filled up with spaces to ``room`` bytes; as much of what was skipped as it can take."""
-    described: dict[str, Any] = {}
-    at = 0
-    for name, tensor in tensors.items():
-        offsets = [at, at + tensor.nbytes]
-        described[name] = {"dtype": _DTYPES[name], "shape": list(tensor.shape), "data_offsets": offsets}
-        at += tensor.nbytes
-    skipped = meta["skipped"]
-    listed = len(skipped)
-    while True:
-        more = [["…", f"{len(skipped) - listed} more"]] if listed < len(skipped) else []
-        meta = meta | {"skipped": skipped[:listed] + more}
-        text = json.dumps({"__metadata__": {KEY: json.dumps(meta)}, **described}).encode()
-        if len(text) <= room - 8:
-            return struct.pack("<Q", room - 8) + text.ljust(room - 8)
-        listed //= 2
-
-
-def _read_header(path: Path) -> _Header:
-    """Read and check the header, and that the file is as long as it says."""
-    length = path.stat().st_size if path.is_file() else 0
+def _read_header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, StoredTensor]]:
+    """The checked metadata and tensors of a pack that is as long as its header says."""
+    if not is_pack(path):
+        raise DataError(f"{path} is not a pack; make one with: halikit data pack SPEC {path.name}")
     try:
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            if size > min(_MAX_HEADER, length - 8):
-                raise ValueError
-            header = json.loads(file.read(size))
-        meta = json.loads(header.pop("__metadata__")[KEY])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
-        raise DataError(f"{path} is no pack; make one with: halikit data pack SPEC {path.name}") from None
-    if not isinstance(meta, dict) or meta.get("version") != VERSION:
-        raise DataError(f"{path}: a pack of another version; this halikit reads version {VERSION}: pack it again")
-    try:
-        tensors = {name: _stored(name, entry, 8 + size) for name, entry in header.items()}
-        _check(meta, tensors)
+        meta, tensors = read_header(path, KEY)
+        if not isinstance(meta, dict) or meta.get("version") != VERSION:
+            raise DataError(f"{path}: a pack of another version; this halikit reads version {VERSION}: pack it again")
+        if not _is_consistent(meta, tensors):
+            raise ValueError("its entries do not agree")
+    except DataError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: the header is damaged ({type(error).__name__}: {error}); pack it again") from None
-    end = max(tensor.end for tensor in tensors.values())
+        raise DataError(f"{path}: the header is damaged ({printable(str(error)[:200])}); pack it again") from None
+    length, end = path.stat().st_size, max(stored.end for stored in tensors.values())
     if length != end:
-        raise DataError(f"{path}: {length:,} bytes, where its header describes {end:,}: is it complete?")
-    return _Header(meta, tensors)
+        raise DataError(f"{path}: {length:,} bytes, but its header describes {end:,}; is the file complete?")
+    return meta, tensors
 
 
-def _stored(name: str, entry: Mapping[str, Any], start: int) -> _Stored:
-    shape = tuple(entry["shape"])
-    begin, end = entry["data_offsets"]
-    if entry["dtype"] != _DTYPES[name] or len(shape) != _RANKS[name]:
-        raise ValueError(f"{name} is {entry['dtype']} {shape}")
-    if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
-        raise ValueError(f"{name} has sizes that are none")
-    if math.prod(shape) * _BYTES[entry["dtype"]] != end - begin:
-        raise ValueError(f"{name} does not fill its place")
-    return _Stored(shape, start + begin, start + end)
-
-
-def _check(meta: Mapping[str, Any], tensors: Mapping[str, _Stored]) -> None:
+def _is_consistent(meta: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether the entries of a header agree. Entries that are missing or have a wrong type raise an error."""
     n, *shape = tensors["images"].shape
-    if n < 2 or shape[0] not in (1, 3) or min(shape) < 1:
-        raise ValueError(f"images of shape {(n, *shape)}")
-    if any(stored.shape[0] != n for name, stored in tensors.items() if name != "padding"):
-        raise ValueError("images, labels and attributes differ in number")
-    if not {"train", "test"} <= meta["parts"].keys() <= {"train", "validation", "test"}:
-        raise ValueError(f"parts {sorted(meta['parts'])}")
-    for name, (first, last) in meta["parts"].items():
-        if not (isinstance(first, int) and isinstance(last, int) and 0 <= first < last <= n):
-            raise ValueError(f"{name} is rows {first} to {last} of {n}")
-    if not all(isinstance(name, str) for name in (meta["source"], *meta["classes"], *meta["attributes"])):
-        raise TypeError("a name is no text")
-    if meta["sha256"].keys() != tensors.keys() or not all(len(pair) == 2 for pair in meta["skipped"]):
-        raise ValueError("checksums or reports are missing")
+    parts, names = meta["parts"], (meta["source"], *meta["classes"], *meta["attributes"])
+    return (
+        all((stored.dtype, len(stored.shape)) == _TENSORS[name] for name, stored in tensors.items())
+        and all(stored.shape[0] == n for name, stored in tensors.items() if name != "padding")
+        and (n >= 2 and shape[0] in (1, 3) and min(shape) >= 1)
+        and ("attributes" not in tensors or tensors["attributes"].shape[1] == len(meta["attributes"]))
+        and {"train", "test"} <= parts.keys() <= {"train", "validation", "test"}
+        and all(isinstance(row, int) for rows in parts.values() for row in rows)
+        and all(0 <= first < last <= n for first, last in parts.values())
+        and all(isinstance(name, str) for name in names)
+        and meta["sha256"].keys() == tensors.keys()
+        and all(len(pair) == 2 for pair in meta["skipped"])
+    )
 
 
-def _verify(path: Path, header: _Header, request: Request) -> None:
-    total = sum(stored.end - stored.begin for stored in header.tensors.values())
-    done = 0
-    with path.open("rb") as file:
-        for name, stored in header.tensors.items():
-            digest = sha256()
-            file.seek(stored.begin)
-            for start in range(stored.begin, stored.end, _BLOCK):
-                block = file.read(min(_BLOCK, stored.end - start))
-                digest.update(block)
-                done += len(block)
-                request.progress(done * header.tensors["images"].shape[0] // total, header.tensors["images"].shape[0])
-            if digest.hexdigest() != header.meta["sha256"][name]:
-                raise DataError(f"{path}: wrong checksum of its {name}: the file has changed since it was packed")
+def _open_array(path: Path, stored: StoredTensor) -> NDArray[Any]:
+    """A tensor as it is stored: images mapped into memory, everything else read."""
+    if len(stored.shape) == 4:
+        return np.memmap(path, np.uint8, "r", offset=stored.offset, shape=stored.shape)
+    dtype = "<i8" if stored.dtype == torch.int64 else "u1"
+    return np.fromfile(path, dtype, math.prod(stored.shape), offset=stored.offset).reshape(stored.shape)
 
 
-def _mapped(path: Path, stored: _Stored) -> Tensor:
-    """A tensor whose pages are read when they are needed."""
-    array = np.memmap(path, np.uint8, "r", offset=stored.begin, shape=stored.shape)
+def _as_split(arrays: Mapping[str, NDArray[Any]]) -> Split:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that nobody may write to it is what we want
-        return torch.from_numpy(array)
+        warnings.simplefilter("ignore")  # torch warns that the images are read-only, which is intended
+        images = torch.from_numpy(arrays["images"])
+    labels, attributes = arrays.get("labels"), arrays.get("attributes")
+    return Split(
+        images,
+        None if labels is None else torch.from_numpy(labels.astype(np.int64)),
+        None if attributes is None else torch.from_numpy(attributes != 0),
+        streamed=True,
+    )
 
 
-def _copied(path: Path, stored: _Stored | None) -> Tensor | None:
-    """Labels or attributes."""
-    if stored is None:
-        return None
-    values = np.fromfile(path, np.uint8, stored.end - stored.begin, offset=stored.begin)
-    decoded = values.view("<i8").astype(np.int64) if len(stored.shape) == 1 else values != 0
-    return torch.from_numpy(decoded.reshape(stored.shape))
+def _verify(arrays: Mapping[str, NDArray[Any]], checksums: Mapping[str, str], request: Request) -> None:
+    n, total = len(arrays["images"]), sum(array.nbytes for array in arrays.values())
+    done = 0
+    for name, array in arrays.items():
+        digest = sha256()
+        for block in _blocks(array):
+            digest.update(block)
+            done += block.nbytes
+            request.progress(done * n // total, n)
+        if digest.hexdigest() != checksums[name]:
+            raise DataError(f"{request.path}: wrong checksum of its {name}: the file has changed since it was packed")
 
 
-def _put(images: Tensor, room: NDArray[np.uint8]) -> None:
-    """Write images to where they belong, unless they were decoded right there."""
-    if images.data_ptr() == room.ctypes.data:
+def _digest(array: NDArray[Any]) -> str:
+    digest = sha256()
+    for block in _blocks(array):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
+    """The bytes of an array, some rows at a time."""
+    rows = max(1, _BLOCK_BYTES // max(1, array[0].nbytes))
+    for start in range(0, len(array), rows):
+        yield np.ascontiguousarray(array[start : start + rows]).data
+
+
+def _copy_images(images: Tensor, rows: NDArray[np.uint8]) -> None:
+    """Write images to their rows of the pack, unless they were decoded into these rows."""
+    if images.data_ptr() == rows.ctypes.data:
         return
     for start in range(0, len(images), _ROWS):
         some = images[start : start + _ROWS]
         if some.dtype != torch.uint8:
             some = ((some + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        room[start : start + _ROWS] = some.numpy()
+        rows[start : start + _ROWS] = some.numpy()
 
 
-def _joined(parts: Sequence[Split], padding: int) -> dict[str, NDArray[Any]]:
-    """Everything but the images, in the order in which it is stored."""
+def _labels_and_attributes(parts: Sequence[Split], padding: int) -> dict[str, NDArray[Any]]:
+    """The tensors that follow the images, in the order in which they are stored."""
     labels = [part.labels.numpy() for part in parts if part.labels is not None]
     attributes = [part.attributes.numpy() for part in parts if part.attributes is not None]
-    tensors: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     if len(labels) == len(parts):
         if padding:
-            tensors["padding"] = np.zeros(padding, np.uint8)
-        tensors["labels"] = np.concatenate(labels).astype("<i8")
+            arrays["padding"] = np.zeros(padding, np.uint8)
+        arrays["labels"] = np.concatenate(labels).astype("<i8")
     if len(attributes) == len(parts):
-        tensors["attributes"] = np.concatenate(attributes)
-    return tensors
+        arrays["attributes"] = np.concatenate(attributes)
+    return arrays
 
 
-def _digest(tensor: NDArray[Any]) -> str:
-    """SHA-256 of a tensor's bytes, some rows at a time."""
-    digest = sha256()
-    rows = max(1, _BLOCK // max(1, tensor[0].nbytes))
-    for start in range(0, len(tensor), rows):
-        digest.update(np.ascontiguousarray(tensor[start : start + rows]).data)
-    return digest.hexdigest()
+def _shortened(skipped: list[list[str]]) -> list[list[str]]:
+    """The first of the skipped files, as many as the header has space for, and the number of the others."""
+    length = 0
+    for number, report in enumerate(skipped):
+        length += _json_length(report)
+        if length > _REPORT_BYTES:
+            return [*skipped[:number], ["…", f"{len(skipped) - number} more"]]
+    return skipped
 
 
-def _portable(spec: str) -> str:
-    """A data spec without the directories of this machine."""
+def _json_length(value: list[str]) -> int:
+    """Bytes that a list takes in the header, where it is JSON within JSON."""
+    return len(json.dumps(json.dumps(value)))
+
+
+def _without_directories(spec: str) -> str:
+    """A data spec that does not reveal the directories of this machine."""
     prefix, colon, place = spec.partition(":")
     return f"{prefix}:{printable(Path(place).expanduser().resolve().name)}" if colon else spec
 
 
 def _lock(descriptor: int) -> bool:
-    """Whether nobody else holds this file; always on systems without such locks."""
+    """Lock a file; false if another process has locked it. Systems without such locks always say true."""
     try:
         import fcntl
     except ImportError:

@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers and in a picture."""
+"""Statistics of a data set, and a contact sheet of its images."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Split
+from halikit.data.dataset import DataError, DataSet
 
 __all__ = ["Report", "contact_sheet", "report"]
 
-_VALUES = 2**22  # looked at in one go
-_FEW = 20  # classes that get a row each on a contact sheet
-_ACROSS = 12
+_VALUES = 2**22  # examined at a time
+_MAX_ROWS = 20  # with more classes, the contact sheet has no row for each class
+_COLUMNS = 12
 
 
 @dataclass(frozen=True)
 class Report:
-    """A data set in numbers; of values as they are stored, bytes or floats.
+    """Statistics of a data set. They are exact, over all parts, and concern the values as they are stored.
 
     Attributes:
-        spec: Where it is from.
-        origin: What a pack was made from.
-        shape: Of one image.
-        dtype: How its values are stored.
-        parts: Images in each part.
-        classes: Images of each class in all parts together, by name.
-        attributes: Share of the images, of all parts together, that have each attribute, by name.
-        minimum: The least value.
-        maximum: The greatest value.
+        spec: Its data spec.
+        origin: For a pack, the data spec that it was made from.
+        shape: Shape of one image.
+        dtype: Type of the stored values: ``uint8``, 0 … 255, or ``float32``, −1 … 1.
+        parts: Number of images in each part.
+        classes: Number of images of each class, by name.
+        attributes: Share of the images with each attribute, in [0, 1], by name.
+        minimum: The lowest value.
+        maximum: The highest value.
         mean: The mean value.
         deviation: The standard deviation of the values.
-        skipped: Files that were left out, with reasons.
+        skipped: Files that were left out, as (path, reason).
     """
 
     spec: str
@@ -53,23 +53,19 @@ class Report:
 
 
 def report(data: DataSet) -> Report:
-    """Look at every value of a data set, some images at a time."""
-    parts = _distinct(data)
-    rows = max(1, _VALUES // math.prod(data.shape))
-    minimum, maximum, count, total, squares = np.inf, -np.inf, 0, 0.0, 0.0
+    """Compute the statistics of a data set, some images at a time."""
+    parts = data.distinct_parts
+    n = sum(map(len, parts))
+    count = n * math.prod(data.shape)
+    minimum, maximum, total, squares = math.inf, -math.inf, 0.0, 0.0
     for part in parts:
-        for images in part.images.split(rows):
+        for images in part.images.split(max(1, _VALUES // math.prod(data.shape))):
             values = images.double()
             minimum, maximum = min(minimum, float(values.min())), max(maximum, float(values.max()))
-            count, total, squares = (
-                count + values.numel(),
-                total + float(values.sum()),
-                squares + float(values.norm() ** 2),
-            )
+            total, squares = total + float(values.sum()), squares + float(values.square().sum())
     mean = total / count
-    n = sum(map(len, parts))
     labels = [part.labels.bincount(minlength=len(data.classes)) for part in parts if part.labels is not None]
-    flags = [part.attributes.sum(0) for part in parts if part.attributes is not None]
+    attributes = [part.attributes.sum(0) for part in parts if part.attributes is not None]
     return Report(
         spec=data.spec,
         origin=data.origin,
@@ -77,7 +73,9 @@ def report(data: DataSet) -> Report:
         dtype=str(data.train.images.dtype).removeprefix("torch."),
         parts={name: len(part) for name, part in data.parts.items()},
         classes=dict(zip(data.classes, torch.stack(labels).sum(0).tolist(), strict=True)) if labels else {},
-        attributes=dict(zip(data.attributes, (torch.stack(flags).sum(0) / n).tolist(), strict=True)) if flags else {},
+        attributes=dict(zip(data.attributes, (torch.stack(attributes).sum(0) / n).tolist(), strict=True))
+        if attributes
+        else {},
         minimum=minimum,
         maximum=maximum,
         mean=mean,
@@ -87,29 +85,27 @@ def report(data: DataSet) -> Report:
 
 
 def contact_sheet(data: DataSet) -> NDArray[np.uint8]:
-    """Training images: the first of each class in a row of its own where these are few, else some from everywhere.
+    """A picture of training images.
+
+    With 2 to 20 classes there is one row for each class, with its first images. Otherwise the images are evenly spaced
+    over the training part.
 
     Returns:
-        One picture, ``(height, width, 3)``.
+        ``(height, width, 3)`` uint8.
 
     Raises:
-        DataError: If the data are no images.
+        DataError: If the data are not images.
     """
     from halikit.plotting import grid, labelled_rows
 
     if len(data.shape) != 3:
-        raise DataError(f"{data.spec}: vectors of {data.shape} make no picture")
+        raise DataError(f"{data.spec}: a contact sheet needs images, but these are vectors of shape {data.shape}")
     train, labels = data.train, data.train.labels
-    if labels is None or not 2 <= len(data.classes) <= _FEW:
-        return grid(train.batch(torch.linspace(0, len(train) - 1, min(len(train), _ACROSS**2)).long()), _ACROSS)
+    if labels is None or not 2 <= len(data.classes) <= _MAX_ROWS:
+        return grid(train.batch(torch.linspace(0, len(train) - 1, min(len(train), _COLUMNS**2)).long()), _COLUMNS)
     rows: dict[str, Tensor] = {}
     for label, name in enumerate(data.classes):
-        some = (labels == label).nonzero()[:_ACROSS, 0]
-        blank = torch.ones(_ACROSS - len(some), *data.shape)
+        some = (labels == label).nonzero()[:_COLUMNS, 0]
+        blank = torch.ones(_COLUMNS - len(some), *data.shape)
         rows[name] = torch.cat([train.batch(some), blank])
     return labelled_rows(rows)
-
-
-def _distinct(data: DataSet) -> list[Split]:
-    """The parts; validation and test may be one."""
-    return list({id(part): part for part in data.parts.values()}.values())

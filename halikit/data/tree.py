@@ -1,20 +1,21 @@
 """A tree of files: a directory, a zip or a tar (plain, gz, bz2, xz), read in place and through one interface.
 
-| what is met | what becomes of it |
+| what is in the tree | what happens to it |
 |---|---|
 | hidden files and folders, ``__MACOSX`` | ignored |
-| a link to a folder | followed, unless the tree has read that folder under its own name: so loops end |
-| a link that leads nowhere, a pipe or device under an image's name | refused |
-| a folder or file that may not be read | refused |
+| a link to a folder | followed, unless the folder has been read under another name; so cycles end |
+| a broken link, or a pipe or device with the name of an image | refused |
+| a folder or file without permission to read | refused |
 | a link or sparse file in an archive, an encrypted member | refused |
-| a member whose name would leave the archive | refused; nothing is ever extracted to disk |
-| a name twice in one archive | the last one counts |
-| an archive that is cut off or damaged | an error, however much of it could be read |
-| names | any Unicode; compared as they are, in order of code points, folder by folder |
+| a member whose name leads out of the archive | refused; nothing is ever extracted to disk |
+| the same name twice in one archive | the last one counts |
+| an archive that is cut off or damaged | an error, even if a part of it could be read |
+| names | any Unicode, compared by code points, folder by folder |
 """
 
 from __future__ import annotations
 
+import heapq
 import lzma
 import os
 import stat
@@ -22,10 +23,9 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tarfile import EmptyHeaderError, InvalidHeaderError, ReadError, TruncatedHeaderError  # type: ignore[attr-defined]
@@ -34,26 +34,24 @@ from typing import IO, Any, Self
 from halikit.data.dataset import DataError
 
 __all__ = [
-    "DAMAGE",
-    "Directory",
     "File",
-    "Tar",
     "Tree",
-    "Zip",
-    "archives",
-    "glance",
+    "first_archive",
+    "first_names",
     "names",
+    "open_directory",
     "open_tree",
     "printable",
+    "reading",
     "suffix_of",
 ]
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
-_GLANCE = 100
+_FIRST = 100  # names that are enough to recognise a data set
 
-# What zipfile and tarfile raise on files that are not what they claim.
-DAMAGE = (
+# What zipfile, tarfile and gzip raise on damaged files.
+_DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OSError, ValueError, NotImplementedError, RuntimeError, OverflowError),
 )
@@ -64,66 +62,100 @@ class File:
     """A file of a tree.
 
     Args:
-        path: Where it is below the root, with ``/`` between the parts.
-        size: Its length in bytes.
-        handle: What the tree opens it by.
+        path: Path below the root, with ``/`` between the folders.
+        nbytes: Length in bytes.
+        handle: What the tree opens the file by.
+        offset: Position in the archive.
     """
 
     path: str
-    size: int
+    nbytes: int
     handle: Any
+    offset: int = 0
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """The path's components, the name of the file last."""
+    def steps(self) -> tuple[str, ...]:
+        """The folders of the path, and the name."""
         return tuple(self.path.split("/"))
 
     @property
-    def suffix(self) -> str:
-        """See :func:`suffix_of`."""
-        return suffix_of(self.path)
+    def name(self) -> str:
+        """The name without its folders."""
+        return self.path.rpartition("/")[2]
 
 
-class Tree(ABC):
-    """The files below one root, in the order of their paths.
+@dataclass(frozen=True)
+class Tree:
+    """The files below one root.
 
     Args:
         root: The directory or archive.
-        wanted: Which files to list, by suffix (see :attr:`File.suffix`); all by default.
+        files: Its files, in the order of their paths.
+        refused: Files that cannot be used, as (path, reason).
+        open_handle: Opens a file by its handle.
+        is_archive: Whether it is an archive. Its files must be read by one thread, one after the other.
+        close: Closes the archive.
     """
 
-    # Whether one thread has to read the files one after the other, in the order of `in_storage_order`.
-    sequential: bool
+    root: Path
+    files: tuple[File, ...]
+    refused: tuple[tuple[str, str], ...]
+    open_handle: Callable[[Any], IO[bytes] | None]
+    is_archive: bool = False
+    close: Callable[[], None] = lambda: None
 
-    def __init__(self, root: Path, wanted: Callable[[str], bool] = lambda suffix: True) -> None:
-        self.root = root
-        self.files: tuple[File, ...] = ()
-        self.refused: tuple[tuple[str, str], ...] = ()
-        self._wanted = wanted
-
-    @abstractmethod
     def open(self, file: File) -> IO[bytes]:
-        """Open one of :attr:`files`."""
+        """Open one of :attr:`files`; of a directory, in any thread.
+
+        Raises:
+            OSError: If the file cannot be opened.
+        """
+        stream = self.open_handle(file.handle)
+        assert stream is not None  # tarfile gives none for folders and the like, which are not listed
+        return stream
+
+    def read(self, file: File) -> bytes:
+        """The bytes of one file, at most as many as its listed length.
+
+        Raises:
+            OSError: If a file of a directory cannot be read.
+            DataError: If the archive is damaged there.
+        """
+        with reading(str(self.root)) if self.is_archive else nullcontext(), self.open(file) as stream:
+            return stream.read(file.nbytes)
 
     def in_storage_order(self, files: Iterable[File]) -> list[File]:
         """``files`` in the order in which they are read fastest."""
-        return list(files)
+        return sorted(files, key=lambda file: file.offset)
 
-    def close(self) -> None:  # noqa: B027 (a directory holds nothing open)
-        """Let go of the root."""
+    def full_path(self, file: File) -> str:
+        """The path of a file including that of the tree, for messages."""
+        return printable(str(self.root / file.path))
 
-    def read(self, file: File) -> bytes:
-        """The bytes of one file, never more than its listed size.
+    def find(
+        self, required: Collection[str], optional: Collection[str] = (), *, spec: str, hint: str = ""
+    ) -> dict[str, File]:
+        """Files by name, in any folder of the tree.
+
+        Args:
+            required: Names of files that must be there.
+            optional: Names of files that may be missing.
+            spec: The data spec, for the message.
+            hint: What the message about missing files says at its end.
 
         Raises:
-            OSError: If it cannot be read.
+            DataError: If a required file is missing, or a name is there twice.
         """
-        with self.open(file) as stream:
-            return stream.read(file.size)
-
-    def _keep(self, files: Iterable[File], refused: Iterable[tuple[str, str]]) -> None:
-        self.files = tuple(sorted(files, key=lambda file: file.parts))
-        self.refused = tuple(sorted(refused))
+        found: dict[str, File] = {}
+        for file in self.files:
+            if file.name in found:
+                raise DataError(f"{spec}: {file.name} is here twice, in {found[file.name].path} and {file.path}")
+            if file.name in required or file.name in optional:
+                found[file.name] = file
+        missing = [name for name in required if name not in found]
+        if missing:
+            raise DataError(f"{spec}: no {', '.join(missing)} here{hint}")
+        return found
 
     def __enter__(self) -> Tree:
         return self
@@ -132,278 +164,226 @@ class Tree(ABC):
         self.close()
 
 
-class Directory(Tree):
-    """A directory on disk, with the folders below it unless ``deep`` is false."""
+def open_tree(path: Path, suffixes: Container[str] | None = None) -> Tree:
+    """List the files below ``path``, a directory or an archive.
 
-    sequential = False
+    Args:
+        path: The root. The kind of an archive is read from its content.
+        suffixes: Suffixes of the files to list (see :func:`suffix_of`); by default all files.
 
-    def __init__(self, root: Path, wanted: Callable[[str], bool] = lambda suffix: True, *, deep: bool = True) -> None:
-        super().__init__(root, wanted)
-        files: list[File] = []
-        refused: list[tuple[str, str]] = []
-        seen: set[tuple[int, int]] = set()
-        # Real folders before linked ones: whatever is linked keeps its own name where it has one in the tree.
-        pending, linked = [(str(root), "")], list[tuple[str, str]]()
-        while pending or linked:
-            if not pending:
-                linked.sort(reverse=True)
-                pending.append(linked.pop())
-            folder, prefix = pending.pop()
-            try:
-                status = os.stat(folder)
-                if (status.st_dev, status.st_ino) in seen:
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-                entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
-            except OSError as error:
-                refused.append((prefix or ".", error.strerror or str(error)))
-                continue
-            for entry in entries:
-                path = prefix + entry.name
-                if _ignored(entry.name):
-                    continue
-                if _is_folder(entry):
-                    if deep:
-                        (linked if entry.is_symlink() else pending).append((entry.path, f"{path}/"))
-                    continue
-                if not wanted(suffix_of(path)):
-                    continue
-                try:
-                    status = entry.stat()
-                except OSError as error:
-                    refused.append((path, error.strerror or str(error)))
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    files.append(File(path, status.st_size, entry.path))
-                else:
-                    refused.append((path, "not a regular file"))
-        self._keep(files, refused)
-
-    def open(self, file: File) -> IO[bytes]:
-        """Open one of :attr:`files`; any thread may."""
-        return open(file.handle, "rb")
+    Raises:
+        DataError: If it is neither, or is damaged.
+    """
+    if path.is_dir():
+        return open_directory(path, suffixes)
+    with reading(str(path)):
+        if zipfile.is_zipfile(path):
+            archive = zipfile.ZipFile(path)
+            return _list_archive(path, archive, _zip_members(archive), archive.open, suffixes)
+        if path.is_file() and tarfile.is_tarfile(path):
+            tar = tarfile.open(path, tarinfo=_TarMember)  # noqa: SIM115 (closed by Tree.close)
+            return _list_archive(path, tar, _tar_members(tar), tar.extractfile, suffixes)
+    if path.name.lower().endswith(ARCHIVE_SUFFIXES):
+        raise DataError(f"{path} has the name of an archive but is not one, or is damaged; is the file complete?")
+    raise DataError(f"{path} is neither a directory nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)")
 
 
-class _Archive(Tree):
-    """What zip and tar have in common: members by name, of which those that matter are listed."""
+def open_directory(root: Path, suffixes: Container[str] | None = None, *, deep: bool = True) -> Tree:
+    """List the files of a directory.
 
-    sequential = True
-
-    @abstractmethod
-    def _members(self) -> Iterator[tuple[str, int, Any, str | None]]:
-        """(name, size, handle, why it is refused) of each member that is no folder."""
-
-    def _list(self) -> None:
+    Args:
+        root: The directory. If it does not exist, there are no files.
+        suffixes: As in :func:`open_tree`.
+        deep: Whether the folders below it are listed too.
+    """
+    files: list[File] = []
+    refused: list[tuple[str, str]] = []
+    for path, entry in _entries(root, deep, refused):
+        if suffixes is not None and suffix_of(path) not in suffixes:
+            continue
         try:
-            self._list_members()
-        except BaseException:
-            self.close()
-            raise
+            status = entry.stat()
+        except OSError as error:
+            refused.append((path, error.strerror or str(error)))
+            continue
+        if stat.S_ISREG(status.st_mode):
+            files.append(File(path, status.st_size, entry.path))
+        else:
+            refused.append((path, "not a regular file"))
+    return Tree(root, _in_order(files), tuple(sorted(refused)), lambda path: open(path, "rb"))
 
-    def _list_members(self) -> None:
-        files: dict[str, File] = {}
-        refused: dict[str, str] = {}
-        for name, size, handle, reason in self._members():
-            parts = [part for part in name.split("/") if part not in ("", ".")]
-            if not parts or any(_ignored(part) for part in parts if part != ".."):
+
+def _entries(root: Path, deep: bool, refused: list[tuple[str, str]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything that is not a folder, with its path below the root; appends unreadable folders to ``refused``.
+
+    Linked folders come last, so that a folder that is linked to and lies in the tree keeps its own name.
+    """
+    seen: set[tuple[int, int]] = set()
+    folders, links = [(str(root), "")], list[tuple[str, str]]()
+    while folders or links:
+        folder, prefix = folders.pop() if folders else heapq.heappop(links)
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
                 continue
-            path = "/".join(parts)
-            file = File(path, size, handle)
-            if not self._wanted(file.suffix):
+            seen.add((status.st_dev, status.st_ino))
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            refused.append((prefix or ".", error.strerror or str(error)))
+            continue
+        for entry in entries:
+            if _is_ignored(entry.name):
                 continue
-            if ".." in parts or name.startswith("/"):
-                reason = "its name would leave the archive"
+            if not _is_folder(entry):
+                yield prefix + entry.name, entry
+            elif deep and entry.is_symlink():
+                heapq.heappush(links, (entry.path, f"{prefix}{entry.name}/"))
+            elif deep:
+                folders.append((entry.path, f"{prefix}{entry.name}/"))
+
+
+def _list_archive(
+    root: Path,
+    archive: zipfile.ZipFile | tarfile.TarFile,
+    members: Iterable[tuple[File, str | None]],
+    open_handle: Callable[[Any], IO[bytes] | None],
+    suffixes: Container[str] | None,
+) -> Tree:
+    """The tree of an archive; ``members`` gives each file and the reason why it is refused, if there is one."""
+    files: dict[str, File] = {}
+    refused: dict[str, str] = {}
+    try:
+        for file, reason in members:
+            steps = [step for step in file.steps if step not in ("", ".")]
+            path = "/".join(steps)
+            unwanted = suffixes is not None and suffix_of(path) not in suffixes
+            if not steps or unwanted or any(_is_ignored(step) for step in steps if step != ".."):
+                continue
+            if ".." in steps or file.path.startswith("/"):
+                reason = "its name leads out of the archive"
             files.pop(path, None)
             refused.pop(path, None)
             if reason is None:
-                files[path] = file
+                files[path] = replace(file, path=path)
             else:
                 refused[path] = reason
-        self._keep(files.values(), refused.items())
-
-    def read(self, file: File) -> bytes:
-        """The bytes of one file, never more than its listed size.
-
-        Raises:
-            DataError: If the archive is damaged there.
-        """
-        with _reporting(self.root):
-            return super().read(file)
+    except BaseException:
+        archive.close()
+        raise
+    return Tree(root, _in_order(files.values()), tuple(sorted(refused.items())), open_handle, True, archive.close)
 
 
-class Zip(_Archive):
-    """A zip archive."""
-
-    def __init__(self, root: Path, wanted: Callable[[str], bool] = lambda suffix: True) -> None:
-        super().__init__(root, wanted)
-        with _reporting(root):
-            self._zip = zipfile.ZipFile(root)
-            self._list()
-
-    def _members(self) -> Iterator[tuple[str, int, Any, str | None]]:
-        for info in self._zip.infolist():
-            if info.is_dir():
-                continue
-            reason = None
-            if info.flag_bits & 1:
-                reason = "encrypted"
-            elif stat.S_ISLNK(info.external_attr >> 16):
-                reason = "a link in an archive"
-            yield info.filename.replace("\\", "/"), info.file_size, info, reason
-
-    def open(self, file: File) -> IO[bytes]:
-        """Open one of :attr:`files`."""
-        return self._zip.open(file.handle)
-
-    def in_storage_order(self, files: Iterable[File]) -> list[File]:
-        """``files`` by where they begin in the archive."""
-        return sorted(files, key=lambda file: file.handle.header_offset)
-
-    def close(self) -> None:
-        """Close the archive."""
-        self._zip.close()
+def _in_order(files: Iterable[File]) -> tuple[File, ...]:
+    return tuple(sorted(files, key=lambda file: file.steps))
 
 
-class _Member(tarfile.TarInfo):
-    """A member that must be followed by another, or by the archive's end marker.
+def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[File, str | None]]:
+    for info in archive.infolist():
+        if info.is_dir():
+            continue
+        reason = None
+        if info.flag_bits & 1:
+            reason = "encrypted"
+        elif stat.S_ISLNK(info.external_attr >> 16):
+            reason = "a link in an archive"
+        yield File(info.filename.replace("\\", "/"), info.file_size, info, info.header_offset), reason
 
-    tarfile takes whatever it cannot read for the end, and so a cut archive for a whole one.
+
+def _tar_members(archive: tarfile.TarFile) -> Iterator[tuple[File, str | None]]:
+    for info in archive:
+        if not info.isdir():
+            regular = info.isreg() and not info.issparse()
+            reason = None if regular else "a link or special file in an archive"
+            yield File(info.name, info.size, info, info.offset), reason
+
+
+class _TarMember(tarfile.TarInfo):
+    """A member that must be followed by another member or by the end marker of the archive.
+
+    tarfile itself takes everything that it cannot read for the end, so it would accept an archive that is cut off.
     """
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
-        """The next member; the marker still ends the archive."""
+        """The next member; at the end marker, the error by which tarfile ends."""
         try:
             return super().fromtarfile(tarfile)
         except (EmptyHeaderError, TruncatedHeaderError, InvalidHeaderError) as error:
-            raise ReadError(f"no end marker ({error})") from error
-
-
-class Tar(_Archive):
-    """A tar archive, plain or compressed. A compressed one is unpacked twice, to list it and to read it."""
-
-    def __init__(self, root: Path, wanted: Callable[[str], bool] = lambda suffix: True) -> None:
-        super().__init__(root, wanted)
-        with _reporting(root):
-            self._tar = tarfile.open(root, tarinfo=_Member)  # noqa: SIM115 (closed by close)
-            self._list()
-
-    def _members(self) -> Iterator[tuple[str, int, Any, str | None]]:
-        for info in self._tar:
-            if info.isdir():
-                continue
-            plain = info.isreg() and not info.issparse()
-            yield info.name, info.size, info, None if plain else "a link or special file in an archive"
-
-    def open(self, file: File) -> IO[bytes]:
-        """Open one of :attr:`files`."""
-        stream = self._tar.extractfile(file.handle)
-        assert stream is not None  # only regular members are listed
-        return stream
-
-    def in_storage_order(self, files: Iterable[File]) -> list[File]:
-        """``files`` by where they begin in the archive."""
-        return sorted(files, key=lambda file: file.handle.offset)
-
-    def close(self) -> None:
-        """Close the archive."""
-        self._tar.close()
-
-
-def open_tree(path: Path, wanted: Callable[[str], bool] = lambda suffix: True) -> Tree:
-    """List the files below ``path``, a directory or an archive.
-
-    Args:
-        path: The root; what kind of archive it is is read from its content.
-        wanted: Which files to list, by suffix (see :attr:`File.suffix`).
-
-    Raises:
-        DataError: If it is neither, or is damaged.
-    """
-    if path.is_dir():
-        return Directory(path, wanted)
-    with _reporting(path):
-        if zipfile.is_zipfile(path):
-            return Zip(path, wanted)
-        if path.is_file() and tarfile.is_tarfile(path):
-            return Tar(path, wanted)
-    if path.name.lower().endswith(ARCHIVE_SUFFIXES):
-        raise DataError(f"{path} is named as an archive but is none, or is damaged: is it complete?")
-    raise DataError(f"{path} is neither a directory nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)")
+            raise ReadError(f"it has no end marker ({error}); is the file complete?") from error
 
 
 def names(path: Path) -> Iterator[str]:
-    """The names of all files in an archive or below a directory, unchecked and as they come, for a first look.
+    """The names of all files in an archive or below a directory, in any order, also of files that cannot be used.
 
     Raises:
         DataError: If it is neither, or is damaged.
     """
-    if path.is_dir():
-        yield from (file.path for file in Directory(path).files)
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as members:
-            yield from members.namelist()
-    elif not path.is_file() or not tarfile.is_tarfile(path):
-        open_tree(path)  # which says what is wrong
+    if path.is_file() and not zipfile.is_zipfile(path) and tarfile.is_tarfile(path):
+        with reading(str(path)), tarfile.open(path) as tar:
+            yield from (member.name for member in tar)  # not sorted, so that the first names are found quickly
     else:
-        with _reporting(path), tarfile.open(path) as tar:
-            yield from (member.name for member in tar)
+        with open_tree(path) as tree:
+            yield from (file.path for file in tree.files)
+            yield from (refused for refused, _ in tree.refused)
 
 
-def archives(folder: Path) -> list[Path]:
-    """The archives that lie in a directory, by their names."""
-    return sorted(child for child in _children(folder) if child.name.lower().endswith(ARCHIVE_SUFFIXES))
+def first_names(path: Path) -> set[str]:
+    """Some names of files and folders: in a directory and its folders, or at the beginning of an archive.
 
-
-def glance(path: Path) -> set[str]:
-    """Names of some files and folders: in a directory and in each folder of it, or those that an archive begins with.
-
-    Empty for a file that is no archive, and for an archive that cannot be read.
+    Empty for other files, and for an archive that cannot be read.
     """
     if path.is_dir():
-        folders = [path, *sorted(child for child in _children(path) if child.is_dir())]
-        return {child.name for folder in folders for child in islice(_children(folder), _GLANCE)}
+        folders = [path, *(child for child in path.glob("*") if child.is_dir())]
+        return {child.name for folder in folders for child in islice(folder.glob("*"), _FIRST)}
     try:
-        return {part for name in islice(names(path), _GLANCE) for part in name.split("/")}
-    except DAMAGE:
+        return {step for name in islice(names(path), _FIRST) for step in name.split("/")}
+    except _DAMAGE:
         return set()
 
 
+def first_archive(folder: Path) -> Path | None:
+    """The first archive in a directory, by name."""
+    return min((child for child in folder.glob("*") if child.name.lower().endswith(ARCHIVE_SUFFIXES)), default=None)
+
+
 def suffix_of(name: str) -> str:
-    """What follows the last dot of a file's name, with the dot, in lower case; empty without one."""
+    """The last dot of a file's name and what follows it, in lower case; empty without a dot."""
     return os.path.splitext(name)[1].lower()
 
 
 def printable(path: str) -> str:
-    """``path`` as it can be shown on one line, whatever bytes and control characters its name has."""
+    """``path`` on one line, with escapes for control characters and undecodable bytes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in path)
 
 
 @contextmanager
-def _reporting(root: Path) -> Iterator[None]:
-    """Turn what zipfile and tarfile raise on a damaged archive into one line."""
+def reading(name: str, errors: tuple[type[Exception], ...] = _DAMAGE) -> Iterator[None]:
+    """Turn the errors of a damaged file into a DataError of one line.
+
+    Args:
+        name: Name of the file, for the message.
+        errors: What a damaged file raises.
+
+    Raises:
+        DataError: If one of ``errors`` is raised.
+    """
     try:
         yield
     except DataError:
         raise
-    except DAMAGE as error:
+    except EOFError:
+        raise DataError(f"{name}: cut off within its compressed data; is the file complete?") from None
+    except errors as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise DataError(f"{root} cannot be read as an archive: {reason}; is it complete?") from error
-
-
-def _children(folder: Path) -> Iterator[Path]:
-    try:
-        yield from folder.iterdir()
-    except OSError:
-        return
+        raise DataError(f"{name} cannot be read: {printable(reason[:200])}") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, or to where one may not look
+    except OSError:  # a link to itself, or to a place without permission
         return False
 
 
-def _ignored(name: str) -> bool:
+def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
