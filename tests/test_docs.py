@@ -159,16 +159,21 @@ def resolved(name: str) -> object:
     raise AssertionError(f"nothing is called {name}")
 
 
-def rows(page: Path) -> list[list[str]]:
-    lines = page.read_text("utf-8").splitlines()
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table row in Markdown text, without rules and the header of the paper's table."""
+    lines = text.splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return [row for row in cells if row[0] and set(row[0]) != {"-"} and row[0] != "in the paper"]
 
 
+def paper_to_code() -> list[list[str]]:
+    """The rows of the first table of the page, which names Python and commands for each place in the paper."""
+    return rows((DOCS / "paper.md").read_text("utf-8").partition("\n## Readings of the paper\n")[0])
+
+
 def test_paper_to_code_resolves() -> None:
-    table = rows(DOCS / "paper.md")
     known: Any = get_command(app)
-    for _, symbols, line in table:
+    for _, symbols, line in paper_to_code():
         for name in re.findall(r"`([^`]+)`", symbols):
             assert resolved(name) is not None, name
         for command, *options in (shlex.split(found) for found in re.findall(r"`halikit ([^`]+)`", line)):
@@ -177,7 +182,7 @@ def test_paper_to_code_resolves() -> None:
 
 
 def test_paper_to_code_is_complete() -> None:
-    places = " ".join(row[0] for row in rows(DOCS / "paper.md"))
+    places = " ".join(row[0] for row in paper_to_code())
     numbers = {kind: set() for kind in ("Eq", "Table", "Fig", "Algorithm", "Proposition", "Lemma")}
     for kind, listed in re.findall(r"(Eq|Table|Fig|Algorithm|Proposition|Lemma)s?\.? ((?:\d+(?:, | and )?)+)", places):
         numbers[kind] |= {int(number) for number in re.findall(r"\d+", listed)}
@@ -195,7 +200,7 @@ def test_troubleshooting_quotes_messages_that_exist() -> None:
     """Every piece of a quoted message between its ``…`` stands in the source, line breaks and f-strings aside."""
     source = "".join(path.read_text("utf-8") for path in sorted((ROOT / "halikit").rglob("*.py")))
     source = re.sub(r'"\s*\n?\s*(?:\+ )?f?"', "", source)
-    for message, _ in rows(DOCS / "troubleshooting.md"):
+    for message, _ in rows((DOCS / "troubleshooting.md").read_text("utf-8")):
         for piece in message.strip("`").split("…"):
             words = piece.strip(" ,;:`.'()")
             assert words in source or words == "SIGTERM at step", words
@@ -203,12 +208,13 @@ def test_troubleshooting_quotes_messages_that_exist() -> None:
 
 def test_reference_names_everything_public() -> None:
     text = (DOCS / "reference.md").read_text("utf-8")
-    named = set(re.findall(r"^::: halikit\.(\w+)$", text, re.M))
+    named = set(re.findall(r"^::: halikit\.(\w+)$", text.partition("\n## Modules\n")[0], re.M))
     assert named == {name for name in hk.__all__ if name not in ("__version__", "data", "presets")}
 
 
-def test_modules_page_names_modules_that_exist() -> None:
-    names = re.findall(r"^::: (\S+)$", (DOCS / "modules.md").read_text("utf-8"), re.M)
+def test_reference_names_modules_that_exist() -> None:
+    modules = (DOCS / "reference.md").read_text("utf-8").partition("\n## Modules\n")[2]
+    names = re.findall(r"^::: (\S+)$", modules, re.M)
     assert len(names) > 10
     for name in names:
         importlib.import_module(name)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "halikit"
-DOCUMENTED = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "modules.md").read_text("utf-8"), re.M)
+REFERENCE = (ROOT / "docs" / "reference.md").read_text("utf-8")
+DOCUMENTED = re.findall(r"^::: (\S+)$", REFERENCE.partition("\n## Modules\n")[2], re.M)
 Function = ast.FunctionDef
 
 

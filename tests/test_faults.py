@@ -1,4 +1,4 @@
-"""Faults that really happen: processes killed, disks full, memory short. The table in docs/reliability.md is theirs."""
+"""Faults that really happen: processes killed, disks full, memory short. The table in docs/recovery.md is theirs."""
 
 from __future__ import annotations
 
