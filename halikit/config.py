@@ -58,7 +58,8 @@ class TrainingSettings(Section):
 
     method: Literal["adversarial", "elbo", "supervised"] = Field(
         "adversarial",
-        description="adversarial: the game of Algorithm 1; elbo: the evidence lower bound; supervised: labels alone (Eq. 10)",
+        description="adversarial: the game of Algorithm 1; elbo: the evidence lower bound; "
+        "supervised: labels alone (Eq. 10)",
     )
     steps: Positive = Field(10_000, description="number of steps")
     batch_size: Positive = Field(128, description="images in a step, over all processes")
@@ -133,7 +134,9 @@ class Config(Section):
     def without_effect(self) -> dict[str, str]:
         """The sections that the method does not read."""
         method = self.training.method
-        idle = {} if self.plays else dict.fromkeys(("game", "discriminator"), f"training.method = {method!r} has no game")
+        idle = (
+            {} if self.plays else dict.fromkeys(("game", "discriminator"), f"training.method = {method!r} has no game")
+        )
         return idle | ({"labels": "training.method = 'elbo' uses no labels"} if method == "elbo" else {})
 
     @model_validator(mode="after")
@@ -142,7 +145,9 @@ class Config(Section):
         if method == "supervised" and labels is None:
             raise ValueError("training.method = 'supervised' needs labels, such as labels.number = 100")
         if method == "supervised" and labels and labels.weight != 1:
-            raise ValueError(f"labels.weight = {labels.weight} has no effect here: there is no game to weigh it against")
+            raise ValueError(
+                f"labels.weight = {labels.weight} has no effect here: there is no game to weigh it against"
+            )
         if method == "elbo" and self.training.encoder_noise:
             raise ValueError("training.encoder_noise has no effect here: training.method = 'elbo' has no game")
         if not self.plays and self.optimiser.discriminator_learning_rate:
@@ -152,7 +157,9 @@ class Config(Section):
         if hardware.compile and (not self.plays or hardware.recompute):
             raise ValueError("hardware.compile is for the game, without recompute: the compiler decides that by itself")
         if method == "elbo" and hardware.precision != "32":
-            raise ValueError(f"training.method = 'elbo' sums log-densities: it needs precision '32', not {hardware.precision!r}")
+            raise ValueError(
+                f"training.method = 'elbo' sums log-densities: it needs precision '32', not {hardware.precision!r}"
+            )
         return self
 
     @classmethod
@@ -279,11 +286,12 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 def sections() -> dict[str, type[Section]]:
     """The sections of a config by name."""
-    found = {}
-    for name, field in Config.model_fields.items():
-        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        found |= {name: kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)}
-    return found
+    return {
+        name: kind
+        for name, field in Config.model_fields.items()
+        for kind in (field.annotation, *getattr(field.annotation, "__args__", ()))
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+    }
 
 
 def _names() -> list[str]:

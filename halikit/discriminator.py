@@ -145,7 +145,9 @@ class PlainDiscriminator(Discriminator):
         logits: Tensor = self.module(states)
         n = len(states[self.spaces[0].name])
         if logits.shape not in ((n,), (n, 1)):
-            raise ValueError(f"a discriminator gives logits (n,); {type(self.module).__name__} gives {tuple(logits.shape)}")
+            raise ValueError(
+                f"a discriminator gives logits (n,); {type(self.module).__name__} gives {tuple(logits.shape)}"
+            )
         return logits.reshape(n)
 
 

@@ -897,7 +897,10 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, single_pass, monkeypa
 
 @pytest.mark.parametrize(
     "changes",
-    [{"sleep_weights": 0.5}, {"sleep_weights": (0.3, 1.0), "discriminator_steps": 2, "encoder_noise": 0.1, "accumulate": 2}],
+    [
+        {"sleep_weights": 0.5},
+        {"sleep_weights": (0.3, 1.0), "discriminator_steps": 2, "encoder_noise": 0.1, "accumulate": 2},
+    ],
     ids=["one weight", "two, in rounds, under noise, in parts"],
 )
 def test_a_resumed_run_is_the_undisturbed_one(changes, tmp_path):

@@ -95,7 +95,9 @@ ALL = {"gradient_penalty": 0.1, "encoder_noise": 0.1, "compile": "default"}
 
 @shapes
 @pytest.mark.parametrize(
-    "options", [{}, {"objective": "least_squares"}, {"accumulate": 2}, {"discriminator_steps": 2}], ids=["one", "two", "parts", "d"]
+    "options",
+    [{}, {"objective": "least_squares"}, {"accumulate": 2}, {"discriminator_steps": 2}],
+    ids=["one", "two", "parts", "d"],
 )
 @pytest.mark.usefixtures("traced")
 def test_captured_steps_are_the_eager_ones(shape: tuple[int, ...], options: dict[str, object]) -> None:

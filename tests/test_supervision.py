@@ -339,7 +339,12 @@ def test_a_graph_of_latents_spreads_the_labels_further_than_their_network_does()
 
 def test_the_graph_is_part_of_a_run_and_changes_it_once_it_has_spread(tmp_path: Path) -> None:
     def trained(name: str, **changes: object) -> dict[str, torch.Tensor]:
-        options = {"consistency_weight": 1.0, "pseudo_label_threshold": 0.0, "checkpoint_every": 10, "sleep_weights": 0.0}
+        options = {
+            "consistency_weight": 1.0,
+            "pseudo_label_threshold": 0.0,
+            "checkpoint_every": 10,
+            "sleep_weights": 0.0,
+        }
         model = small(levels=1, **options, **changes)
         hk.Trainer(model, "digits", out=tmp_path / name).fit()
         paths = {"first": "step-0000010", "last": "step-0000020"}
@@ -360,7 +365,10 @@ def test_the_graph_is_part_of_a_run_and_changes_it_once_it_has_spread(tmp_path: 
 
 def test_what_propagation_needs_is_refused_in_words() -> None:
     with pytest.raises(ConfigError, match="consistency_graph has nothing to spread"):
-        override(Config(), {"labels.number": 10, "propagation_neighbours": 5, "consistency_weight": 1.0, "propagate_every": 50})
+        override(
+            Config(),
+            {"labels.number": 10, "propagation_neighbours": 5, "consistency_weight": 1.0, "propagate_every": 50},
+        )
     with pytest.raises(ConfigError, match="consistency_graph = 50 has no effect here: consistency is 0"):
         override(Config(), {"labels.number": 10, "propagate_every": 50})
     with pytest.raises(ConfigError, match="propagation = 5 has no effect here: there are no labels"):

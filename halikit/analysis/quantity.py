@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
-__all__ = ["Kind", "Quantity"]
+__all__ = ["Kind", "Quantity", "without_nan"]
 
 Kind = Literal["exact", "estimate", "lower bound", "upper bound"]
 
@@ -48,3 +50,8 @@ class Quantity:
         unit = f" {self.unit}" if self.unit else ""
         count = "" if self.count is None else f", n = {self.count:,}"
         return f"{self.value:.4g}{error}{unit} ({self.kind}{count})"
+
+
+def without_nan(values: Iterable[float]) -> list[float | None]:
+    """Numbers as JSON takes them: ``None`` in place of NaN."""
+    return [None if math.isnan(value) else value for value in values]

@@ -159,9 +159,7 @@ class Distances(NamedTuple):
 
 
 @torch.no_grad()
-def distances(
-    hierarchy: Hierarchy, discriminator: Discriminator | None, x: Tensor
-) -> Distances:
+def distances(hierarchy: Hierarchy, discriminator: Discriminator | None, x: Tensor) -> Distances:
     """Both distances of Fig. 3 between data and their reconstructions along the means.
 
     The cost is that of encoding ``L + 1``, decoding ``L`` and judging ``L + 1`` batches like ``x``.
@@ -182,9 +180,7 @@ def distances(
 
 
 @torch.no_grad()
-def embedded_distance(
-    hierarchy: Hierarchy, discriminator: Discriminator, u: Tensor, v: Tensor
-) -> Tensor:
+def embedded_distance(hierarchy: Hierarchy, discriminator: Discriminator, u: Tensor, v: Tensor) -> Tensor:
     """``d_c(u, v) = ‖D̄(u, û_1 … û_L) − D̄(v, v̂_1 … v̂_L)‖₂`` (Eq. 8), the hats being encodings along the means.
 
     Args:

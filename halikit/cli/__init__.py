@@ -10,28 +10,25 @@ import warnings
 
 import typer
 
-from halikit.cli import (
-    benchmark,
-    common,
-    data,
-    encode,
-    evaluate,
-    explore,
-    export,
-    innovate,
-    inpaint,
-    inspect,
-    interpolate,
-    neighbours,
-    presets,
-    propositions,
-    reconstruct,
-    report,
-    sample,
-    share,
-    train,
-    traverse,
-)
+from halikit.cli import common, data, evaluate
+from halikit.cli.benchmark import benchmark
+from halikit.cli.encode import encode
+from halikit.cli.explore import explore
+from halikit.cli.export import export
+from halikit.cli.innovate import innovate
+from halikit.cli.inpaint import inpaint
+from halikit.cli.inspect import inspect
+from halikit.cli.interpolate import interpolate
+from halikit.cli.neighbours import neighbours
+from halikit.cli.presets import presets
+from halikit.cli.propositions import propositions
+from halikit.cli.reconstruct import reconstruct
+from halikit.cli.report import report
+from halikit.cli.run_command import run_command
+from halikit.cli.sample import sample
+from halikit.cli.share import pull, push
+from halikit.cli.train import train
+from halikit.cli.traverse import traverse
 from halikit.errors import HalikitError
 
 __all__ = ["app", "main"]
@@ -49,34 +46,24 @@ app = typer.Typer(
 @app.callback()
 def options(
     debug: bool = typer.Option(False, "--debug", help="Show a traceback when something goes wrong."),
-    quiet: bool = typer.Option(False, "--quiet", help="Print results and complaints only: no plan, no progress."),
+    quiet: bool = typer.Option(False, "--quiet", help="Print results, warnings and errors only: no plan, no progress."),
     verbose: bool = typer.Option(False, "--verbose", help="Print the warnings of libraries as well."),
 ) -> None:
     """Train and use hierarchies of latent variables by adversarially learned inference."""
 
 
-for _module in (
-    train,
-    sample,
-    reconstruct,
-    inpaint,
-    traverse,
-    innovate,
-    interpolate,
-    neighbours,
-    encode,
-    evaluate,
-    export,
-    report,
-    explore,
-    inspect,
-    presets,
-    propositions,
-    benchmark,
-    data,
-    share,
-):
-    _module.register(app)
+_USE, _LOOK = "Use a model", "Look"
+app.command(rich_help_panel="Train")(train)
+for _function in (sample, reconstruct, inpaint, traverse, innovate, interpolate, neighbours):
+    app.command(rich_help_panel=_USE)(run_command(_function))
+app.add_typer(evaluate.app, name="evaluate", rich_help_panel=_USE)
+for _command in (encode, export):
+    app.command(rich_help_panel=_USE)(_command)
+for _command in (report, explore, inspect, presets, propositions, benchmark):
+    app.command(rich_help_panel=_LOOK)(_command)
+app.add_typer(data.app, name="data", rich_help_panel=_LOOK)
+for _command in (push, pull):
+    app.command(rich_help_panel="Share")(_command)
 
 
 _ANYWHERE = ("--debug", "--quiet", "--verbose")
@@ -89,27 +76,27 @@ def main() -> None:
     130 and 143 interrupted.
     """
     _make_printable()
-    # Wherever they stand: the advice to add --debug comes after a failed command.
+    # Anywhere on the line, because one adds --debug to a command that has failed.
     debug, quiet, verbose = (option in sys.argv for option in _ANYWHERE)
     sys.argv = [argument for argument in sys.argv if argument not in _ANYWHERE]
     common.hush(quiet)
     if not verbose and not sys.warnoptions:
-        # Behind the filters that are there, so that those of a test go first.
+        # After existing filters, so that those of a test come first.
         warnings.filterwarnings("ignore", append=True)
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
         message = error.format_message()
-        # Without arguments the help has been printed, and there is nothing to complain of.
-        code = _complain(f"{message}\nsee: {_typed(error)} --help", error.exit_code) if message else error.exit_code
+        # Without arguments the help has been printed, which is no error.
+        code = _print_error(f"{message}\nsee: {_typed(error)} --help", error.exit_code) if message else error.exit_code
     except HalikitError as error:
         if debug:
             raise
-        code = _complain(str(error), error.exit_code)
+        code = _print_error(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        code = _complain("interrupted", 130)
+        code = _print_error("interrupted", 130)
     except BrokenPipeError:
-        # Whoever read our output has left; Python must not complain again when it flushes.
+        # The reader of our output has closed it; Python must not raise again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
@@ -117,9 +104,9 @@ def main() -> None:
             raise
         shortage = _shortage(error)
         code = (
-            _complain(shortage, 4)
+            _print_error(shortage, 4)
             if shortage
-            else _complain(
+            else _print_error(
                 f"this is a bug in halikit: {type(error).__name__}: {error}\nrun again as: halikit --debug …", 1
             )
         )
@@ -127,13 +114,13 @@ def main() -> None:
 
 
 def _typed(error: typer.TyperException) -> str:
-    """The command that was used badly, as one types it."""
+    """The command that was misused, as one types it."""
     context = getattr(error, "ctx", None)
     return "halikit" + (context.command_path.removeprefix(context.find_root().command_path) if context else "")
 
 
 def _make_printable() -> None:
-    """Let output go nowhere where it is closed, and write ``?`` for what the locale cannot."""
+    """Drop output where a stream is closed, and write ``?`` for characters that the locale does not have."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -143,7 +130,7 @@ def _make_printable() -> None:
 
 
 def _shortage(error: Exception) -> str | None:
-    """What ran out, if that is what an error is about; torch's are recognised without importing it."""
+    """The resource that ran out, if that is the cause of an error; torch's errors are recognised without importing it."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left on the disk: {error.filename or error}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
@@ -151,6 +138,6 @@ def _shortage(error: Exception) -> str | None:
     return None
 
 
-def _complain(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
     print(f"halikit: {common.printable(message)}", file=sys.stderr)
     return code

@@ -33,6 +33,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[str, typer.Option(help="averaged or raw.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
+
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Go on without a reader: what a command writes to files matters more than what it says."""

@@ -23,14 +23,10 @@ Strict = Annotated[bool, typer.Option("--strict", help="Refuse every file that c
 _SHOWN = 12  # skipped files, classes or attributes
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    group = typer.Typer(help="Describe data sets, and pack them.", no_args_is_help=True, rich_markup_mode="rich")
-    group.command()(info)
-    group.command()(pack)
-    app.add_typer(group, name="data", rich_help_panel="Look")
+app = typer.Typer(help="Look at data sets, and pack them.", no_args_is_help=True, rich_markup_mode="rich")
 
 
+@app.command()
 def info(
     spec: Spec,
     size: Size = None,
@@ -64,6 +60,7 @@ def info(
         common.report_path(out)
 
 
+@app.command()
 def pack(
     spec: Spec,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.", show_default=False)],

@@ -57,6 +57,7 @@ def encode(
     from halikit.analysis.features import write_features
     from halikit.analysis.inference import Mode
     from halikit.errors import InputError
+    from halikit.runs.run import Result
 
     common.check_writable(out)
     if compile not in (None, *get_args(Mode)):

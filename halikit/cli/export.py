@@ -20,7 +20,9 @@ class ExportFormat(StrEnum):
 
 def export(
     run: common.RunArgument,
-    format: Annotated[ExportFormat, typer.Option(help="onnx, or pt2 as torch.export.load reads it.")] = ExportFormat.ONNX,
+    format: Annotated[
+        ExportFormat, typer.Option(help="onnx, or pt2 as torch.export.load reads it.")
+    ] = ExportFormat.ONNX,
     weights: common.Weights = "averaged",
     out: Annotated[
         Path | None, typer.Option(help="Directory to write to; by default export/ in the run.", show_default=False)

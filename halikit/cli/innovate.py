@@ -83,9 +83,7 @@ class _Edits(NamedTuple):
     values: dict[str, Any]
 
 
-def _of_entries(
-    run: Run, level: int, entries: str | None, number: int, alphas: str | None, n: int
-) -> _Edits:
+def _of_entries(run: Run, level: int, entries: str | None, number: int, alphas: str | None, n: int) -> _Edits:
     """Multiply entries: those given, or those that change the images most."""
     from halikit.analysis.innovation import influence_on_data, scaling
     from halikit.cli.parse import EXAMINED, entries_of, numbers
@@ -104,9 +102,7 @@ def _of_entries(
     return _Edits(x[:n], changes, amounts, lines, {"entries": chosen, "influence": influence.tolist()})
 
 
-def _along_a_direction(
-    run: Run, level: int, towards: str, away: str | None, alphas: str | None, n: int
-) -> _Edits:
+def _along_a_direction(run: Run, level: int, towards: str, away: str | None, alphas: str | None, n: int) -> _Edits:
     """Move held-out images along the difference of the mean latents of two kinds of training data."""
     from halikit.analysis.directions import along, mean_direction
     from halikit.cli.parse import numbers

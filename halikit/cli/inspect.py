@@ -12,40 +12,35 @@ if TYPE_CHECKING:
     from halikit.analysis.summary import Part
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Look")(inspect)
-
-
 def inspect(
     what: Annotated[str, typer.Argument(metavar="RUN|PRESET", help="A run directory or a preset.", show_default=False)],
     as_json: common.Json = False,
 ) -> None:
     """Print every level's spaces, networks, parameters and cost, and the discriminator's wiring.
 
-    Of a run that has diverged, also what is known of it.
+    For a run that has diverged, print what is known about it as well.
 
     Example: halikit inspect digits
     """
     from dataclasses import asdict
-    from pathlib import Path
 
     import torch
 
     from halikit.analysis.summary import summarise
     from halikit.cli.train import chosen_config, with_data_shape
-    from halikit.model import FILE_NAME, build, describe, load
+    from halikit.model import build, describe, load
     from halikit.presets import PRESETS
-    from halikit.runs.run import read_dump
+    from halikit.runs.run import Run
 
-    diverged = read_dump(Path(what))
-    if diverged and not (Path(what) / FILE_NAME).exists():
-        # Training came to no evaluation, so there is no model to look at.
-        _print_dump(diverged, as_json)
+    run = Run(what)
+    diverged = run.divergence()
+    if diverged and not run.model_file.exists():
+        # Training diverged before the first evaluation, so there is no model to look at.
+        _print_divergence(diverged, as_json)
         return
-    if what in PRESETS and not (Path(what) / FILE_NAME).exists():
+    if what in PRESETS and not run.model_file.exists():
         config = with_data_shape(chosen_config(preset=what))
-        # Shapes are all that is asked for.
+        # Only shapes are needed.
         with torch.device("meta"):
             model = build(config)
     else:
@@ -86,10 +81,10 @@ def inspect(
     )
     if diverged:
         out.print()
-        _print_dump(diverged)
+        _print_divergence(diverged)
 
 
-def _print_dump(diverged: dict[str, Any], as_json: bool = False) -> None:
+def _print_divergence(diverged: dict[str, Any], as_json: bool = False) -> None:
     if as_json:
         common.print_json({"diverged": diverged})
         return
@@ -97,7 +92,7 @@ def _print_dump(diverged: dict[str, Any], as_json: bool = False) -> None:
     out.print("diverged")
     for name, value in diverged.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-        # The file may be a stranger's.
+        # The file may come from somebody else.
         out.print(common.printable(f"  {name.replace('_', ' ')}: {text}"), markup=False)
 
 
@@ -130,6 +125,6 @@ def _print_part(group: str, part: Part) -> None:
     table.add_row(*[""] * 8, f"{part.parameters:,}", f"{part.multiply_adds:,}", style="dim")
     out = common.console()
     out.print()
-    # Numbers cut off would be of no use: a narrow terminal has to break the lines.
+    # A narrow terminal breaks the lines: truncated numbers would be of no use.
     out.width = max(out.width, out.measure(table, options=out.options.update(width=1000)).maximum)
     out.print(table)

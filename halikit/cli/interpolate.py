@@ -48,5 +48,7 @@ def interpolate(
     ]
     values = {"levels": levels, "pairs": pairs, "start": start, "positions": positions, "path": path}
     headings = ["x", *(f"{position:.2g}" for position in positions), "x'"]
-    name, title = (f"interpolation-z{level}", f"Interpolation in z{level}") if level else ("interpolation", "Interpolation")
+    name, title = (
+        (f"interpolation-z{level}", f"Interpolation in z{level}") if level else ("interpolation", "Interpolation")
+    )
     return Result(name, title, values, picture=plotting.labelled_rows(rows, headings))

@@ -1,4 +1,4 @@
-"""How a training shows itself: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a training: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from halikit.runs.run import Record
+from halikit.runs.record import Record
 
 __all__ = ["Progress"]
 
 
-# What losses are called here.
+# Short names of the losses.
 _LABELS = {
     "d_loss": "L_d",
     "g_loss": "L_g",
@@ -31,8 +31,8 @@ class Progress:
     """Shows records as they come; use as a context.
 
     Args:
-        console: Where to.
-        total: Steps in all.
+        console: Where to print.
+        total: Number of steps.
 
     Attributes:
         last: The latest record, with the latest errors measured.
@@ -69,7 +69,7 @@ class Progress:
         """Show a record: in the bar, and as a line where held-out data were looked at."""
         self.last = record
         rates = f"{record.steps_per_second:.0f} steps/s, {record.images_per_second:.0f} images/s"
-        losses = " ".join(f"{_LABELS[name]} {value:.3f}" for name, value in record.losses.items())
+        losses = " ".join(f"{_LABELS.get(name, name)} {value:.3f}" for name, value in record.losses.items())
         if record.errors:
             self._errors = "errors " + " ".join(f"{error:.3f}" for error in record.errors)
             self._errors += "  recovered " + " ".join(f"{value:.2f}" for value in record.recovery)

@@ -2,82 +2,84 @@
 
 from __future__ import annotations
 
-import io
 import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import redirect_stdout
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from halikit.cli import common
 
 if TYPE_CHECKING:
-    from halikit.data import DataSet
+    from halikit.runs.run import Result, Run
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Look")(report)
+class _Figure(NamedTuple):
+    """A result for the report: the command that would make it, and the function behind that command."""
+
+    command: list[str]
+    function: Callable[..., Result]
+    options: dict[str, Any]
 
 
 def report(
     run: common.RunArgument,
-    make_all: Annotated[bool, typer.Option("--all", help="Make every figure first; minutes.")] = False,
+    make_all: Annotated[bool, typer.Option("--all", help="Make every figure first; takes minutes.")] = False,
     as_json: common.Json = False,
 ) -> None:
-    """Write report.html: settings, curves, grids, errors per level, and what commands have found, with the commands.
+    """Write report.html: settings, curves, grids, errors per level, and the results of commands on the run.
 
     Example: halikit report runs/digits-l3 --all
     """
     from halikit.runs.report import write_report
 
-    # First, so that what is no run is told before anything is made.
-    path = write_report(common.directory_of(run))
-    made = _make_everything(run) if make_all else []
+    opened = common.open_run(run, device="auto")
+    # First, so that a directory that is not a run is refused before anything is made.
+    path = write_report(opened)
+    made = _make_all(opened) if make_all else []
     if as_json:
         common.print_json({"path": str(path), "made": made})
     else:
         common.report_path(path)
 
 
-def _make_everything(run: Path) -> list[str]:
-    """Run every command that finds something out about a run; returns them as one types them."""
-    from halikit.cli import app
-
-    model, config = common.open_run(run, "averaged", "auto")
-    hierarchy = model.hierarchy
-    commands = list(_commands(len(hierarchy), common.open_data(config, None), hierarchy.spaces[0].is_image))
-    typed = sys.argv
-    try:
-        with common.progress("making figures") as advance:
-            for done, (name, *options) in enumerate(commands):
-                advance(done, len(commands))
-                # As if it had been typed: a finding says what made it.
-                sys.argv = ["halikit", name, str(run), *options]
-                with redirect_stdout(io.StringIO()):
-                    app(sys.argv[1:], standalone_mode=False)
-    finally:
-        sys.argv = typed
-    return [shlex.join([name, str(run), *options]) for name, *options in commands]
+def _make_all(run: Run) -> list[str]:
+    """Make every figure; returns the commands that would make them, as one types them."""
+    figures, made = list(_figures(run)), []
+    with common.progress("making figures") as advance:
+        for done, figure in enumerate(figures):
+            advance(done, len(figures))
+            name, *options = figure.command
+            words = [*name.split(), str(run.given), *options]
+            common.keep(run, figure.function(run, **figure.options), shlex.join(["halikit", *words]))
+            made.append(shlex.join(words))
+    return made
 
 
-def _commands(levels: int, data: DataSet, has_images: bool) -> Iterator[list[str]]:
-    for metric in ("reconstruction", "health", "samples"):
-        yield ["evaluate", "--metric", metric]
-    if data.train.labels is not None and data.held_out.labels is not None:
-        yield ["evaluate"]
-    if not has_images:
+def _figures(run: Run) -> Iterator[_Figure]:
+    from halikit.cli.innovate import innovate
+    from halikit.cli.inpaint import inpaint
+    from halikit.cli.interpolate import interpolate
+    from halikit.cli.neighbours import neighbours
+    from halikit.cli.reconstruct import reconstruct
+    from halikit.cli.sample import sample
+    from halikit.cli.traverse import traverse
+    from halikit.measures.health import health
+    from halikit.measures.labels import labels
+    from halikit.measures.reconstruction import reconstruction
+    from halikit.measures.samples import samples
+
+    for measure in (reconstruction, health, samples):
+        yield _Figure([f"evaluate {measure.__name__}"], measure, {})
+    if run.data.train.labels is not None and run.data.held_out.labels is not None:
+        yield _Figure(["evaluate labels"], labels, {})
+    if not run.hierarchy.spaces[0].is_image:
         return
-    yield ["reconstruct"]
-    yield ["reconstruct", "--draws", "3"]
-    yield ["sample"]
-    yield ["inpaint"]
-    yield ["interpolate"]
-    yield ["neighbours"]
-    for level in range(levels, 0, -1):
-        yield ["traverse", "--level", str(level)]
-    for level in range(levels, 1, -1):
-        yield ["innovate", "--level", str(level)]
+    yield _Figure(["reconstruct"], reconstruct, {})
+    yield _Figure(["reconstruct", "--draws", "3"], reconstruct, {"draws": 3})
+    for function in (sample, inpaint, interpolate, neighbours):
+        yield _Figure([function.__name__], function, {})
+    for level in range(len(run.hierarchy), 0, -1):
+        yield _Figure(["traverse", "--level", str(level)], traverse, {"level": level})
+    for level in range(len(run.hierarchy), 1, -1):
+        yield _Figure(["innovate", "--level", str(level)], innovate, {"level": level})

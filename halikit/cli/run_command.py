@@ -32,7 +32,7 @@ def run_command(function: Callable[..., Result]) -> Callable[..., None]:
         function: Takes the opened run first, and its own options by keyword, annotated as Typer reads them; ``seed`` if
             it draws anything. Its docstring is the help.
     """
-    first, *own = inspect.signature(function).parameters.values()
+    _, *own = inspect.signature(function).parameters.values()
     options = [_evaluated(parameter, function) for parameter in own if parameter.name not in _COMMON]
     takes_seed = any(parameter.name == "seed" for parameter in own)
 
@@ -67,5 +67,5 @@ def _evaluated(parameter: Parameter, function: Callable[..., Any]) -> Parameter:
     """The parameter with its annotation as an object; that of the run itself would need torch."""
     annotation = parameter.annotation
     if isinstance(annotation, str):
-        annotation = eval(annotation, function.__globals__)  # noqa: S307 (the annotation is our own code)
+        annotation = eval(annotation, function.__globals__)
     return parameter.replace(annotation=annotation, kind=Parameter.KEYWORD_ONLY)

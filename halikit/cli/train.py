@@ -17,32 +17,27 @@ if TYPE_CHECKING:
     from halikit.data import DataSet
     from halikit.model import Model
     from halikit.runs.checkpoints import Checkpoint
-    from halikit.runs.run import Record
+    from halikit.runs.record import Record
     from halikit.training.trainer import Trainer
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(rich_help_panel="Train")(train)
 
 
 def train(
     preset: Annotated[str | None, typer.Option(help="Published settings; see halikit presets.")] = None,
     levels: Annotated[int | None, typer.Option(min=1, help="Levels of latents, as many as you like.")] = None,
     data: Annotated[str | None, typer.Option(help="digits, mnist:DIR, folder:DIR, or a path to recognise.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps to play.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.")] = None,
     epochs: Annotated[float | None, typer.Option(min=0.001, help="Passes over the data, instead of steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME by default.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and noise.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed for weights, data order and noise.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="32 or bf16.")] = None,
     labels: Annotated[
-        int | None, typer.Option(min=1, help="Data whose labels are seen, drawn evenly over the classes by the seed.")
+        int | None, typer.Option(min=1, help="Number of labelled examples to use, balanced over classes.")
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help="Instead of these settings what the paper compares with, made of them: ali, vae or hvae."),
+        typer.Option(help="Train a baseline with the same networks and budget: ali, vae or hvae."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings from a TOML file.", show_default=False)] = None,
     assignments: Annotated[
@@ -77,16 +72,16 @@ def train(
         "training.steps": steps,
         "training.batch_size": batch_size,
         "training.seed": seed,
-        "training.device": device,
-        "training.precision": precision,
-        "training.labels": labels,
+        "hardware.device": device,
+        "hardware.precision": precision,
+        "labels.number": labels,
     }
     chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
     checkpoint = None
     if resume or resume_from:
         out = out or _home(resume_from) or _default_path(chosen, data or chosen.data.spec, baseline)
         checkpoint = _checkpoint(out, resume_from)
-        # A baseline has neither the preset nor the levels of what it was made of.
+        # A baseline has neither the preset nor the levels of the settings that it was derived from.
         names = {"preset": None, "levels": None} if baseline else {"preset": preset, "levels": levels}
         chosen = _resumed(checkpoint, chosen, file=config, **names)
     flags = {name: value for name, value in flags.items() if value is not None}
@@ -95,7 +90,7 @@ def train(
     check_together(chosen, steps, epochs)
     loaded = _load(chosen)
     if chosen.preset is None and not (checkpoint or config) and chosen.model.family != "paper":
-        # Only now that the data are known is the family, and with it its settings.
+        # The family, and with it the settings, follows from the shape of the data.
         chosen = reduce(override, changes, families.fitting(chosen.model.levels, loaded.shape, chosen.model.family))
     chosen = _fitted(chosen, loaded, epochs)
     path = out or common.fresh(_default_path(chosen, loaded.spec, baseline))
@@ -163,9 +158,9 @@ def _resumed(
     config = Config.parse(checkpoint.facts["config"], str(checkpoint.path))
     if preset and preset != config.preset:
         raise InputError(f"{checkpoint.path} is of {config.preset or 'no preset'}, not of the preset {preset!r}")
-    # Other levels have other widths; that this is another architecture is said where all that differs is listed.
+    # Other levels have other widths. The trainer refuses another architecture, and lists all differences.
     other = levels and levels != config.model.levels
-    return override(config, {"levels": levels, "widths": None, "maps": None, "sleep": "auto"} if other else {})
+    return override(config, {"levels": levels, "widths": None, "maps": None, "sleep_weights": "auto"} if other else {})
 
 
 def check_together(config: Config, steps: int | None = None, epochs: float | None = None) -> None:
@@ -215,11 +210,11 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
             f"{data.spec} has data of shape {list(data.shape)}, but model.data_shape is "
             f"{list(config.model.data_shape or ())}; set data.size, or --set data_shape=none to take the data's"
         )
-    # The run must find its data from wherever it is used later.
+    # The run must find its data from any working directory.
     prefix, colon, path = data.spec.partition(":")
     spec = f"{prefix}:{Path(path).resolve()}" if colon else prefix
     changes: dict[str, Any] = {"model.data_shape": data.shape, "data.spec": spec}
-    if config.training.labels is not None:
+    if config.labels is not None:
         changes["model.classes"] = config.model.classes or len(data.classes) or None
     if epochs is not None:
         changes["training.steps"] = max(1, round(epochs * (len(data.train) // config.training.batch_size)))
@@ -227,7 +222,7 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
 
 
 def _default_path(config: Config, spec: str, baseline: str | None) -> Path:
-    # Nothing that a config says leads out of runs/.
+    # No name in a config leads out of runs/.
     name = f"{config.preset or Path(spec.split(':')[0]).name}-l{config.model.levels}"
     return Path("runs") / (f"{baseline}_{name}" if baseline else name)
 
@@ -236,7 +231,7 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
     from halikit.cli.progress import Progress
     from halikit.hardware.processes import is_first
     from halikit.runs.events import are_written
-    from halikit.runs.report import Finding, keep
+    from halikit.runs.run import Result, Run
     from halikit.training.trainer import Trainer
 
     assert model.config is not None
@@ -259,11 +254,11 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
         return
     lines = [
         f"level {level}: root mean square error {error:.4f} per element on held-out data; "
-        f"of z{level}, {recovered:.2f} is recovered from samples"
+        f"recovery of z{level} from samples {recovered:.2f}"
         for level, (error, recovered) in enumerate(zip(last.errors, last.recovery, strict=True), 1)
     ]
     result = _result(last, trainer)
-    keep(path, Finding("train", "How it was trained", common.command_line(), lines, result))
+    common.keep(Run(path), Result("train", "How it was trained", result, lines), common.command_line())
     if as_json:
         common.print_json(result)
         return
@@ -279,24 +274,25 @@ def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: T
     from halikit.model import describe
     from halikit.training.sleep import RULE
 
-    settings, spaces = trainer.settings, model.hierarchy.spaces
+    config, spaces = trainer.config, model.hierarchy.spaces
+    training, weights = config.training, config.game.sleep_weights
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in model.parts.items())
     say(f"data     {data.spec}: {len(data.train):,} to train on, {len(data.held_out):,} held out", markup=False)
     say("spaces   " + " ⇄ ".join(map(str, spaces)), markup=False)
     say(f"networks {describe(model)}", markup=False)
     say(f"encoder  {model.hierarchy.encoder}\ndecoder  {model.hierarchy.decoder}", markup=False)
-    say(f"weights  {sizes}, on {trainer.device}", markup=False)
-    say(f"plan     {settings.steps:,} steps of {settings.batch_size}; {trainer.reason}", markup=False)
+    say(f"weights  {sizes}, on {trainer.hardware.device}", markup=False)
+    say(f"plan     {training.steps:,} steps of {training.batch_size}; {trainer.method.description}", markup=False)
     if trainer.steps:
         say(f"resumes  at step {trainer.steps:,}", markup=False)
-    if isinstance(settings.sleep, tuple):
-        weights = " · ".join(f"{space.name} {w:g}" for space, w in zip(spaces[1:], settings.sleep, strict=True))
-        by_rule = model.config is not None and model.config.training.sleep == "auto"
-        say(f"sleep    weights {weights}" + (f": {RULE}" if by_rule else ""), markup=False)
+    if config.plays and isinstance(weights, tuple):
+        listed = " · ".join(f"{space.name} {w:g}" for space, w in zip(spaces[1:], weights, strict=True))
+        by_rule = model.config is not None and model.config.game.sleep_weights == "auto"
+        say(f"sleep    weights {listed}" + (f": {RULE}" if by_rule else ""), markup=False)
 
 
 def _result(last: Record, trainer: Trainer) -> dict[str, Any]:
-    from halikit.cli.measures import without_nan
+    from halikit.analysis.quantity import without_nan
 
     assert trainer.run is not None
     return {

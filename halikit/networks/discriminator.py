@@ -28,7 +28,9 @@ class DiscriminatorSettings(Section):
     games: Literal["joint", "pairwise"] | tuple[tuple[str, ...], ...] = Field(
         "joint", description="joint, pairwise, or the spaces of each game, such as [['x', 'z1', 'z2'], ['x', 'z2']]"
     )
-    family: Literal["dense", "conv", "paper"] | None = Field(None, description="kind of networks; as the spaces need if none")
+    family: Literal["dense", "conv", "paper"] | None = Field(
+        None, description="kind of networks; as the spaces need if none"
+    )
     width: Positive = Field(256, description="units of dense layers and most channels of feature maps")
     depth: Positive = Field(1, description="layers per stage beyond those that reduce the resolution")
     dropout: Fraction = Field(0.2, description="probability of dropping an activation")

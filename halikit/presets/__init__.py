@@ -38,7 +38,18 @@ def _baseline(kind: str, hierarchy: Callable[[], Config]) -> Callable[[], Config
 PRESETS: dict[str, Callable[[], Config]] = {
     make.__name__: make
     for make in (
-        *(digits, mnist, mnist_semi, mnist_semi_best, mnist_supervised, svhn, cifar10, celeba64, celeba128, imagenet128),
+        *(
+            digits,
+            mnist,
+            mnist_semi,
+            mnist_semi_best,
+            mnist_supervised,
+            svhn,
+            cifar10,
+            celeba64,
+            celeba128,
+            imagenet128,
+        ),
         *(_baseline(kind, hierarchy) for kind in BASELINES for hierarchy in _HIERARCHIES),
     )
 }

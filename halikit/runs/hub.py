@@ -1,7 +1,7 @@
 """Runs on a hub, through huggingface_hub, which is an extra: ``pip install 'halikit[hub]'``.
 
-What is pushed is a folder (:func:`bundle`): the model, its config, its metrics, its pictures, and a card made of them.
-What is pulled are files of these names and no others, none of them executable or pickled.
+A push uploads a folder (:func:`bundle`): the model, its config, its metrics, its pictures, and a card made of them.
+A pull downloads files of these names and no others, none of them executable or pickled.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from safetensors.torch import save
 
 from halikit import __version__, plotting
 from halikit.config import Config, override, to_toml
-from halikit.earlier import read_config
 from halikit.errors import HalikitError, InputError
-from halikit.model import FILE_NAME, Model, levels_of, load
-from halikit.runs.report import Finding, latest_grids, read_findings, write_report
-from halikit.runs.run import read_metrics
+from halikit.model import FILE_NAME, Model, load
+from halikit.runs.report import write_report
+from halikit.runs.run import Finding, Run
 from halikit.utils.files import TEMPORARY, write_atomically, writing
 
 if TYPE_CHECKING:
@@ -41,12 +40,12 @@ _GRIDS = {"reconstructions": "Held-out data, above their reconstructions from ea
 
 
 def bundle(run: str | Path, folder: str | Path, *, repo: str = "USER/NAME", licence: str | None = None) -> Path:
-    """Write what is pushed of a run into a folder of its own; directories of the author's machine stay behind.
+    """Write the files of a run that are pushed into a folder; paths on the author's machine are removed.
 
     Args:
         run: The run directory.
         folder: Made; refused where there is one with something in it.
-        repo: What the card calls the model.
+        repo: Name of the model in the card.
         licence: Identifier for the card, such as ``apache-2.0``; left to be filled in by default.
 
     Returns:
@@ -55,55 +54,51 @@ def bundle(run: str | Path, folder: str | Path, *, repo: str = "USER/NAME", lice
     Raises:
         InputError: If this is no run, or the folder cannot be made.
     """
-    run, folder = Path(run), Path(folder)
-    if not (run / "config.toml").is_file():
-        raise InputError(f"there is no run at {run}: expected a directory with config.toml in it")
-    levels_of(run)
+    source, folder = Run(run), Path(folder)
+    config, _ = source.settings, source.levels
     _make_empty(folder)
-    config = read_config(run)
+    copy = Run(folder)
     public = override(config, {"data.spec": _without_directories(config.data.spec)})
-    write_atomically(folder / "config.toml", to_toml(public))
-    write_atomically(folder / FILE_NAME, _public_model(run / FILE_NAME))
-    if (run / "metrics.csv").is_file():
-        shutil.copyfile(run / "metrics.csv", folder / "metrics.csv")
-        for name, figure in plotting.training_curves(read_metrics(run)).items():
-            (folder / "figures").mkdir(exist_ok=True)
-            plotting.save_png(folder / "figures" / f"training-{name}.png", plotting.as_picture(figure))
-    for grid in latest_grids(run).values():
-        (folder / "samples").mkdir(exist_ok=True)
-        shutil.copyfile(grid, folder / "samples" / grid.name)
-    for finding in read_findings(run):
-        (folder / "figures").mkdir(exist_ok=True)
-        picture = run / "figures" / f"{finding.name}.png"
-        if picture.is_file():
-            shutil.copyfile(picture, folder / "figures" / picture.name)
-        said = {name: _public(value) for name, value in vars(finding).items()}
-        write_atomically(folder / "figures" / f"{finding.name}.json", json.dumps(said, indent=1, ensure_ascii=False))
+    write_atomically(copy.config_file, to_toml(public))
+    write_atomically(copy.model_file, _public_model(source.model_file))
+    if source.metrics_file.is_file():
+        shutil.copyfile(source.metrics_file, copy.metrics_file)
+        copy.make(copy.figures_folder)
+        for name, figure in plotting.training_curves(source.metrics()).items():
+            plotting.save_png(copy.figures_folder / f"training-{name}.png", plotting.as_picture(figure))
+    for grid in source.grids().values():
+        copy.make(copy.samples_folder)
+        shutil.copyfile(grid, copy.samples_folder / grid.name)
+    for finding in source.findings():
+        copy.make(copy.figures_folder)
+        picture = copy.picture_of(finding)
+        if source.picture_of(finding).is_file():
+            shutil.copyfile(source.picture_of(finding), picture)
+        public_finding = {name: _public(value) for name, value in vars(finding).items()}
+        write_atomically(picture.with_suffix(".json"), json.dumps(public_finding, indent=1, ensure_ascii=False))
     write_atomically(folder / CARD, model_card(folder, repo=repo, licence=licence))
     return folder
 
 
 def model_card(folder: str | Path, *, repo: str = "USER/NAME", licence: str | None = None) -> str:
-    """What a person should know of a model, in Markdown: data, settings, figures, limits, use.
+    """The card of a model in Markdown: data, settings, figures, limits, use.
 
     Args:
         folder: A run directory, or what :func:`bundle` writes.
-        repo: Where the model is to be had.
+        repo: Name of the model on the hub.
         licence: As :func:`bundle`; without one the card has a line that asks for it.
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    name = repo.rpartition("/")[2]
+    run = Run(folder)
     parts = [
         _front_matter(licence),
-        f"# {_plain(name)}",
-        _introduction(config, folder),
-        *_pictures(folder),
-        _use(repo, config, folder),
-        _data_and_settings(config),
-        _measured(folder),
-        *_found(folder),
-        _limits(config),
+        f"# {_plain(repo.rpartition('/')[2])}",
+        _introduction(run),
+        *_pictures(run),
+        _use(repo, run),
+        _data_and_settings(run.settings),
+        _measured(run),
+        *_findings(run),
+        _limits(run.settings),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -117,15 +112,15 @@ def push(
     replace_card: bool = False,
     message: str = "Push a run of halikit",
 ) -> str:
-    """Upload a run; a card that is on the hub already stays, since its author may have written in it.
+    """Upload a run. A card that is on the hub already stays, because its author may have edited it.
 
     Args:
         run: The run directory.
         repo: ``user/name``; made if there is none.
-        private: Whether a repository that is made is private.
+        private: Whether a new repository is private.
         licence: As :func:`bundle`.
         replace_card: Whether to write a new card over the one on the hub.
-        message: Of the commit.
+        message: Message of the commit.
 
     Returns:
         The address of the model.
@@ -145,19 +140,19 @@ def push(
 
 
 def pull(repo: str, out: str | Path, *, revision: str | None = None) -> Path:
-    """Download a run into a directory of its own, where every command takes it for one.
+    """Download a run into a new run directory.
 
     Args:
         repo: ``user/name``, or a folder that :func:`bundle` wrote.
-        out: The run directory, made; refused where there is something already.
+        out: The run directory; it must not exist yet.
         revision: A branch, a tag or a commit; the newest by default.
 
     Returns:
         The run directory.
 
     Raises:
-        InputError: If huggingface_hub is not installed, the hub cannot be reached or has no such model, or what it has
-            is none of halikit's.
+        InputError: If huggingface_hub is not installed, the hub cannot be reached or has no such model, or its
+            files are not a run of halikit.
     """
     out = Path(out)
     if out.exists():
@@ -179,14 +174,14 @@ def from_pretrained(
     device: str | torch.device = "cpu",
     build: Callable[[], Model] | None = None,
 ) -> Model:
-    """Load a model from the hub, in evaluation mode; its one file is kept in the hub's cache.
+    """Load a model from the hub, in evaluation mode; the file stays in the cache of the hub library.
 
     Args:
         repo: ``user/name``; or whatever :func:`halikit.load` takes, which needs no hub.
         revision: A branch, a tag or a commit; the newest by default.
         weights: As :func:`halikit.load`.
         device: Likewise.
-        build: Likewise: for kernels of one's own.
+        build: Likewise, for kernels of the user's own.
 
     Raises:
         InputError: If huggingface_hub is not installed, or the hub cannot be reached or has no such model.
@@ -204,7 +199,7 @@ def from_pretrained(
 
 @contextmanager
 def _hub(failure: str) -> Iterator[HfApi]:
-    """The hub; what goes wrong there becomes an error of a line or two that begins with ``failure``."""
+    """A client of the hub; an error there becomes a message of one or two lines that begins with ``failure``."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -234,13 +229,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _install(folder: Path, out: Path) -> Path:
-    """Copy the files of a run, and no others, to where it is used; all of them or none."""
-    levels_of(folder)
-    read_findings(folder)
-    is_whole = (folder / "config.toml").is_file() and (folder / "metrics.csv").is_file()
-    if is_whole:
-        read_metrics(folder)
-        read_config(folder)
+    """Copy the files of a run, and no others, into the run directory; all of them or none."""
+    run = Run(folder)
+    _ = run.levels, run.findings()
+    if run.is_complete:
+        _ = run.metrics(), run.settings
     files = sorted({file for pattern in PATTERNS for file in folder.glob(pattern) if file.is_file()})
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -251,8 +244,8 @@ def _install(folder: Path, out: Path) -> Path:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
             os.rename(whole, out)
-    if is_whole:
-        write_report(out)
+    if run.is_complete:
+        write_report(Run(out))
     return out
 
 
@@ -275,7 +268,7 @@ def _public_model(path: Path) -> bytes:
 
 
 def _without_directories(text: str) -> str:
-    """Absolute paths down to their last part: what lies where on the author's machine is nobody's business."""
+    """The text with absolute paths cut down to their last part: directories of the author's machine are private."""
     return re.sub(r"(?<![\w.~/-])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+(?=[^\s'\"])", "", text)
 
 
@@ -296,13 +289,13 @@ def _front_matter(licence: str | None) -> str:
     return f"---\nlibrary_name: halikit\n{chosen}\ntags:\n{tags}\n---"
 
 
-def _introduction(config: Config, folder: Path) -> str:
-    levels = levels_of(folder)
+def _introduction(run: Run) -> str:
+    levels = run.levels
     how = {
         "adversarial": "trained by hierarchical adversarially learned inference",
         "elbo": "trained by the evidence lower bound",
         "supervised": "whose encoder was trained on labels alone",
-    }[config.training.method]
+    }[run.settings.training.method]
     many = "one level" if levels == 1 else f"{levels} levels"
     return (
         f"A stack of {many} of latent variables, {how}, with halikit {__version__}. "
@@ -310,14 +303,14 @@ def _introduction(config: Config, folder: Path) -> str:
     )
 
 
-def _pictures(folder: Path) -> Iterator[str]:
-    for name, grid in latest_grids(folder).items():
+def _pictures(run: Run) -> Iterator[str]:
+    for name, grid in run.grids().items():
         title = _GRIDS[name]
         yield f"![{title}](samples/{grid.name})\n\n{title}; averaged weights."
 
 
-def _use(repo: str, config: Config, folder: Path) -> str:
-    with safe_open(folder / FILE_NAME, "pt") as file:
+def _use(repo: str, run: Run) -> str:
+    with safe_open(run.model_file, "pt") as file:
         is_built = json.loads(file.metadata()["halikit"])["config"] is not None
     build = "" if is_built else ", build=build"
     note = "" if is_built else "\n\nIts kernels are of the author's own: `build` is the function that makes the model."
@@ -330,51 +323,51 @@ def _use(repo: str, config: Config, folder: Path) -> str:
 
 
 def _data_and_settings(config: Config) -> str:
-    settings = config.training
+    training = config.training
     shape = "×".join(map(str, config.model.data_shape or ()))
     facts = {
         "data": config.data.spec,
         "shape of x": shape,
         "preset": config.preset or "none",
         "levels": config.model.levels,
-        "steps": f"{settings.steps:,} of {settings.batch_size}",
-        "learning rate": settings.learning_rate,
-        "seed": settings.seed,
+        "steps": f"{training.steps:,} of {training.batch_size}",
+        "learning rate": config.optimiser.learning_rate,
+        "seed": training.seed,
     }
-    if settings.method == "adversarial":
-        facts["objective"] = settings.objective.replace("_", " ")
-    if settings.labels is not None:
-        facts["labels seen"] = settings.labels
+    if config.plays:
+        facts["objective"] = config.game.objective.replace("_", " ")
+    if config.labels is not None:
+        facts["labelled examples"] = config.labels.number
     facts = {name: value for name, value in facts.items() if value != ""}
     return "## Data and settings\n\n" + _table(facts) + "\n\n`config.toml` has every setting."
 
 
-def _measured(folder: Path) -> str:
-    if not (folder / "metrics.csv").is_file():
+def _measured(run: Run) -> str:
+    if not run.metrics_file.is_file():
         return ""
-    last = {name: [value for value in column if value == value] for name, column in read_metrics(folder).items()}
+    last = {name: [value for value in column if value == value] for name, column in run.metrics().items()}
     errors = {name: f"{column[-1]:.4f}" for name, column in last.items() if name.startswith("error_") and column}
     if not errors:
         return ""
     rows = {name.removeprefix("error_"): value for name, value in errors.items()}
     curves = [
         f"![{path.stem.replace('-', ' ')}](figures/{path.name})"
-        for path in sorted((folder / "figures").glob("training-*.png"))
+        for path in sorted(run.figures_folder.glob("training-*.png"))
     ]
-    told = "Root mean square error per element of reconstructions from each latent, over held-out data: estimates."
-    return "\n\n".join(["## Measured", told, _table(rows), *curves])
+    note = "Root mean square error per element of reconstructions from each latent, over held-out data: estimates."
+    return "\n\n".join(["## Measured", note, _table(rows), *curves])
 
 
-def _found(folder: Path) -> Iterator[str]:
-    for finding in read_findings(folder):
-        if (folder / "figures" / f"{finding.name}.png").is_file():
-            yield _told(finding, f"![{_plain(finding.title)}](figures/{finding.name}.png)")
+def _findings(run: Run) -> Iterator[str]:
+    for finding in run.findings():
+        if run.picture_of(finding).is_file():
+            yield _section(finding, f"![{_plain(finding.title)}](figures/{finding.name}.png)")
         elif finding.lines:
-            yield _told(finding, "")
+            yield _section(finding, "")
 
 
-def _told(finding: Finding, picture: str) -> str:
-    lines = [f"    {line}" for said in (*finding.lines, f"$ {finding.command}") for line in said.splitlines()]
+def _section(finding: Finding, picture: str) -> str:
+    lines = [f"    {line}" for text in (*finding.lines, f"$ {finding.command}") for line in text.splitlines()]
     return "\n\n".join(filter(None, [f"### {_plain(finding.title)}", picture, "\n".join(lines)]))
 
 
@@ -385,7 +378,7 @@ def _limits(config: Config) -> str:
         "lose which one; what is filled in is plausible, not what was there.",
         "Its samples are as one-sided as the data that it was trained on.",
     ]
-    if config.training.method == "adversarial":
+    if config.plays:
         limits.append("It has no likelihood of data, and nothing here says how much of them its samples cover.")
     return "## Limits\n\n" + "\n".join(f"- {_plain(limit)}" for limit in limits)
 

@@ -314,7 +314,9 @@ class Run:
         """
         files = self.figures_folder.glob("*.json")
         order = {name: place for place, name in enumerate(_ORDER)}
-        return [_finding(file) for file in sorted(files, key=lambda path: (order.get(path.stem, len(order)), path.stem))]
+        return [
+            _finding(file) for file in sorted(files, key=lambda path: (order.get(path.stem, len(order)), path.stem))
+        ]
 
     def picture_of(self, finding: Finding) -> Path:
         """The file of a finding's picture; it is missing where the finding has none."""

@@ -139,7 +139,9 @@ class RunWriter:
                 if is_new:
                     table.writeheader()
                 table.writerow(cells)
-        self._events.scalars({name: float(cell) for name, cell in cells.items() if cell and name != "step"}, record.step)
+        self._events.scalars(
+            {name: float(cell) for name, cell in cells.items() if cell and name != "step"}, record.step
+        )
 
     def save(self, averaged: Hierarchy, config: Config | None, step: int) -> None:
         """Write the model as it is now, with the config that it can be built from, if any."""

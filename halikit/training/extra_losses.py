@@ -79,7 +79,9 @@ class ExtraLoss:
 
     def __post_init__(self) -> None:
         if self.player not in get_args(Player):
-            raise InputError(f"the player of an extra loss is one of {', '.join(get_args(Player))}, got {self.player!r}")
+            raise InputError(
+                f"the player of an extra loss is one of {', '.join(get_args(Player))}, got {self.player!r}"
+            )
         if not self.name:
             name = getattr(self.function, "__name__", type(self.function).__name__)
             object.__setattr__(self, "name", name.strip("<>_").lower())
@@ -99,7 +101,9 @@ def check_names(losses: Iterable[ExtraLoss], taken: Iterable[str]) -> None:
     seen = set(taken)
     for loss in losses:
         if loss.name in seen or not loss.name.isidentifier():
-            raise InputError(f"an extra loss needs a name of its own that is an identifier, got {loss.name!r}: ExtraLoss(…, name=…)")
+            raise InputError(
+                f"an extra loss needs a name of its own that is an identifier, got {loss.name!r}: ExtraLoss(…, name=…)"
+            )
         seen.add(loss.name)
 
 

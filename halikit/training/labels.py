@@ -231,6 +231,8 @@ def supervision_for(
         teacher,
         classes,
         noise=training.encoder_noise,
-        unlabelled=processes.share(wanted, "labels.consistency_batch_size") if wanted else processes.share(training.batch_size),
+        unlabelled=processes.share(wanted, "labels.consistency_batch_size")
+        if wanted
+        else processes.share(training.batch_size),
         broadcast=processes.broadcast,
     )

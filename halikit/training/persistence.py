@@ -140,7 +140,9 @@ class Persistence:
             DivergedError: If there is no run to go back in, or training has gone back before.
         """
         stepper = self._stepper
-        trouble = f"losses or gradients were not finite in {counts.most_in_row} steps in a row before step {stepper.steps}"
+        trouble = (
+            f"losses or gradients were not finite in {counts.most_in_row} steps in a row before step {stepper.steps}"
+        )
         if self._checkpoints is None or stepper.rate_share < 1:
             advice = "try a lower learning rate or more input noise"
             raise DivergedError(f"{trouble}; {advice}{self._describe_divergence(trouble, counts)}")

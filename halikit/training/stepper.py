@@ -37,9 +37,7 @@ class Stepper:
         guard: Skips steps that give NaN or Inf.
     """
 
-    def __init__(
-        self, model: Model, method: Method, averager: Averager, settings: Config, hardware: Hardware
-    ) -> None:
+    def __init__(self, model: Model, method: Method, averager: Averager, settings: Config, hardware: Hardware) -> None:
         self._settings, self._hardware = settings, hardware
         self._method, self._averager = method, averager
         self._shape = model.hierarchy.spaces[0].shape
