@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from halikit.data.settings import DataSettings
 from halikit.hardware.hardware import HardwareSettings
@@ -290,7 +290,7 @@ def sections() -> dict[str, type[Section]]:
         name: kind
         for name, field in Config.model_fields.items()
         for kind in (field.annotation, *getattr(field.annotation, "__args__", ()))
-        if isinstance(kind, type) and issubclass(kind, BaseModel)
+        if isinstance(kind, type) and issubclass(kind, Section)
     }
 
 

@@ -1,6 +1,6 @@
 """Discriminators of two joints ``(x, z_1, …, z_L)``: what the game needs of one, and the form of Table 4.
 
-A discriminator plays one game or several. Each game compares the two joints on a subset of the spaces and has one logit.
+A discriminator plays one game or several. Each game compares the two joints on a subset of the spaces, with one logit.
 """
 
 from __future__ import annotations

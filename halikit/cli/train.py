@@ -115,7 +115,6 @@ def chosen_config(
     """
     from halikit.config import Config, override, read_toml
     from halikit.errors import InputError
-    from halikit.presets import digits
     from halikit.presets import preset as preset_named
 
     if preset and file:
@@ -125,7 +124,7 @@ def chosen_config(
     elif preset:
         config = preset_named(preset)
     elif levels is None and data in (None, "digits"):
-        return digits()
+        return preset_named("digits")
     else:
         config = Config()
     return override(config, {"levels": levels} if levels else {})

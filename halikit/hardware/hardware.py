@@ -97,7 +97,7 @@ class Hardware:
 
     @contextmanager
     def threads(self) -> Iterator[None]:
-        """Within the context an operation uses as many CPU threads as the settings say; small models gain little from more."""
+        """Within the context an operation uses as many CPU threads as the settings say."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.settings.threads or before)
         try:

@@ -104,7 +104,7 @@ class Processes:
             torch._foreach_copy_(group, [part.view_as(gradient) for part, gradient in zip(parts, group, strict=True)])
 
     def agree_on_signal(self, signal: int | None, step: int) -> int | None:
-        """The signal that any process has caught. All processes get it in the same step; not every step looks for one."""
+        """The signal that any process has caught; all processes get it in the same step."""
         if self.world == 1:
             return signal
         if step % _AGREE_EVERY:

@@ -43,7 +43,7 @@ class Gaussian(NamedTuple):
 
 
 class LinearGaussian(DensityKernel):
-    """A kernel ``N(W v + b, S)`` on flattened states with a full covariance: the mathematics that needs only W, b and S."""
+    """``N(W v + b, S)`` on flattened states with a full covariance: the mathematics that needs only W, b and S."""
 
     @property
     @abstractmethod

@@ -87,7 +87,8 @@ class Record:
     def of(cls, losses: Mapping[str, float], **others: Any) -> Record:
         """A record with losses by name; those that are no field of their own become ``extra``."""
         extra = {name: value for name, value in losses.items() if name not in _LOSSES}
-        return cls(extra=extra, **{name: value for name, value in losses.items() if name in _LOSSES}, **others)
+        known: dict[str, Any] = {name: value for name, value in losses.items() if name in _LOSSES}
+        return cls(extra=extra, **known, **others)
 
 
 def columns(latents: Sequence[str], extra: Sequence[str]) -> list[str]:

@@ -20,8 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit import data, plotting
+from halikit import data as datasets
+from halikit import plotting
 from halikit.config import Config
+from halikit.data import DataSet, Split
 from halikit.earlier import read_config
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
@@ -230,7 +232,7 @@ class Run:
         return levels_of(self.given)
 
     @cached_property
-    def data(self) -> data.DataSet:
+    def data(self) -> DataSet:
         """The data set, at the run's size.
 
         Raises:
@@ -239,12 +241,12 @@ class Run:
         settings, shape = self.config.data, self.config.model.data_shape
         with self.progress("reading the data") as advance:
             spec = self.data_spec or settings.spec
-            loaded = data.load(spec, size=settings.size, strict=settings.strict, on_progress=advance)
+            loaded = datasets.load(spec, size=settings.size, strict=settings.strict, on_progress=advance)
         if loaded.shape != shape:
             raise InputError(f"the model is for data of shape {shape}, but {loaded.spec} has {loaded.shape}")
         return loaded
 
-    def held_out(self, n: int, part: data.Split | None = None) -> Tensor:
+    def held_out(self, n: int, part: Split | None = None) -> Tensor:
         """The first ``n`` held-out samples, or all if there are fewer, ``(n, *shape of x)``, on the run's device.
 
         Args:

@@ -64,11 +64,11 @@ class RunWriter:
 
     @contextmanager
     def writing(self, config: Config, step: int, size: int) -> Iterator[None]:
-        """Hold the directory for a training that goes on from ``step``; what is there of later steps is removed.
+        """Hold the directory for a training that goes on from ``step``; files of later steps are removed.
 
         Args:
             config: See :meth:`describe`.
-            step: Steps played so far.
+            step: Steps so far.
             size: Bytes that one checkpoint takes.
 
         Raises:
@@ -90,7 +90,7 @@ class RunWriter:
                 self._events.close()
 
     def rewind(self, step: int) -> None:
-        """Remove what is there of steps after ``step``."""
+        """Remove the files, rows and events of steps after ``step``."""
         self.checkpoints.go_on_from(step)
         self._events.rewind(step)
         rows = [row for row in self._rows() if row["step"].isdecimal() and int(row["step"]) <= step]
@@ -105,26 +105,27 @@ class RunWriter:
                 picture.unlink(missing_ok=True)
 
     def check_room(self, size: int) -> None:
-        """Refuse to begin what cannot be written to its end.
+        """Refuse to begin a training whose checkpoints do not fit on the disk.
 
         Args:
             size: Bytes that one checkpoint takes.
 
         Raises:
-            ResourceError: With what is needed and what is free.
+            ResourceError: If the disk is too full; the message says how much is needed and how much is free.
         """
-        # Those kept, the best, the one being written, and the model itself twice.
+        # The checkpoints that are kept, the best one, the one being written, and the model itself twice.
         needed = size * (self.checkpoints.keep + 4)
         own = sum(file.stat().st_size for file in self.checkpoints.path.rglob("*") if file.is_file())
-        free = shutil.disk_usage(self.run.path).free
+        free, mebi = shutil.disk_usage(self.run.path).free, 2**20
         if needed - own > free:
             raise ResourceError(
-                f"{self.run.path} has {free / 2**20:,.0f} MiB free, but the run needs {(needed - own) / 2**20:,.0f} MiB: "
-                f"{size / 2**20:,.1f} MiB for each checkpoint; lower training.keep, or choose another disk with --out"
+                f"{self.run.path} has {free / mebi:,.0f} MiB free, but the run needs {(needed - own) / mebi:,.0f} MiB: "
+                f"{size / mebi:,.1f} MiB for each checkpoint; "
+                "lower record.keep_checkpoints, or choose another disk with --out"
             )
 
     def describe(self, config: Config) -> None:
-        """Write ``config.toml``; the settings of training are the user's to repeat even where the kernels are not."""
+        """Write ``config.toml``, also for kernels of the user's own, whose training can then be repeated."""
         write_atomically(self.run.config_file, to_toml(config))
 
     def record(self, record: Record) -> None:
@@ -149,7 +150,7 @@ class RunWriter:
         save_model(self.run.model_file, self.model, averaged, config=config, step=step)
 
     def checkpoint(self, state: State) -> Path:
-        """Write a checkpoint, the records that it goes on from first."""
+        """Write a checkpoint, after the records before it are on the disk."""
         with writing(self.run.metrics_file):
             self.run.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.run.metrics_file, os.O_RDWR | os.O_CREAT)
@@ -163,7 +164,7 @@ class RunWriter:
         return self.run.divergence_file
 
     def pictures(self, samples: Tensor, reconstructions: Mapping[str, Tensor], step: int) -> None:
-        """Write grids of samples and reconstructions ``(n, C, H, W)``; nothing where the data are no images."""
+        """Write grids of samples and reconstructions ``(n, C, H, W)``; nothing where the data are not images."""
         if samples.dim() != 4:
             return
         self.run.samples_folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +184,7 @@ class RunWriter:
             )
 
     def _rows(self) -> Iterator[dict[str, str]]:
-        """The rows of ``metrics.csv`` that are whole."""
+        """The complete rows of ``metrics.csv``."""
         try:
             with self.run.metrics_file.open(newline="", encoding="utf-8", errors="replace") as file:
                 for row in csv.DictReader(file):
@@ -193,6 +194,6 @@ class RunWriter:
             return
 
     def _sweep(self) -> None:
-        """Remove what a process that was killed had not finished."""
+        """Remove unfinished files of a process that was killed."""
         for path in [*self.run.path.glob(f".*{TEMPORARY}"), *self.run.path.glob(f"*/.*{TEMPORARY}")]:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -51,8 +51,8 @@ class Meter:
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Add a step: its losses, scalars on the device; those that it did not take are missing."""
-        missing = next(iter(losses.values())).new_full((), torch.nan) if len(losses) < len(self.columns) else None
-        self._unread.append(torch.stack([losses.get(name, missing) for name in self.columns]))  # type: ignore[misc]
+        missing = torch.full_like(next(iter(losses.values())), torch.nan)
+        self._unread.append(torch.stack([losses.get(name, missing) for name in self.columns]))
         self._timed += 1
 
     def read(self, processes: Processes) -> Reading:

@@ -108,8 +108,8 @@ def sleep_weights(
         if any(id(parameter) in decoder for parameter in link.up.parameters()):
             if wanted != "auto":
                 raise InputError(
-                    f"game.sleep_weights is {asked[i]:g} at {name}, but {link.up} shares weights with the decoder, which "
-                    "the sleep phase must not train; it has to be 0 there"
+                    f"game.sleep_weights is {asked[i]:g} at {name}, but {link.up} shares weights with the decoder, "
+                    "which the sleep phase must not train; it has to be 0 there"
                 )
             notices.append(f"no sleep phase at {name}: {link.up} shares weights with the decoder")
         elif not link.up.has_sleep_loss:
