@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from halikit.data.dataset import DataError, DataSet
 from halikit.utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "as_pixels",
     "as_png",
     "as_svg",
+    "contact_sheet",
     "curves",
     "grid",
     "health",
@@ -47,6 +49,9 @@ __all__ = [
 _LEGIBLE = 48
 _GAP = 2
 _BACKGROUND = 255
+# With more classes than this, a contact sheet has no row for each class.
+_CONTACT_ROWS = 20
+_CONTACT_COLUMNS = 12
 
 
 def as_pixels(images: Tensor) -> NDArray[np.uint8]:
@@ -378,3 +383,34 @@ def as_svg(figure: Figure) -> bytes:
     with rc_context({"svg.hashsalt": "halikit"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def contact_sheet(data: DataSet) -> NDArray[np.uint8]:
+    """A picture of training images.
+
+    With 2 to 20 classes there is one row for each class, with its first images. Otherwise the images are evenly spaced
+    over the training part.
+
+    Args:
+        data: A data set.
+
+    Returns:
+        ``(height, width, 3)`` uint8.
+
+    Raises:
+        DataError: If the data are not images.
+    """
+    if len(data.shape) != 3:
+        raise DataError(f"{data.spec}: a contact sheet needs images, but these are vectors of shape {data.shape}")
+    train, labels = data.train, data.train.labels
+    if labels is None or not 2 <= len(data.classes) <= _CONTACT_ROWS:
+        return grid(
+            train.batch(torch.linspace(0, len(train) - 1, min(len(train), _CONTACT_COLUMNS**2)).long()),
+            _CONTACT_COLUMNS,
+        )
+    rows: dict[str, Tensor] = {}
+    for label, name in enumerate(data.classes):
+        some = (labels == label).nonzero()[:_CONTACT_COLUMNS, 0]
+        blank = torch.ones(_CONTACT_COLUMNS - len(some), *data.shape)
+        rows[name] = torch.cat([train.batch(some), blank])
+    return labelled_rows(rows)

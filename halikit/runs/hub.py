@@ -20,13 +20,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from halikit import __version__, plotting
+from halikit import plotting
 from halikit.config import Config, override, to_toml
 from halikit.errors import HalikitError, InputError
 from halikit.model import FILE_NAME, Model, load
 from halikit.runs.report import write_report
 from halikit.runs.run import Finding, Run
 from halikit.utils.files import TEMPORARY, write_atomically, writing
+from halikit.utils.version import __version__
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
