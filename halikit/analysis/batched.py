@@ -18,9 +18,7 @@ def sizes(n: int, size: int) -> Iterator[int]:
         yield min(size, n - first)
 
 
-def batches(
-    data: Tensor | Split, size: int, *, device: torch.device | None = None
-) -> Iterator[tuple[slice, Tensor]]:
+def batches(data: Tensor | Split, size: int, *, device: torch.device | None = None) -> Iterator[tuple[slice, Tensor]]:
     """The data in order, in batches.
 
     Args:

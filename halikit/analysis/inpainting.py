@@ -169,7 +169,10 @@ def inpainting_errors(x: Tensor, mask: Tensor, inpainting: Inpainting) -> Inpain
     difference = Quantity.root_mean_square_difference(completed, baseline, "estimate", unit)
     margin = _Z_95 * (difference.standard_error or 0.0)
     return InpaintingErrors(
-        {name: Quantity.root_mean_square(squares(images), "estimate", unit) for name, images in inpainting.steps.items()},
+        {
+            name: Quantity.root_mean_square(squares(images), "estimate", unit)
+            for name, images in inpainting.steps.items()
+        },
         Quantity.root_mean_square(baseline, "estimate", unit),
         difference,
         (difference.value - margin, difference.value + margin),

@@ -23,6 +23,8 @@ class _Measures(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(cls=_Measures, no_args_is_help=True, subcommand_metavar="MEASURE RUN...", help="Measure trained models.")
+app = typer.Typer(
+    cls=_Measures, no_args_is_help=True, subcommand_metavar="MEASURE RUN...", help="Measure trained models."
+)
 for _name in MEASURES:
     app.command()(run_command(measure(_name)))

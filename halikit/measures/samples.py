@@ -29,7 +29,7 @@ def samples(
     features: Annotated[
         Path | None,
         typer.Option(
-            help="Feature network: an ONNX file, or the classifier of `evaluate attributes`. It also gives FID and KID.",
+            help="Feature network, for FID and KID too: an ONNX file, or the classifier of `evaluate attributes`.",
             show_default=False,
         ),
     ] = None,
@@ -54,9 +54,7 @@ def samples(
     hierarchy, x = run.hierarchy, measured_data(run, number, test)
     network = _feature_network(run, features)
     generator = torch.Generator(hierarchy.prior.device).manual_seed(seed)
-    drawn = torch.cat(
-        [sample(hierarchy, n, noiseless=noiseless, generator=generator) for n in sizes(len(x), _DRAWN)]
-    )
+    drawn = torch.cat([sample(hierarchy, n, noiseless=noiseless, generator=generator) for n in sizes(len(x), _DRAWN)])
     sets = [images.flatten(1) if network is None else in_batches(network, images, _FEATURES) for images in (x, drawn)]
     manifolds = sample_quality.manifolds(*sets)
     found = {name: getattr(manifolds, name) for name in ("precision", "recall", "density", "coverage")}

@@ -82,8 +82,8 @@ def common_data(runs: Sequence[Run]) -> DataSet:
     for run in runs:
         if run.config.model.data_shape != data.shape:
             raise InputError(
-                f"all runs are measured on {data.spec}, whose data have shape {data.shape}, but the model of {run.given} "
-                f"is for {run.config.model.data_shape}"
+                f"all runs are measured on {data.spec}, whose data have shape {data.shape}, "
+                f"but the model of {run.given} is for {run.config.model.data_shape}"
             )
     return data
 
