@@ -165,7 +165,7 @@ def test_directions_are_differences_of_class_means() -> None:
     # The level decodes a step along the direction to the difference of the data's means.
     edited = innovate(hierarchy, x[2:], 2, along(direction, 1.0)).x
     torch.testing.assert_close(edited, x[:2].mean(0, keepdim=True))
-    with pytest.raises(InputError, match="has none"):
+    with pytest.raises(InputError, match="has no data"):
         mean_direction(hierarchy, Split(x), 1, first, torch.zeros(3, dtype=torch.bool))
 
 

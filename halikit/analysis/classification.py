@@ -48,7 +48,8 @@ def class_errors(
         seed: Seed of the views.
 
     Raises:
-        InputError: If there are no labels, no classes on top, a label beyond the classes, or views without augmentation.
+        InputError: If there are no labels, no classes on top, a label without a class, or views without
+            augmentation.
     """
     if part.labels is None:
         raise InputError("there are no labels to count errors against")

@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def best(self) -> tuple[int, ...]:
-        """Number of rows on which a model has the best score, for each ranked model; a tie counts for all tied models."""
+        """Number of rows on which a model has the best score, for each ranked model; a tie counts for all of them."""
         ranked = [scores[self.unranked :] for scores in self.counted]
         return tuple(
             sum(scores[i] >= max(scores) - _TIE for scores in ranked) for i in range(len(self.models) - self.unranked)

@@ -1,4 +1,4 @@
-"""What a model is made of: spaces, networks, parameters, cost."""
+"""Summary of a model: spaces, networks, parameters and cost, as in Table 4."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from halikit.utils.modes import evaluating
 
 __all__ = ["Part", "Row", "Summary", "summarise"]
 
-# What only reshapes is no row.
+# Modules that only reshape have no row.
 _RESHAPING = (nn.Flatten, nn.Identity, nn.Unflatten, Reshape)
 _NONLINEARITIES = (nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of Table 4: a linear map with what surrounds it, a residual block, or what else there is.
+    """A row of Table 4: a linear map with its normalisation and nonlinearity, a residual block, or another module.
 
     Attributes:
-        operation: What it does.
-        kernel: Size of the convolution's kernel, such as ``3×3``; empty for others, as are the next ones.
-        strides: Its strides, or ``valid`` where it is not padded.
-        maps: Feature maps, or units, that come out.
+        operation: Name of the operation.
+        kernel: Size of the convolution's kernel, such as ``3×3``; empty for other operations.
+        strides: Strides of the convolution, or ``valid`` if it has no padding; empty for other operations.
+        maps: Number of feature maps or units of the output; ``None`` without a linear map.
         norm: ``BN``, ``WN``, ``×`` for neither; the gauge of a Gaussian layer.
-        dropout: Probability of dropping an activation.
-        nonlinearity: What follows the linear map.
-        output: Shape of one sample that comes out.
-        parameters: Their number.
-        multiply_adds: Per sample, forward.
+        dropout: Probability of dropping an activation; ``None`` without a linear map.
+        nonlinearity: Nonlinearity behind the linear map.
+        output: Shape of the output for one sample.
+        parameters: Number of parameters.
+        multiply_adds: Number of multiply-adds of the forward pass for one sample.
     """
 
     operation: str
@@ -58,9 +58,9 @@ class Part:
     """A kernel, or a stage of the discriminator.
 
     Attributes:
-        name: ``T_{z1|x}``, or what a stage reads.
+        name: Name of the kernel, such as ``T_{z1|x}``, or the state that a stage reads.
         kind: Class of the kernel, with its gauge and scale; empty for stages.
-        rows: In the order in which they run.
+        rows: Rows in the order of the forward pass.
     """
 
     name: str
@@ -69,12 +69,12 @@ class Part:
 
     @property
     def parameters(self) -> int:
-        """Parameters in all."""
+        """Number of parameters."""
         return sum(row.parameters for row in self.rows)
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds per sample, forward: those of linear maps and convolutions, exactly; no others are counted."""
+        """Multiply-adds of the forward pass for one sample: exact for linear maps and convolutions; no others count."""
         return sum(row.multiply_adds for row in self.rows)
 
 
@@ -94,10 +94,10 @@ class Summary:
 
 
 def summarise(model: Model) -> Summary:
-    """Run one zero sample through a model and write down what happens.
+    """Summarise a model: run one zero sample through it and record each module.
 
     Args:
-        model: Left as it is.
+        model: A model; it is not changed.
     """
     hierarchy = model.hierarchy
     device = hierarchy.prior.device
@@ -119,9 +119,9 @@ def _kernel_part(kernel: Kernel, states: Mapping[str, Tensor]) -> Part:
             details.append(label.format(value))
     # A gauge is part of the Gaussian layer.
     norm = kernel.norm if isinstance(kernel, GaussianKernel) else None
-    found, multiply_adds = _recorded(kernel, lambda: kernel.mean(given), but=norm)
+    found, multiply_adds = _recorded(kernel, lambda: kernel.mean(given), without=norm)
     rows = [row for _, row in found]
-    # What no module accounts for is the kernel's own.
+    # Parameters and multiply-adds outside of the modules belong to the kernel itself.
     parameters = sum(p.numel() for p in kernel.parameters()) - sum(row.parameters for row in rows)
     multiply_adds -= sum(row.multiply_adds for row in rows)
     if isinstance(kernel, DensityKernel) or parameters or multiply_adds:
@@ -145,9 +145,9 @@ def _stage_parts(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Iter
 
 
 def _recorded(
-    module: nn.Module, run: Callable[[], Tensor], *, but: nn.Module | None = None
+    module: nn.Module, run: Callable[[], Tensor], *, without: nn.Module | None = None
 ) -> tuple[list[tuple[nn.Module, Row]], int]:
-    """The rows that run, with the modules that they are, and the multiply-adds in all."""
+    """The modules that run with their rows, and the number of all multiply-adds; ``without`` gets no row."""
     found: list[tuple[nn.Module, Row]] = []
     started: dict[nn.Module, int] = {}
     counter = FlopCounterMode(display=False)
@@ -160,7 +160,7 @@ def _recorded(
         multiply_adds = (counter.get_total_flops() - started[part]) // 2
         found.append((part, _described(part, tuple(output.shape[1:]), multiply_adds)))
 
-    parts = [part for part in _parts(module) if part not in (module, but) and not isinstance(part, _RESHAPING)]
+    parts = [part for part in _parts(module) if part not in (module, without) and not isinstance(part, _RESHAPING)]
     handles = [part.register_forward_pre_hook(start) for part in parts]
     handles += [part.register_forward_hook(note) for part in parts]
     try:
@@ -173,7 +173,7 @@ def _recorded(
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules that are a row each."""
+    """The modules that have a row each."""
     children = [] if isinstance(module, Layer | ResidualBlock) or is_parametrized(module) else list(module.children())
     if not children:
         yield module
