@@ -102,8 +102,8 @@ class Classifier:
 
 def fit_classifier(
     train: Split,
-    judged: Split,
-    asked: Questions,
+    held_out: Split,
+    questions: Questions,
     *,
     spec: str,
     width: int = 64,
@@ -118,9 +118,9 @@ def fit_classifier(
     weight.
 
     Args:
-        train: Images to train on; ``asked.fit`` has their answers.
-        judged: Held-out images to score on; ``asked.test`` has their answers. No choice depends on them.
-        asked: The questions.
+        train: Images to train on; ``questions.fit`` has their answers.
+        held_out: Held-out images to score on; ``questions.test`` has their answers. No choice depends on them.
+        questions: The questions.
         spec: Data spec, for ``trained_on``.
         width: Width of the network.
         epochs: Number of epochs.
@@ -136,11 +136,11 @@ def fit_classifier(
         raise InputError(
             f"a classifier is trained on {_BATCH} images (C, H, W) or more, got {len(train)} data of shape {shape}"
         )
-    answers = torch.from_numpy(asked.fit)
+    answers = torch.from_numpy(questions.fit)
     positives = answers.double().mean(0)
     weight = ((1 - positives) / positives).float().to(device)
     with seeded(seed, device):
-        network = Vgg16(shape, len(asked.names), width).to(device).train()
+        network = Vgg16(shape, len(questions.names), width).to(device).train()
         optimiser = torch.optim.Adam(network.parameters(), 1e-3)
         per_epoch = len(train) // _BATCH
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * per_epoch)
@@ -157,17 +157,17 @@ def fit_classifier(
                     on_progress(done, epochs * per_epoch)
     network.eval()
     trained_on = f"{len(train):,} images of {spec.partition(':')[0]}, {epochs} epochs, seed {seed}"
-    classifier = Classifier(network, shape, asked.names, width, trained_on, ())
-    return replace(classifier, scores=original_scores(classifier, judged, asked))
+    classifier = Classifier(network, shape, questions.names, width, trained_on, ())
+    return replace(classifier, scores=original_scores(classifier, held_out, questions))
 
 
-def original_scores(classifier: Classifier, part: Split, asked: Questions) -> tuple[float, ...]:
-    """Balanced accuracy on the original images of a part, in [0, 1], for each question of ``asked.test``."""
-    return _scores(classifier, part, asked, lambda x: x)
+def original_scores(classifier: Classifier, part: Split, questions: Questions) -> tuple[float, ...]:
+    """Balanced accuracy on the original images of a part, in [0, 1], for each question of ``questions.test``."""
+    return _scores(classifier, part, questions, lambda x: x)
 
 
 def reconstruction_scores(
-    classifier: Classifier, hierarchy: Hierarchy, part: Split, asked: Questions, level: int
+    classifier: Classifier, hierarchy: Hierarchy, part: Split, questions: Questions, level: int
 ) -> tuple[float, ...]:
     """Balanced accuracy on reconstructions from one level along the means, in [0, 1], for each question.
 
@@ -175,27 +175,27 @@ def reconstruction_scores(
         classifier: A classifier for the same questions.
         hierarchy: A hierarchy in evaluation mode.
         part: The original images.
-        asked: The questions; ``asked.test`` has the answers of the part.
+        questions: The questions; ``questions.test`` has the answers of the part.
         level: Level, between 1 and L.
     """
-    return _scores(classifier, part, asked, lambda x: hierarchy.reconstruct(x, level))
+    return _scores(classifier, part, questions, lambda x: hierarchy.reconstruct(x, level))
 
 
 def preservation(
-    classifier: Classifier, models: dict[str, tuple[float, ...]], asked: Questions, title: str, *, fewest: int
+    classifier: Classifier, models: dict[str, tuple[float, ...]], questions: Questions, title: str, *, fewest: int
 ) -> Comparison:
     """A table of scores on reconstructions, each divided by the score on the original images.
 
     Args:
         classifier: The classifier with its scores on the original images.
         models: Scores of reconstructions for each question, by the name of a model and level.
-        asked: The questions.
+        questions: The questions.
         title: Title of the table.
         fewest: A question with fewer positives or negatives in a part counts as rare.
     """
     normalised = [tuple(s / own for s, own in zip(v, classifier.scores, strict=True)) for v in models.values()]
     rows = tuple(zip(classifier.scores, *normalised, strict=True))
-    return Comparison(title, ("data", *models), asked.names, rows, asked.rare(fewest), unranked=1)
+    return Comparison(title, ("data", *models), questions.names, rows, questions.rare(fewest), unranked=1)
 
 
 def save_classifier(path: Path, classifier: Classifier) -> None:
@@ -260,9 +260,9 @@ def classifier_features(classifier: Classifier) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def _scores(
-    classifier: Classifier, part: Split, asked: Questions, change: Callable[[Tensor], Tensor]
+    classifier: Classifier, part: Split, questions: Questions, change: Callable[[Tensor], Tensor]
 ) -> tuple[float, ...]:
-    """Balanced accuracy on changed images of a part, for each question of ``asked.test``."""
+    """Balanced accuracy on changed images of a part, for each question of ``questions.test``."""
     device = next(classifier.network.parameters()).device
     predicted = in_batches(lambda x: classifier.network(change(x)).cpu() > 0, part, _CHUNK, device=device).numpy()
-    return tuple(balanced_accuracy(predicted[:, i], asked.test[:, i]) for i in range(len(asked.names)))
+    return tuple(balanced_accuracy(predicted[:, i], questions.test[:, i]) for i in range(len(questions.names)))

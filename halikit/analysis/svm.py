@@ -28,7 +28,7 @@ __all__ = [
     "compare",
     "encoder_features",
     "feature_scores",
-    "questions",
+    "questions_of",
     "random_encoder",
     "svm_scores",
 ]
@@ -79,7 +79,7 @@ class SvmScores:
     regularisation: tuple[float, ...]
 
 
-def questions(data: DataSet, fit: Split, test: Split) -> Questions:
+def questions_of(data: DataSet, fit: Split, test: Split) -> Questions:
     """Questions about the attributes of a data set, or about its classes if it has no attributes.
 
     Questions without two positives and two negatives in the fitting part, or one of each in the other, are left out.
@@ -100,11 +100,11 @@ def questions(data: DataSet, fit: Split, test: Split) -> Questions:
     else:
         raise InputError(f"{data.spec} has neither attributes nor classes, so there is nothing to classify")
     # Two of each: one to choose the regularisation, and one to fit.
-    asked = [i for i in range(len(names)) if min(answers[0][:, i].sum(), (~answers[0][:, i]).sum()) > 1]
-    asked = [i for i in asked if answers[1][:, i].any() and not answers[1][:, i].all()]
-    if not asked:
+    usable = [i for i in range(len(names)) if min(answers[0][:, i].sum(), (~answers[0][:, i]).sum()) > 1]
+    usable = [i for i in usable if answers[1][:, i].any() and not answers[1][:, i].all()]
+    if not usable:
         raise InputError(f"no attribute or class of {data.spec} has positives and negatives in both parts")
-    return Questions(tuple(names[i] for i in asked), answers[0][:, asked], answers[1][:, asked])
+    return Questions(tuple(names[i] for i in usable), answers[0][:, usable], answers[1][:, usable])
 
 
 @torch.no_grad()
@@ -150,7 +150,12 @@ def random_encoder(config: Config, images: Split, *, seed: int = 0) -> Hierarchy
 
 
 def svm_scores(
-    fit: Array, test: Array, asked: Questions, *, seed: int = 0, on_progress: Callable[[int, int], None] | None = None
+    fit: Array,
+    test: Array,
+    questions: Questions,
+    *,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> SvmScores:
     """Fit a linear SVM for each question, and score its answers on the test part.
 
@@ -161,18 +166,18 @@ def svm_scores(
     Args:
         fit: Features to fit on, ``(n, D)``.
         test: Features to test on, ``(m, D)``.
-        asked: Questions about the same images.
+        questions: Questions about the same images.
         seed: Seed of the split.
         on_progress: Called with (questions done, all questions).
     """
     x, unseen = principal_coordinates(*(torch.from_numpy(part) for part in _standardised(fit, test)))
-    answers = torch.from_numpy(asked.fit)
-    number = len(asked.names)
+    answers = torch.from_numpy(questions.fit)
+    number = len(questions.names)
     chosen = _regularisation(x, answers, seed, on_progress)
     predicted = (unseen @ fit_svms(x, answers, torch.ones_like(answers), chosen) > 0).numpy()
     if on_progress:
         on_progress(number, number)
-    scores = [balanced_accuracy(predicted[:, i], asked.test[:, i]) for i in range(number)]
+    scores = [balanced_accuracy(predicted[:, i], questions.test[:, i]) for i in range(number)]
     return SvmScores(tuple(scores), tuple(chosen.tolist()))
 
 
@@ -181,27 +186,27 @@ def feature_scores(
     levels: Sequence[int],
     fit: Split,
     test: Split,
-    asked: Questions,
+    questions: Questions,
     *,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SvmScores:
     """:func:`svm_scores` of :func:`encoder_features`; see there for the arguments."""
     features = encoder_features(hierarchy, fit, levels), encoder_features(hierarchy, test, levels)
-    return svm_scores(*features, asked, seed=seed, on_progress=on_progress)
+    return svm_scores(*features, questions, seed=seed, on_progress=on_progress)
 
 
-def compare(models: Mapping[str, SvmScores], asked: Questions, title: str, *, fewest: int) -> Comparison:
+def compare(models: Mapping[str, SvmScores], questions: Questions, title: str, *, fewest: int) -> Comparison:
     """A table of the scores of several models.
 
     Args:
         models: Scores by the name of the model.
-        asked: The questions.
+        questions: The questions.
         title: Title of the table.
         fewest: A question with fewer positives or negatives in a part counts as rare.
     """
     columns = [scores.scores for scores in models.values()]
-    return Comparison(title, tuple(models), asked.names, tuple(zip(*columns, strict=True)), asked.rare(fewest))
+    return Comparison(title, tuple(models), questions.names, tuple(zip(*columns, strict=True)), questions.rare(fewest))
 
 
 def balanced_accuracy(predicted: Array, answers: Array) -> float:

@@ -57,7 +57,7 @@ def attributes(
     Example: halikit evaluate attributes runs/ali runs/hali --vgg vgg.safetensors --width 16
     """
     from halikit.analysis.attributes import preservation
-    from halikit.analysis.svm import questions
+    from halikit.analysis.svm import questions_of
     from halikit.errors import InputError
 
     sets = level_sets(level)
@@ -65,21 +65,21 @@ def attributes(
     if joined:
         raise InputError(f"a reconstruction is from one level: --level {joined[0][0]}, not {level_name(joined[0])}")
     data = common_data(runs)
-    asked = questions(data, data.train, data.held_out)
+    questions = questions_of(data, data.train, data.held_out)
     path = vgg or runs[0].classifier_file
-    classifier = _classifier(runs[0], data, asked, path, width, epochs, seed)
+    classifier = _classifier(runs[0], data, questions, path, width, epochs, seed)
     title = (
         f"balanced accuracy on {len(data.held_out):,} held-out images of {data.spec} in percent: on the images "
         "themselves (data), and on reconstructions relative to that"
     )
-    kept = _kept(runs, data, asked, classifier, [levels[0] for levels in sets])
-    table = preservation(classifier, kept, asked, title, fewest=fewest_for(fewest, data))
+    kept = _kept(runs, data, questions, classifier, [levels[0] for levels in sets])
+    table = preservation(classifier, kept, questions, title, fewest=fewest_for(fewest, data))
     about = {"classifier": str(path), "width": classifier.width, "trained_on": classifier.trained_on}
     return table_result("attributes", table, format, about)
 
 
 def _kept(
-    runs: Sequence[Run], data: DataSet, asked: Questions, classifier: Classifier, levels: list[int]
+    runs: Sequence[Run], data: DataSet, questions: Questions, classifier: Classifier, levels: list[int]
 ) -> dict[str, tuple[float, ...]]:
     """The scores of reconstructions by the name of run and level."""
     from halikit.analysis.attributes import reconstruction_scores
@@ -90,12 +90,12 @@ def _kept(
             run.checked_level(level)
             column = f"{name} {level_name([level])}"
             with run.progress(f"reconstructing by {column}"):
-                kept[column] = reconstruction_scores(classifier, run.hierarchy, data.held_out, asked, level)
+                kept[column] = reconstruction_scores(classifier, run.hierarchy, data.held_out, questions, level)
     return kept
 
 
 def _classifier(
-    run: Run, data: DataSet, asked: Questions, path: Path, width: int, epochs: int, seed: int
+    run: Run, data: DataSet, questions: Questions, path: Path, width: int, epochs: int, seed: int
 ) -> Classifier:
     """The classifier in a file; trained and written there if there is none."""
     from halikit.analysis.attributes import fit_classifier, load_classifier, save_classifier
@@ -103,13 +103,13 @@ def _classifier(
 
     if path.exists():
         classifier = load_classifier(path, device=run.device)
-        if (classifier.shape, classifier.names) != (data.shape, asked.names):
+        if (classifier.shape, classifier.names) != (data.shape, questions.names):
             raise InputError(f"{path} is a classifier of other images or attributes than those of {data.spec}")
         return classifier
     run.make(path.parent)
     with run.progress("training the classifier") as advance:
         classifier = fit_classifier(
-            *(data.train, data.held_out, asked),
+            *(data.train, data.held_out, questions),
             spec=data.spec,
             width=width,
             epochs=epochs,

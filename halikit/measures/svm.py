@@ -43,20 +43,20 @@ def svm(
 
     Example: halikit evaluate svm runs/hali --level 1 --level 1+2 --format latex
     """
-    from halikit.analysis.svm import SvmScores, compare, feature_scores, questions
+    from halikit.analysis.svm import SvmScores, compare, feature_scores, questions_of
 
     data = common_data(runs)
     fit, test = data.validation or data.train, data.test
-    asked = questions(data, fit, test)
+    questions = questions_of(data, fit, test)
     scores: dict[str, SvmScores] = {}
     for name, hierarchy, levels in _columns(runs, data, level_sets(level), seed):
         with runs[0].progress(f"classifying by {name}") as advance:
-            scores[name] = feature_scores(hierarchy, levels, fit, test, asked, seed=seed, on_progress=advance)
+            scores[name] = feature_scores(hierarchy, levels, fit, test, questions, seed=seed, on_progress=advance)
     title = (
         f"balanced accuracy of linear SVMs in percent, {data.spec}: "
         f"fitted on {len(fit):,} images, {len(test):,} test images"
     )
-    table = compare(scores, asked, title, fewest=fewest_for(fewest, data))
+    table = compare(scores, questions, title, fewest=fewest_for(fewest, data))
     about = {"regularisation": {name: list(found.regularisation) for name, found in scores.items()}}
     return table_result("svm", table, format, about)
 
