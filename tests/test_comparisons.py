@@ -232,14 +232,14 @@ def test_attributes_kept_by_reconstructions(tmp_path: Path) -> None:
     table = preservation(loaded, {"model z1": scores, "perfect": judge.scores}, questions, "t", fewest=60)
     assert table.models == ("data", "model z1", "perfect")
     assert [row[2] for row in table.scores] == [1.0] * 3
-    assert table.apart == {"rare"}
+    assert table.rare == {"rare"}
     assert table.best == (0, 2)
 
 
 def test_files_that_are_no_classifier(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    with pytest.raises(InputError, match="no classifier of attributes"):
+    with pytest.raises(InputError, match="not a classifier of attributes"):
         load_classifier(path)
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match="no classifier of attributes"):
+    with pytest.raises(InputError, match="not a classifier of attributes"):
         load_classifier(path)
