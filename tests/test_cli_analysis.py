@@ -18,7 +18,8 @@ from PIL import Image
 
 from halikit.runs.report import Finding, keep, write_report
 
-QUICK = ["--steps", "20", "--batch-size", "16", "--set", "evaluate_every=5", "--set", "hidden=16", "--set", "width=16"]
+QUICK = ["--steps", "20", "--batch-size", "16", "--set", "evaluate_every=5", "--set", "model.hidden=16"]
+QUICK += ["--set", "discriminator.width=16"]
 
 
 @pytest.fixture(scope="module")
