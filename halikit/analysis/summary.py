@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.flop_counter import FlopCounterMode
 
-from halikit.discriminator import JointDiscriminator
+from halikit.discriminator import Discriminator, JointDiscriminator
 from halikit.kernels import DensityKernel, GaussianKernel, Kernel
 from halikit.model import Model
 from halikit.networks.blocks import Dropout, Layer, Reshape, ResidualBlock
@@ -106,7 +106,7 @@ def summarise(model: Model) -> Summary:
         up = tuple(_kernel_part(link.up, states) for link in hierarchy)
         down = tuple(_kernel_part(link.down, states) for link in hierarchy)
         games = model.discriminator.games if model.discriminator else ()
-        stages = tuple(part for game in games for part in _stage_parts(game, states))
+        stages = tuple(part for game in games for part in _game_parts(game, states))
     return Summary(hierarchy.spaces, up, down, stages)
 
 
@@ -131,12 +131,26 @@ def _kernel_part(kernel: Kernel, states: Mapping[str, Tensor]) -> Part:
     return Part(str(kernel), ", ".join(details), tuple(rows))
 
 
-def _stage_parts(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Iterator[Part]:
+def _game_parts(game: Discriminator, states: Mapping[str, Tensor]) -> Iterator[Part]:
+    """The stages of a game; one part for a discriminator without stages."""
+    found, multiply_adds = _recorded(game, lambda: game(states))
+    if isinstance(game, JointDiscriminator):
+        yield from _stage_parts(game, found)
+        return
+    rows = [row for _, row in found]
+    parameters = sum(p.numel() for p in game.parameters()) - sum(row.parameters for row in rows)
+    multiply_adds -= sum(row.multiply_adds for row in rows)
+    if parameters or multiply_adds:
+        rows.append(Row("other", "", "", None, "", None, "", (), parameters, multiply_adds))
+    yield Part(f"reads {', '.join(space.name for space in game.spaces)}", "", tuple(rows))
+
+
+def _stage_parts(game: JointDiscriminator, found: Iterable[tuple[nn.Module, Row]]) -> Iterator[Part]:
     rows: dict[int, list[Row]] = {}
     spaces = game.spaces
     groups = [*game.stages, game.head]
     owner = {id(m): i for i, group in enumerate(groups) for m in group.modules()}
-    for module, row in _recorded(game, lambda: game(states))[0]:
+    for module, row in found:
         if id(module) in owner:
             rows.setdefault(owner[id(module)], []).append(row)
     names = [f"reads {spaces[0].name}", *(f"concatenates {space.name}" for space in spaces[1:]), "head"]
