@@ -16,7 +16,7 @@ Function = ast.FunctionDef
 
 # Modules of the theory and of what the paper does with it; the others there say of themselves that they are tools.
 THEORY = ["algorithm", "discriminator", "elbo", "hierarchy", "joints", "objectives", "supervision"]
-TOOLS = {"__init__", "interpolation", "linear_gaussian", "neighbours", "quantity"}
+TOOLS = {"__init__", "batched", "interpolation", "linear_gaussian", "neighbours", "quantity"}
 SOURCE = re.compile(
     r"Eqs?\. |[Ss]ections? \d|Tables? \d|Algorithm 1|Figs?\. |Prop|[A-Z]\w+(?:'s)? (?:et al\. |& \w+ )?\(?\d{4}\)"
 )
