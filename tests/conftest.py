@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import halikit as hk
-from halikit.cli import main
+from halikit.config import override
 
 # A script of its own, for an extra that does not install everywhere; tests/test_fuzz.py starts it.
 collect_ignore = ["fuzz_atheris.py"]
@@ -43,6 +43,7 @@ Shell = Callable[..., str]
 @pytest.fixture
 def halikit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     """The command line within this process; gives what it prints, or its complaint if it exits with ``code``."""
+    from halikit.cli import main
 
     def call(*arguments: object, code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["halikit", *map(str, arguments)])
@@ -66,6 +67,11 @@ def without_machine_code(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr("torch._inductor.compile", interpreted)
     return graphs
+
+
+def configured(**changes: object) -> hk.Config:
+    """The default settings with some changed, each by the last part of its name, or as ``section__name``."""
+    return override(hk.Config(), {name.replace("__", "."): value for name, value in changes.items()})
 
 
 def size_of(path: str | Path) -> tuple[int, int]:
