@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import halikit as hk
+from halikit.cli import main
 from halikit.config import override
 
 # A script of its own, for an extra that does not install everywhere; tests/test_fuzz.py starts it.
@@ -43,7 +44,6 @@ Shell = Callable[..., str]
 @pytest.fixture
 def halikit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     """The command line within this process; gives what it prints, or its complaint if it exits with ``code``."""
-    from halikit.cli import main
 
     def call(*arguments: object, code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["halikit", *map(str, arguments)])
