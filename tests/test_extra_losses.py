@@ -88,7 +88,12 @@ def everything(step: StepContext) -> Tensor:
     total = total + (step.hierarchy.reconstruct(x) - x).square().mean()
     for joint in (step.encoder_states, step.decoder_states):
         total = total + step.discriminator(joint).square().mean() + step.discriminator.features(joint).square().mean()
-    return total + sum((p - 1).square().mean() for part in (step.hierarchy, step.discriminator) for p in part.parameters())
+    return total + sum((p - 0.5).square().mean() for part in (step.hierarchy, step.discriminator) for p in part.parameters())
+
+
+def on_both_joints(step: StepContext) -> Tensor:
+    """Depends on samples of both joints and on the discriminator, with few operations."""
+    return step.discriminator(step.encoder_states).square().mean() + step.decoder_states["x"].square().mean()
 
 
 # --- whom a loss trains -----------------------------------------------------------------------------------------------
@@ -144,7 +149,7 @@ def test_a_loss_that_does_not_use_the_samples_is_not_given_any():
 
     def norm(step: StepContext) -> Tensor:
         seen.append(step)
-        return sum((p - 1).square().sum() for p in step.hierarchy.parameters())
+        return sum((p - 0.5).square().sum() for p in step.hierarchy.parameters())
 
     added, model = added_by(hk.ExtraLoss(norm, "decoder", samples="unused"))
     assert set(added) == trained_by("decoder", model)
@@ -407,7 +412,7 @@ def test_a_loss_that_can_be_captured_stays_compiled(changes, monkeypatch):
     graphs = without_machine_code(monkeypatch)
     trainers, notices = [], []
     for mode in (None, "default"):
-        losses = [hk.ExtraLoss(everything, "generators", weight=0.1), hk.ExtraLoss(everything, "discriminator", "judged")]
+        losses = [hk.ExtraLoss(on_both_joints, "generators", weight=0.1), hk.ExtraLoss(on_both_joints, "discriminator", "judged")]
         options = {"extra_losses": [*losses, probe()], "on_notice": notices.append}
         trainers.append(hk.Trainer(small(compile=mode, **changes), **options))
     for _ in range(3):
@@ -459,7 +464,7 @@ def test_a_loss_that_does_not_use_the_samples_runs_beside_the_graph(monkeypatch)
 
     def norm(step: StepContext) -> Tensor:
         numbers.append(step.number)
-        return sum((p - 1).square().sum() for p in step.hierarchy.parameters())
+        return sum((p - 0.5).square().sum() for p in step.hierarchy.parameters())
 
     loss = hk.ExtraLoss(norm, "generators", samples="unused")
     with warnings.catch_warnings(action="error", category=UserWarning):
