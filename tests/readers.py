@@ -65,7 +65,7 @@ def _of_set(place: Path, name: str, file: str, write: Callable[[Path], object]) 
 
 
 def _run(place: Path) -> Path:
-    trainer(config(1, training__steps=2, training__keep=9), place / "run").fit()
+    trainer(config(1, training__steps=2, record__keep_checkpoints=9), place / "run").fit()
     return place / "run"
 
 

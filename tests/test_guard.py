@@ -92,7 +92,7 @@ def test_the_guard_changes_no_training(tmp_path: Path) -> None:
 
 
 def test_after_many_in_a_row_training_goes_back_once_at_half_the_rate(tmp_path: Path) -> None:
-    settings = config(2, training__max_skipped=3, training__steps=30)
+    settings = config(2, record__max_skipped_steps=3, training__steps=30)
     said: list[str] = []
     run = trainer(settings, tmp_path / "run", on_notice=said.append)
     rates: list[float] = []
@@ -115,7 +115,7 @@ def test_after_many_in_a_row_training_goes_back_once_at_half_the_rate(tmp_path: 
 
 
 def test_no_checkpoint_is_written_while_steps_are_skipped(tmp_path: Path) -> None:
-    run = trainer(config(2, training__keep=9), tmp_path / "run")
+    run = trainer(config(2, record__keep_checkpoints=9), tmp_path / "run")
     poison(run, "gradient", lambda: run.steps in (6, 7))
     run.fit()
     assert [path.name[-2:] for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))] == [
@@ -174,10 +174,10 @@ def test_a_discriminator_that_has_won_is_told(tmp_path: Path) -> None:
     settings = config(
         1,
         training__steps=900,
-        training__learning_rate=1e-8,
-        training__discriminator_learning_rate=0.01,
-        training__log_every=50,
-        training__evaluate_every=900,
+        optimiser__learning_rate=1e-8,
+        optimiser__discriminator_learning_rate=0.01,
+        record__log_every=50,
+        record__evaluate_every=900,
         discriminator__width=32,
         discriminator__input_noise=0.0,
         discriminator__dropout=0.0,
@@ -190,7 +190,7 @@ def test_a_discriminator_that_has_won_is_told(tmp_path: Path) -> None:
 
 def test_collapsed_samples_are_told(tmp_path: Path) -> None:
     said: list[str] = []
-    run = hk.Trainer(hk.build(config(2, training__evaluate_every=4)), "digits", on_notice=said.append)
+    run = hk.Trainer(hk.build(config(2, record__evaluate_every=4)), "digits", on_notice=said.append)
     # Wide at first, like everything through a saturated tanh.
     factor = lambda: 1000.0 if run.steps < 8 else 0.001  # noqa: E731
     run.averaged.links[0].down.network[0].register_forward_hook(lambda module, given, out: factor() * out)
@@ -201,5 +201,5 @@ def test_collapsed_samples_are_told(tmp_path: Path) -> None:
 
 def test_a_good_game_says_nothing(tmp_path: Path) -> None:
     said: list[str] = []
-    hk.Trainer(hk.build(config(2, training__evaluate_every=5)), "digits", on_notice=said.append).fit()
+    hk.Trainer(hk.build(config(2, record__evaluate_every=5)), "digits", on_notice=said.append).fit()
     assert not but_recovery(said)

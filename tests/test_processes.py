@@ -71,22 +71,22 @@ def everything(run: hk.Trainer) -> dict[str, Tensor]:
 
 GAMES = {
     "three levels": config(3),
-    "rounds and a penalty": config(2, training__d_steps=2, training__gradient_penalty=0.1),
-    "two passes, pairs": config(2, training__objective="least_squares", discriminator__games="pairwise"),
-    "micro-batches": config(2, training__accumulate=2, training__objective="least_squares"),
-    "one graph": config(3, training__compile="default", training__accumulate=2),
+    "rounds and a penalty": config(2, game__discriminator_steps=2, game__gradient_penalty=0.1),
+    "two passes, pairs": config(2, game__objective="least_squares", discriminator__games="pairwise"),
+    "micro-batches": config(2, hardware__accumulate=2, game__objective="least_squares"),
+    "one graph": config(3, hardware__compile="default", hardware__accumulate=2),
     "an autoencoder": config(
         2, training__method="elbo", model__observation_scale=0.5, model__gauge=None, model__max_scale=None
     ),
 }
 
 
-FEW = {"model__classes": 10, "training__labels": 20, "training__consistency": 0.5, "data__flip": True}
+FEW = {"model__classes": 10, "labels__number": 20, "labels__consistency_weight": 0.5, "data__flip": True}
 LABELS = {
     "labels": config(2, **FEW),
-    "labels in rounds": config(2, training__d_steps=2, **FEW),
-    "labels that spread": config(2, training__propagation=3, **FEW),
-    "labels that spread over latents": config(2, training__consistency_graph=5, **FEW),
+    "labels in rounds": config(2, game__discriminator_steps=2, **FEW),
+    "labels that spread": config(2, labels__propagation_neighbours=3, **FEW),
+    "labels that spread over latents": config(2, labels__propagate_every=5, **FEW),
     "labels alone": config(2, training__method="supervised", **FEW),
 }
 
@@ -223,7 +223,7 @@ def test_too_few_labels_for_the_processes_are_refused() -> None:
 
 
 def test_a_batch_for_consistency_that_cannot_be_divided_is_refused() -> None:
-    settings = config(2, training__method="supervised", training__consistency_batch=7, **FEW)
+    settings = config(2, training__method="supervised", labels__consistency_batch_size=7, **FEW)
     model, processes = hk.build(settings), Processes("cpu", 60)
     processes.world = 2
     with pytest.raises(InputError, match=r"labels.consistency_batch_size=7 is for all 2 processes together"):
@@ -256,7 +256,7 @@ def test_every_index_is_seen_once_an_epoch(tmp_path: Path) -> None:
 
 
 def test_batch_statistics_of_all_processes_are_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = config(2, training__sync_batch_norm=True, model__family="conv")
+    settings = config(2, hardware__sync_batch_norm=True, model__family="conv")
     with pytest.raises(InputError, match="sync_batch_norm is for GPUs; this training is on cpu"):
         hk.Trainer(hk.build(settings), "digits")
     run = hk.Trainer(hk.build(config(2, model__family="conv")), "digits")
