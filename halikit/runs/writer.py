@@ -120,7 +120,7 @@ class RunWriter:
         if needed - own > free:
             raise ResourceError(
                 f"{self.run.path} has {free / 2**20:,.0f} MiB free, but the run needs {(needed - own) / 2**20:,.0f} MiB: "
-                f"{size / 2**20:,.1f} MiB for each checkpoint; lower training.keep, or choose another disk with --out"
+                f"{size / 2**20:,.1f} MiB for each checkpoint; lower record.keep_checkpoints, or choose another disk with --out"
             )
 
     def describe(self, config: Config) -> None:
