@@ -17,10 +17,10 @@ class Prior(nn.Module):
 
     Args:
         space: The top space.
-        distribution: Over one state: empty batch shape, event shape ``space.shape``.
+        distribution: Distribution of one state: empty batch shape, event shape ``space.shape``.
 
     Raises:
-        ValueError: If the distribution is not over that space.
+        ValueError: If the distribution has other shapes.
     """
 
     _origin: Tensor
@@ -38,7 +38,7 @@ class Prior(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it draws."""
+        """Device of the samples."""
         return self._origin.device
 
     def forward(self) -> dist.TorchDistribution:
