@@ -1,8 +1,8 @@
-"""The loop that one would write oneself, from stock parts: what ``halikit benchmark`` measures against.
+"""A textbook training loop made of torch's own layers, for comparison in ``halikit benchmark``.
 
-Encoder, decoder, a discriminator step, then a generator step, as public ports write it: the chains run again for the
-generators' step, and the discriminator's weights get gradients there that nobody uses. Nothing here is shared with
-:mod:`halikit.algorithm`, nor with the layers of halikit that do more than torch's.
+It is written like public implementations: a discriminator step, then a generator step. Encoder and decoder run again
+for the generator step, which also computes gradients of the discriminator that are not used. The loop shares no code
+with :mod:`halikit.algorithm`, and replaces halikit's optimised layers by torch's.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Yardstick:
-    """The textbook loop on a copy of a model's networks, made of torch's own layers and ``torch.optim.Adam``.
+    """The textbook loop on a copy of a model's networks, with torch's own layers and ``torch.optim.Adam``.
 
-    The game is that of :func:`~halikit.objectives.jensen_shannon`, with the sleep phase of the model's settings. It
-    keeps no averaged weights, and looks for no number that is not finite.
+    The losses are those of :func:`~halikit.objectives.jensen_shannon` and the sleep phase of the model's config. The
+    loop neither averages weights nor checks that numbers are finite.
 
     Args:
-        model: With a discriminator, built from a config.
-        is_careful: Whether no graph is built of the chains in the discriminator's step, and the discriminator's weights
-            are frozen in the generators'.
+        model: A model with a discriminator, built from a config.
+        is_careful: Whether to avoid unused work: no graph of encoder and decoder in the discriminator step, and no
+            gradients of the discriminator in the generator step.
     """
 
     def __init__(self, model: Model, *, is_careful: bool = False) -> None:
@@ -106,7 +106,7 @@ class Yardstick:
         return loss
 
     def _sleep_loss(self, p: States) -> Tensor:
-        """The encoder's kernels on the decoder's draw; running statistics see it too, as they would in a plain loop."""
+        """The sleep loss on the decoder's samples, which change running statistics, as in any textbook loop."""
         p = {name: state.detach() for name, state in p.items()}
         loss = torch.zeros((), device=next(iter(p.values())).device)
         for link, weight in zip(self.hierarchy, self.sleep, strict=True):
@@ -116,7 +116,7 @@ class Yardstick:
 
 
 def in_stock_parts(module: M) -> M:
-    """A copy with torch's own layers in the place of halikit's that do the same by other means."""
+    """A copy of a module in which torch's own layers replace halikit's optimised layers."""
     copied = deepcopy(module)
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
@@ -140,7 +140,7 @@ def _stock_convolution(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def _drawn(kernel: Kernel, given: Tensor) -> Tensor:
-    """A draw, in the plainest way."""
+    """A sample of a kernel, computed without the code of the kernel if possible."""
     if isinstance(kernel, DeterministicKernel):
         out: Tensor = kernel.network(given)
         return out.reshape(len(given), *kernel.target.shape)
@@ -157,7 +157,7 @@ def _drawn(kernel: Kernel, given: Tensor) -> Tensor:
 
 
 def _judged(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Tensor:
-    """Logits ``(n,)``."""
+    """The logits of a discriminator, ``(n,)``."""
     first, *latents = (states[space.name] for space in game.spaces)
     if game.noise.scale:
         first = first + game.noise.scale * torch.randn_like(first)

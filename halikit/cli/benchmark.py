@@ -1,4 +1,4 @@
-"""``halikit benchmark``: how fast a step is."""
+"""``halikit benchmark``: measure the speed of a training step."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from halikit.cli import common
 
 
 def benchmark(
-    preset: Annotated[str, typer.Option(help="Whose networks and batch size.")] = "digits",
-    rounds: Annotated[int, typer.Option(min=3, help="How often each way of stepping has its turn.")] = 20,
+    preset: Annotated[str, typer.Option(help="Preset with the networks and the batch size.")] = "digits",
+    rounds: Annotated[int, typer.Option(min=3, help="Number of turns of each implementation.")] = 20,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as often as needed.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any setting; may be repeated.")
     ] = None,
     as_json: common.Json = False,
 ) -> None:
-    """Time a step beside the loop that one would write oneself, and beside what the machine can do.
+    """Time a training step, compared with a textbook loop and with the speed of the machine.
 
-    All of it is timed in turns within one run; halikit's step is the whole of it, averaged weights included.
+    All are timed in turns within one run. The time of halikit's step includes the averaging of weights.
 
     Example: halikit benchmark --preset digits
     """

@@ -1,4 +1,4 @@
-"""``halikit propositions``: the paper's statements in numbers (sections 3.2 and A.2)."""
+"""``halikit propositions``: check the paper's propositions numerically (sections 3.2 and A.2)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 
 def propositions(
-    count: Annotated[int, typer.Option("-n", "--number", min=1, help="Random hierarchies of each kind.")] = 200,
-    levels: Annotated[int, typer.Option(min=1, max=6, help="Most levels.")] = 3,
-    show: Annotated[int, typer.Option(min=0, help="Of how many of each kind both sides are printed.")] = 2,
+    count: Annotated[
+        int, typer.Option("-n", "--number", min=1, help="Number of random hierarchies of each kind.")
+    ] = 200,
+    levels: Annotated[int, typer.Option(min=1, max=6, help="Largest number of levels.")] = 3,
+    show: Annotated[int, typer.Option(min=0, help="Number of hierarchies of each kind to print.")] = 2,
     seed: common.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Picture to write.", show_default=False)] = None,
     as_json: common.Json = False,
 ) -> None:
-    """Check Propositions 1 and 2, the identity behind them and both lemmas on random hierarchies, without a model.
+    """Check Propositions 1 and 2, their underlying identity and both lemmas on random hierarchies; needs no run.
 
     Example: halikit propositions --out propositions.png
     """

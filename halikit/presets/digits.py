@@ -9,5 +9,5 @@ __all__ = ["digits"]
 
 
 def digits() -> Config:
-    """Three dense levels on the embedded digits. All settings are ours: the paper has no such experiment."""
+    """Three dense levels on scikit-learn's digits. The paper has no such experiment, so all settings are ours."""
     return override(dense(3), {"preset": "digits", "model.data_shape": (1, 8, 8)})

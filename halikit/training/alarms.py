@@ -1,4 +1,4 @@
-"""Alarms about a training that goes wrong although every number is finite, with advice."""
+"""Warnings, with advice, about trainings that fail although all numbers are finite."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from halikit.runs.record import Record
 
 __all__ = ["Alarms"]
 
-# A discriminator has won where ρ on average is so far apart on the two joints, for so many steps.
+# The discriminator has won if ρ_q − ρ_p is above this difference for this number of steps.
 _APART = 0.98
 _PATIENCE = 500
-# Samples have collapsed where their spread is less than this share of the data's, so many evaluations in a row. Those
-# of untrained networks are that narrow as well: they count once they have been wider, or after so many steps.
+# Samples have collapsed if their standard deviation is below this share of the data's, in this number of consecutive
+# evaluations. Untrained networks have such samples too. So evaluations count only after this number of steps, or after
+# a larger standard deviation was seen.
 _SPREAD = 0.1
 _EVALUATIONS = 2
 _BEGINNING = 2000
 
 
 class Alarms:
-    """Watches the records of a training, and gives each warning once until its cause has passed.
+    """Checks the records of a training. A warning is repeated only if its cause has disappeared in between.
 
     Args:
-        notify: Called with what is wrong and what to try.
+        notify: Called with each warning, which has the problem and advice.
     """
 
     def __init__(self, notify: Callable[[str], None]) -> None:
@@ -36,7 +37,7 @@ class Alarms:
         self._has_been_wide = False
 
     def look_at(self, record: Record) -> None:
-        """Look for a discriminator that has won."""
+        """Warn if the discriminator has won."""
         if record.rho_q is None or record.rho_p is None or not record.rho_q - record.rho_p > _APART:
             self._won_since, self._has_said_won = None, False
             return
@@ -51,12 +52,12 @@ class Alarms:
             )
 
     def look_at_samples(self, samples: Tensor, x: Tensor, step: int) -> None:
-        """Look for samples that are all alike.
+        """Warn if the samples have collapsed.
 
         Args:
-            samples: From the decoder, ``(n, *shape of x)``.
+            samples: Samples of the decoder, ``(n, *shape of x)``.
             x: Data, ``(m, *shape of x)``.
-            step: Steps played.
+            step: Number of steps so far.
         """
         share = float(samples.std(0, correction=0).mean() / x.std(0, correction=0).mean().clamp_min(1e-12))
         self._has_been_wide |= share >= _SPREAD
@@ -69,10 +70,10 @@ class Alarms:
             )
 
     def look_at_recovery(self, recovered: Mapping[str, float]) -> None:
-        """Look for levels that have not coupled by the end of training.
+        """Warn if levels have not coupled by the end of training.
 
         Args:
-            recovered: By the name of the latent, how much of it the encoder recovers in one step.
+            recovered: Recovery of each latent by its name, at most 1; see :mod:`halikit.analysis.recovery`.
         """
         lost = [f"{name} ({value:.2f})" for name, value in recovered.items() if not value >= LEAST]
         if lost:
