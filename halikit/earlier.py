@@ -76,8 +76,8 @@ def read_config(run: Path) -> Config:
 
 def levels_in(names: Iterable[str]) -> int:
     """Number of levels of a hierarchy, from the names of its tensors."""
-    found = (re.match(r"hierarchy\.links\.(\d+)\.", name) for name in names)
-    return 1 + max((int(match[1]) for match in found if match), default=0)
+    matches = (re.match(r"hierarchy\.links\.(\d+)\.", name) for name in names)
+    return 1 + max((int(match[1]) for match in matches if match), default=0)
 
 
 def upgraded_tensors(tensors: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
@@ -120,10 +120,10 @@ def adapter_in(tensors: Mapping[str, Tensor], discriminator: JointDiscriminator)
         tensors: Tensors as returned by :func:`upgraded_tensors`, named ``discriminator.…``.
         discriminator: The discriminator of the whole stack.
     """
-    whole, found = discriminator.head[1], tensors.get("discriminator.head.1.weight")
+    whole, weight = discriminator.head[1], tensors.get("discriminator.head.1.weight")
     assert isinstance(whole, nn.Linear)
     # If the file has no adapter, the later comparison of the tensors raises the error.
-    features = whole.in_features if found is None or found.dim() != 2 else found.shape[1]
+    features = whole.in_features if weight is None or weight.dim() != 2 else weight.shape[1]
     return nn.Linear(features, whole.out_features)
 
 

@@ -102,9 +102,9 @@ def resolved(config: Config) -> Config:
     settings = config.model
     if settings.family == "paper" or settings.data_shape is None:
         return config
-    told = settings.model_dump(include={"family", "maps", "widths", "hidden", "skips"})
+    arguments = settings.model_dump(include={"family", "maps", "widths", "hidden", "skips"})
     try:
-        choices = ladder_choices(settings.levels, settings.data_shape, **told)
+        choices = ladder_choices(settings.levels, settings.data_shape, **arguments)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
     return override(config, {f"model.{name}": value for name, value in choices.items()})
@@ -174,9 +174,9 @@ def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        result[name] = (tensor.detach().clone() if place in seen else tensor.detach()).contiguous()
-        seen.add(place)
+        address = tensor.untyped_storage().data_ptr()
+        result[name] = (tensor.detach().clone() if address in seen else tensor.detach()).contiguous()
+        seen.add(address)
     return result
 
 
@@ -228,9 +228,9 @@ def _grown_so_far(model: Model, level: int, tensors: dict[str, Tensor]) -> Model
     elif discriminator is not None:
         discriminator = discriminator[:level]
     grown = replace(model, hierarchy=hierarchy, discriminator=discriminator)
-    wanted = named_tensors(grown.parts).keys()
-    beyond = [name for name in tensors if name not in wanted and name in named_tensors(model.parts)]
-    for name in beyond:
+    names = named_tensors(grown.parts).keys()
+    removed = [name for name in tensors if name not in names and name in named_tensors(model.parts)]
+    for name in removed:
         del tensors[name]
     return grown
 
@@ -308,14 +308,14 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
 def _read(path: Path, weights: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The metadata of a file and its tensors; ``weights`` says which ones are returned as those of the hierarchy."""
     about = _about(path)
-    wanted, unwanted = ("averaged.", "hierarchy.") if weights == "averaged" else ("hierarchy.", "averaged.")
+    chosen, others = ("averaged.", "hierarchy.") if weights == "averaged" else ("hierarchy.", "averaged.")
     with safe_open(path, "pt") as file:
-        names = [name for name in file.keys() if not name.startswith(unwanted)]  # noqa: SIM118
-        if not any(name.startswith(wanted) for name in names):
+        names = [name for name in file.keys() if not name.startswith(others)]  # noqa: SIM118
+        if not any(name.startswith(chosen) for name in names):
             raise ModelError(f"{path} holds no {weights} weights")
         tensors = {name: file.get_tensor(name) for name in names}
     return about, {
-        f"hierarchy.{name.removeprefix(wanted)}" if name.startswith(wanted) else name: tensor
+        f"hierarchy.{name.removeprefix(chosen)}" if name.startswith(chosen) else name: tensor
         for name, tensor in tensors.items()
     }
 
@@ -335,16 +335,18 @@ def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], part: str
     module.load_state_dict(_check_fit(path, module.state_dict(), tensors, part))
 
 
-def _check_fit(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    found = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
-    wrong = [f"{name} is missing" for name in wanted if name not in found]
-    wrong += [f"{name} is unknown" for name in found if name not in wanted]
-    wrong += [
-        f"{name} is {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in found and found[name].shape != wanted[name].shape
+def _check_fit(
+    path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: str
+) -> dict[str, Tensor]:
+    stored = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+    problems = [f"{name} is missing" for name in expected if name not in stored]
+    problems += [f"{name} is unknown" for name in stored if name not in expected]
+    problems += [
+        f"{name} is {tuple(stored[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in stored and stored[name].shape != expected[name].shape
     ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ModelError(f"{path} does not fit the model built ({part}): {'; '.join(wrong[:3])}{more}")
-    return found
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ModelError(f"{path} does not fit the model built ({part}): {'; '.join(problems[:3])}{more}")
+    return stored

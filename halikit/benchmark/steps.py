@@ -205,8 +205,8 @@ def peak_memory(config: Config, *, of_yardstick: bool = False, steps: int = 3) -
     code = "import sys, halikit.benchmark.steps as b; print(b._peak(sys.stdin.read()))"
     done = subprocess.run([sys.executable, "-c", code], input=task, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.splitlines() or [f"status {done.returncode}"])[-1]
-        raise ResourceError(f"the process that measures memory has ended early: {said}")
+        line = (done.stderr.splitlines() or [f"status {done.returncode}"])[-1]
+        raise ResourceError(f"the process that measures memory has ended early: {line}")
     return int(done.stdout.splitlines()[-1])
 
 
@@ -217,7 +217,7 @@ def _timed(model: Model, rounds: int) -> Benchmark:
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     probes = {threads: _probes(device, dtype) for threads in dict.fromkeys(way.threads for way in ways.values())}
     times: dict[str, list[float]] = {name: [] for name in ways}
-    seen: dict[int, tuple[list[float], list[float]]] = {threads: ([], []) for threads in probes}
+    measured: dict[int, tuple[list[float], list[float]]] = {threads: ([], []) for threads in probes}
     with seeded(0, device):
         flop, turns = {}, {}
         for name, way in ways.items():
@@ -233,12 +233,12 @@ def _timed(model: Model, rounds: int) -> Benchmark:
                 times[name].append(_seconds(prepared[name], device, turns[name]))
             for threads, (multiply, copy) in probes.items():
                 torch.set_num_threads(threads)
-                seen[threads][0].append(_seconds(multiply, device))
-                seen[threads][1].append(_seconds(copy, device))
+                measured[threads][0].append(_seconds(multiply, device))
+                measured[threads][1].append(_seconds(copy, device))
     side, copied = _SIDE[device.type], _COPIED[device.type]
     machine = {
         threads: Machine(threads, 2 * side**3 / median(products), 2 * 4 * copied / median(copies))
-        for threads, (products, copies) in seen.items()
+        for threads, (products, copies) in measured.items()
     }
     own = machine[ways[_HALIKIT].threads]
     eager = Trainer(model, settings=settings.model_copy(update={"compile": None}))
@@ -328,32 +328,32 @@ def _probes(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tens
 
 def _bytes_moved(model: Model, step: Callable[[], object]) -> int:
     """``bytes`` of :class:`Benchmark`."""
-    kept: dict[int, int] = {}
+    saved: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         step()
     parameters = [p for part in model.parts.values() for p in part.parameters()]
     for parameter in parameters:
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    return 2 * sum(kept.values()) + _PASSES * sum(p.nbytes for p in parameters)
+        saved.pop(parameter.untyped_storage().data_ptr(), None)
+    return 2 * sum(saved.values()) + _PASSES * sum(p.nbytes for p in parameters)
 
 
 def _peak(task: str) -> int:
     """Peak memory of this process; :func:`peak_memory` calls it in another process."""
-    given = json.loads(task)
-    config = Config.parse(given["config"])
+    options = json.loads(task)
+    config = Config.parse(options["config"])
     device = resolve_device(config.training.device)
     before = _resident()
     model = build(config)
-    way = _ways(model)[given["way"]]
+    way = _ways(model)[options["way"]]
     torch.set_num_threads(way.threads)
     step = way.prepare()
-    for _ in range(given["steps"]):
+    for _ in range(options["steps"]):
         step()
     return torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident() - before
 

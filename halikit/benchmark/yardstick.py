@@ -51,10 +51,12 @@ class Yardstick:
         self.noise = settings.encoder_noise
         self.sleep, _ = sleep_weights(model.hierarchy, settings.sleep)
         self.is_careful = is_careful
-        self._judges = nn.ModuleList(self.games)
+        self._discriminators = nn.ModuleList(self.games)
         rate, betas = settings.learning_rate, settings.betas
         self._for_g = torch.optim.Adam(self.hierarchy.parameters(), rate, betas)
-        self._for_d = torch.optim.Adam(self._judges.parameters(), settings.discriminator_learning_rate or rate, betas)
+        self._for_d = torch.optim.Adam(
+            self._discriminators.parameters(), settings.discriminator_learning_rate or rate, betas
+        )
 
     def step(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A discriminator step, then a generator step, on a batch ``(n, *shape of x)``.
@@ -72,20 +74,20 @@ class Yardstick:
 
         self._for_g.zero_grad()
         if self.is_careful:
-            self._judges.requires_grad_(False)
+            self._discriminators.requires_grad_(False)
         q, p = self._encode(x), self._decode(len(x))
         loss_g = self._loss(q, p, 0.0)
         (loss_g + self._sleep_loss(p)).backward()
         self._for_g.step()
         if self.is_careful:
-            self._judges.requires_grad_(True)
+            self._discriminators.requires_grad_(True)
         return loss_d.detach(), loss_g.detach()
 
     def _encode(self, x: Tensor) -> States:
         z = x + self.noise * torch.randn_like(x) if self.noise else x
         states = {self.hierarchy.spaces[0].name: x}
         for link in self.hierarchy:
-            z = _drawn(link.up, z)
+            z = _sampled(link.up, z)
             states[link.up.target.name] = z
         return states
 
@@ -93,14 +95,14 @@ class Yardstick:
         z = self.hierarchy.prior.sample(n)
         states = {self.hierarchy.spaces[-1].name: z}
         for link in reversed(list(self.hierarchy)):
-            z = _drawn(link.down, z)
+            z = _sampled(link.down, z)
             states[link.down.target.name] = z
         return states
 
     def _loss(self, q: States, p: States, label: float) -> Tensor:
         loss = torch.zeros((), device=next(iter(q.values())).device)
         for game in self.games:
-            s_q, s_p = _judged(game, q), _judged(game, p)
+            s_q, s_p = _logits_of(game, q), _logits_of(game, p)
             loss = loss + binary_cross_entropy_with_logits(s_q, torch.full_like(s_q, label))
             loss = loss + binary_cross_entropy_with_logits(s_p, torch.full_like(s_p, 1 - label))
         return loss
@@ -139,7 +141,7 @@ def _stock_convolution(layer: nn.Conv2d) -> nn.Conv2d:
     return stock
 
 
-def _drawn(kernel: Kernel, given: Tensor) -> Tensor:
+def _sampled(kernel: Kernel, given: Tensor) -> Tensor:
     """A sample of a kernel, computed without the code of the kernel if possible."""
     if isinstance(kernel, DeterministicKernel):
         out: Tensor = kernel.network(given)
@@ -156,7 +158,7 @@ def _drawn(kernel: Kernel, given: Tensor) -> Tensor:
     return mean + scale * torch.randn_like(mean)
 
 
-def _judged(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Tensor:
+def _logits_of(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Tensor:
     """The logits of a discriminator, ``(n,)``."""
     first, *latents = (states[space.name] for space in game.spaces)
     if game.noise.scale:

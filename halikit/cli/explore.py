@@ -37,9 +37,9 @@ def explore(
     from halikit.explore import Explorer, Server
 
     opened = common.open_run(run, weights, device, data)
-    found = _data(opened)
-    fill = None if found is None or len(found.shape) != 3 else mean_image(found.train)
-    explorer = Explorer(opened.hierarchy, opened.path.resolve().name, data=found, fill=fill, seed=seed)
+    loaded = _data(opened)
+    fill = None if loaded is None or len(loaded.shape) != 3 else mean_image(loaded.train)
+    explorer = Explorer(opened.hierarchy, opened.path.resolve().name, data=loaded, fill=fill, seed=seed)
     with Server(explorer, port, on_error=common.warn) as server:
         common.narrator(stderr=True).print("Ctrl-C ends it; meanwhile the page is at", style="dim")
         if as_json:

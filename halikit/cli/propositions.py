@@ -34,14 +34,14 @@ def propositions(
 
     common.check_writable(out)
     cases = examine(count, levels, seed=seed)
-    found = verdicts(cases)
+    checked = verdicts(cases)
     if out is not None:
         plotting.save_png(out, plotting.as_picture(plotting.propositions(cases)))
     if as_json:
         common.print_json(
             {
                 "hierarchies": len(cases),
-                "verdicts": [verdict._asdict() for verdict in found],
+                "verdicts": [verdict._asdict() for verdict in checked],
                 "cases": [asdict(case) for case in cases[: 3 * show]],
                 "path": None if out is None else str(out),
             }
@@ -53,7 +53,7 @@ def propositions(
         for line in _sides(case):
             say(line, markup=False)
     say(f"over {count} hierarchies of each kind ({', '.join(dict.fromkeys(case.kind for case in cases))})")
-    for verdict in found:
+    for verdict in checked:
         say(
             f"  {verdict.name:24} {verdict.statement:52} {verdict.checked:>5,} checked, "
             f"{verdict.violations} violated, tightest {verdict.tightest:.2e}",

@@ -79,7 +79,7 @@ def train(
     chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
     checkpoint = None
     if resume or resume_from:
-        out = out or _home(resume_from) or _default_path(chosen, data or chosen.data.spec, baseline)
+        out = out or _run_of(resume_from) or _default_path(chosen, data or chosen.data.spec, baseline)
         checkpoint = _checkpoint(out, resume_from)
         # A baseline has another preset and other levels than the settings that it was derived from.
         names = {"preset": None, "levels": None} if baseline else {"preset": preset, "levels": levels}
@@ -130,7 +130,7 @@ def chosen_config(
     return override(config, {"levels": levels} if levels else {})
 
 
-def _home(resume_from: str | None) -> Path | None:
+def _run_of(resume_from: str | None) -> Path | None:
     """The run of a checkpoint that is given by its path."""
     return Path(resume_from).resolve().parent.parent if resume_from and not resume_from.isdecimal() else None
 

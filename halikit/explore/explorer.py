@@ -26,7 +26,7 @@ from halikit.spaces import Space
 __all__ = ["Explorer"]
 
 # Number of subjects in memory; older ones are removed.
-_KEPT = 64
+_MOST_SUBJECTS = 64
 # Number of samples for the ranges of the sliders and, if there are no data, for the fill of missing pixels.
 _DRAWS = 256
 # Limits on the estimate of the entries' influence: decodings in total, and samples for each entry.
@@ -75,7 +75,7 @@ class Explorer:
         self._seed = seed
         self._picked = -1
         self._subjects: OrderedDict[int, _Subject] = OrderedDict()
-        self._made = 0
+        self._count = 0
         self._levels: dict[int, dict[str, Any]] = {}
 
     def about(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Explorer:
         """
         space = self._latent(level)
         if level not in self._levels:
-            self._levels[level] = self._examined(space, level)
+            self._levels[level] = self._entries(space, level)
         return self._levels[level]
 
     @torch.no_grad()
@@ -125,7 +125,7 @@ class Explorer:
         if seed is None:
             seed = self._seed
             self._seed += 1
-        return self._told(self._keep(_Subject(f"sample, seed {seed}", self._drawn(1, seed))))
+        return self._description(self._store(_Subject(f"sample, seed {seed}", self._sampled(1, seed))))
 
     def pick(self, index: int | None = None) -> dict[str, Any]:
         """A subject from the held-out data.
@@ -156,7 +156,7 @@ class Explorer:
         Raises:
             InputError: If the file is not an image, or the model is not for grey or colour images.
         """
-        pixels = torch.from_numpy(self._fitted(content).copy()).float().div(127.5).sub(1)
+        pixels = torch.from_numpy(self._pixels(content).copy()).float().div(127.5).sub(1)
         return self._encoded("your image", (-pixels if inverted else pixels).unsqueeze(0))
 
     @torch.no_grad()
@@ -216,23 +216,23 @@ class Explorer:
         if len(mask) != height * width or not set(mask) <= {"0", "1"} or "1" not in mask:
             raise InputError(f"a mask has {height}×{width} characters 0 or 1, one 1 at least")
         missing = torch.tensor([character == "1" for character in mask]).view(height, width).to(x.device)
-        found = inpainting.inpaint(self.hierarchy, x, missing, fill=self.fill.to(x.device))
+        result = inpainting.inpaint(self.hierarchy, x, missing, fill=self.fill.to(x.device))
         if keep:
-            return self._encoded("filled in", found.completed)
+            return self._encoded("filled in", result.completed)
         where = missing.expand_as(x)
         return {
             "missing": int(missing.sum()),
-            "given": _view(found.masked),
+            "given": _view(result.masked),
             "steps": [
                 {"name": name, "view": _view(image), "error": _distance(image[where], x[where])}
-                for name, image in found.steps.items()
+                for name, image in result.steps.items()
             ],
         }
 
     @cached_property
     def fill(self) -> Tensor:
         """Initial values of missing pixels, ``(*shape of x)``."""
-        return self._drawn(_DRAWS, 0)[self._x.name].mean(0) if self._fill is None else self._fill
+        return self._sampled(_DRAWS, 0)[self._x.name].mean(0) if self._fill is None else self._fill
 
     @property
     def _x(self) -> Space:
@@ -248,20 +248,20 @@ class Explorer:
             raise InputError("this image is not kept any longer; draw a sample, or pick or open an image")
         return self._subjects[number]
 
-    def _drawn(self, n: int, seed: int) -> dict[str, Tensor]:
+    def _sampled(self, n: int, seed: int) -> dict[str, Tensor]:
         generator = torch.Generator(self.hierarchy.prior.device).manual_seed(seed)
         with torch.no_grad():
             return self.hierarchy.sample_states(n, generator=generator)
 
-    def _examined(self, space: Space, level: int) -> dict[str, Any]:
+    def _entries(self, space: Space, level: int) -> dict[str, Any]:
         how, why_not = _how(space)
         if how is None:
             return {"how": None, "entries": [], "why_not": why_not}
-        z = self._drawn(_DRAWS, 0)[space.name]
+        z = self._sampled(_DRAWS, 0)[space.name]
         bounded = isinstance(self.hierarchy.links[level - 1].up, BernoulliKernel | CategoricalKernel)
         ends = (0.0, 1.0) if bounded else (-3.0, 3.0)
-        few = z[: max(2, min(_MOST_SAMPLES, _DECODINGS // (2 * z.shape[1])))]
-        influence = traversal.influence(self.hierarchy, few, level, ends, how=how).nan_to_num()
+        samples = z[: max(2, min(_MOST_SAMPLES, _DECODINGS // (2 * z.shape[1])))]
+        influence = traversal.influence(self.hierarchy, samples, level, ends, how=how).nan_to_num()
         order = influence.argsort(descending=True).tolist()
         low, high = (torch.full((z.shape[1],), end) for end in ends)
         if how == "set" and not bounded:
@@ -279,20 +279,20 @@ class Explorer:
         ]
         return {"how": how, "entries": entries, "why_not": None}
 
-    def _keep(self, subject: _Subject) -> int:
-        self._made += 1
-        self._subjects[self._made] = subject
-        while len(self._subjects) > _KEPT:
+    def _store(self, subject: _Subject) -> int:
+        self._count += 1
+        self._subjects[self._count] = subject
+        while len(self._subjects) > _MOST_SUBJECTS:
             self._subjects.popitem(last=False)
-        return self._made
+        return self._count
 
     @torch.no_grad()
     def _encoded(self, title: str, x: Tensor) -> dict[str, Any]:
         states = self.hierarchy.encode(x.to(self.hierarchy.prior.device))
-        return self._told(self._keep(_Subject(title, states)))
+        return self._description(self._store(_Subject(title, states)))
 
     @torch.no_grad()
-    def _told(self, number: int) -> dict[str, Any]:
+    def _description(self, number: int) -> dict[str, Any]:
         """A subject for the page: ``id``, ``title``, ``view``, and for each level the reconstruction and its error."""
         subject = self._subjects[number]
         x = subject.states[self._x.name]
@@ -312,7 +312,7 @@ class Explorer:
             )
         return {"id": number, "title": subject.title, "view": _view(x), "levels": levels}
 
-    def _fitted(self, content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _pixels(self, content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """The pixels of an image file, ``(*shape of x)`` bytes."""
         from PIL import Image, ImageOps
 

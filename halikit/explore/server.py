@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.on_error(message)
             self._reply(500, {"error": message})
 
-    def _place(self) -> str:
+    def _path_after_secret(self) -> str:
         """The path of the request after the secret.
 
         Raises:
@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         return place
 
     def _page(self) -> None:
-        if self._place():
+        if self._path_after_secret():
             raise _Refusal(404, "there is nothing here")
         # Only scripts and styles of the page itself run, even if the name of a model or a file contains code.
         nonce = secrets.token_urlsafe(16)
@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, "text/html; charset=utf-8", page.encode(), {"Content-Security-Policy": policy})
 
     def _call(self) -> None:
-        place = self._place()
+        place = self._path_after_secret()
         wanted = place.removeprefix("api/")
         if place == wanted or (wanted not in _REQUESTS and wanted not in ("open", "open-inverted")):
             raise _Refusal(404, "there is nothing here")

@@ -38,13 +38,13 @@ class CompiledStep:
         mode: str,
         keep_gradients: bool = False,
     ) -> None:
-        self._played = _Played(function, modules)
+        self._module = _FunctionModule(function, modules)
         self._mode, self._keep_gradients = mode, keep_gradients
-        self._parameters = dict(self._played.named_parameters())
-        self._buffers = dict(self._played.named_buffers())
+        self._parameters = dict(self._module.named_parameters())
+        self._buffers = dict(self._module.named_buffers())
         self._compiled: dict[object, Callable[..., list[Tensor]]] = {}
         # Names of the parameters that get a gradient, and of the scalars that the function returns.
-        self._reached: list[str] = []
+        self._trained: list[str] = []
         self._names: list[str] = []
 
     def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
@@ -60,10 +60,10 @@ class CompiledStep:
             self._compiled[form] = self._compile(inputs)
         with torch.no_grad():
             results = iter(self._compiled[form](*inputs))
-            gradients, buffers = ([next(results) for _ in names] for names in (self._reached, self._buffers))
+            gradients, buffers = ([next(results) for _ in names] for names in (self._trained, self._buffers))
             if buffers:
                 torch._foreach_copy_(list(self._buffers.values()), buffers)
-            for name, gradient in zip(self._reached, gradients, strict=True):
+            for name, gradient in zip(self._trained, gradients, strict=True):
                 parameter = self._parameters[name]
                 if parameter.grad is None:
                     parameter.grad = gradient.clone() if self._keep_gradients else gradient
@@ -105,17 +105,17 @@ class CompiledStep:
         """The function without side effects: from parameters, buffers and batch to gradients, buffers and scalars."""
         names = [*self._parameters, *self._buffers]
         tensors, batch = inputs[: len(names)], inputs[len(names) :]
-        given = {name: tensor.clone() for name, tensor in zip(names, tensors, strict=True)}
+        state = {name: tensor.clone() for name, tensor in zip(names, tensors, strict=True)}
         for name, parameter in self._parameters.items():
-            given[name] = given[name].detach().requires_grad_(parameter.requires_grad)
-        outcome = functional_call(self._played, given, batch)
-        self._reached = [name for name in self._parameters if given[name].grad is not None]
-        self._names = list(outcome)
-        gradients = (given[name].grad for name in self._reached)
-        return [*gradients, *(given[name] for name in self._buffers), *outcome.values()]
+            state[name] = state[name].detach().requires_grad_(parameter.requires_grad)
+        scalars = functional_call(self._module, state, batch)
+        self._trained = [name for name in self._parameters if state[name].grad is not None]
+        self._names = list(scalars)
+        gradients = (state[name].grad for name in self._trained)
+        return [*gradients, *(state[name] for name in self._buffers), *scalars.values()]
 
 
-class _Played(nn.Module):
+class _FunctionModule(nn.Module):
     """A function as a module, with the modules that the function uses as submodules."""
 
     def __init__(self, function: Callable[..., dict[str, Tensor]], modules: Sequence[nn.Module]) -> None:

@@ -34,13 +34,15 @@ def explained_shortage(device: torch.device, batch_size: int) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not _is_shortage(error):
             raise
-        used = ""
+        usage = ""
         if device.type == "cuda":
             free, total = torch.cuda.mem_get_info(device)
             peak = torch.cuda.max_memory_allocated(device)
-            used = f" (this training took up to {peak / 2**30:.1f} of {total / 2**30:.1f} GiB; {free / 2**30:.1f} free)"
+            usage = (
+                f" (this training took up to {peak / 2**30:.1f} of {total / 2**30:.1f} GiB; {free / 2**30:.1f} free)"
+            )
         raise ResourceError(
-            f"out of memory on {device} with batches of {batch_size}{used}; the checkpoints are whole. "
+            f"out of memory on {device} with batches of {batch_size}{usage}; the checkpoints are whole. "
             f"Try training.batch_size={max(2, batch_size // 2)}, a lower model.hidden or discriminator.width"
         ) from None
 

@@ -78,11 +78,11 @@ class Dropout(nn.Module):
         words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 7) // 8,))
         # The mask has the memory format of the activations.
         format_ = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
-        kept = torch.empty_like(x, memory_format=format_)
-        bytes_ = words.view(torch.uint8)[: x.numel()].as_strided(x.shape, kept.stride())
+        mask = torch.empty_like(x, memory_format=format_)
+        bytes_ = words.view(torch.uint8)[: x.numel()].as_strided(x.shape, mask.stride())
         # 1 for bytes at or above the threshold, else 0. A comparison, converted from bool, takes three times as long.
-        kept.copy_(bytes_).sub_(self.threshold - 1).clamp_(0, 1)
-        return x * kept.div_(1 - self.probability)
+        mask.copy_(bytes_).sub_(self.threshold - 1).clamp_(0, 1)
+        return x * mask.div_(1 - self.probability)
 
     def extra_repr(self) -> str:
         """The rounded probability."""

@@ -231,11 +231,11 @@ def fitting_family(data_shape: Sequence[int]) -> Family:
     return "conv" if len(data_shape) == 3 and math.prod(data_shape[1:]) > DENSE_PIXELS else "dense"
 
 
-def _skips(family: Family, wanted: bool | None) -> bool:
+def _skips(family: Family, requested: bool | None) -> bool:
     """Whether kernels between latents have linear skips."""
-    if wanted and family == "conv":
+    if requested and family == "conv":
         raise ValueError("linear skips are for families whose latents are vectors, got skips=True with family='conv'")
-    return family != "conv" if wanted is None else wanted
+    return family != "conv" if requested is None else requested
 
 
 def _dense_widths(size: int, levels: int) -> list[int]:

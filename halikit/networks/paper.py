@@ -254,10 +254,10 @@ def paper_discriminator(
         ValueError: If the spaces are not those of :func:`paper_spaces`.
     """
     levels, x = len(spaces) - 1, spaces[0]
-    wanted = paper_spaces(levels, x.shape)
-    if tuple(spaces) != wanted:
+    expected = paper_spaces(levels, x.shape)
+    if tuple(spaces) != expected:
         raise ValueError(
-            f"the paper's discriminator reads {', '.join(map(str, wanted))}, got {', '.join(map(str, spaces))}"
+            f"the paper's discriminator reads {', '.join(map(str, expected))}, got {', '.join(map(str, spaces))}"
         )
     side = _SIDE_OF_Z1[x.shape[1]]
     below, between = _d_x(x.shape[1] // side), _d_x_z1(side)

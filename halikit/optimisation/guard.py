@@ -42,7 +42,7 @@ class Guard:
     def __init__(self, modules: Iterable[nn.Module], processes: Processes) -> None:
         modules = list(modules)
         self._buffers = [b for m in modules for b in m.buffers() if b.is_floating_point()]
-        self._kept = [buffer.clone() for buffer in self._buffers]
+        self._saved = [buffer.clone() for buffer in self._buffers]
         self._parameters = [p for m in modules for p in m.parameters()]
         self._processes = processes
         self._one = torch.ones((), device=processes.device)
@@ -51,7 +51,7 @@ class Guard:
     def before_step(self) -> None:
         """Copy the running statistics, to restore them if the step is skipped."""
         if self._buffers:
-            torch._foreach_copy_(self._kept, self._buffers)
+            torch._foreach_copy_(self._saved, self._buffers)
 
     def after_gradients(self, losses: Iterable[Tensor], optimisers: Iterable[Optimizer]) -> None:
         """Decide whether to skip the step; if so, let the optimisers skip it and restore the running statistics.
@@ -88,7 +88,7 @@ class Guard:
         if not self._buffers:
             return
         if is_bad.device.type != "cpu":
-            kept = [torch.where(is_bad.bool(), a, b) for a, b in zip(self._kept, self._buffers, strict=True)]
-            torch._foreach_copy_(self._buffers, kept)
+            restored = [torch.where(is_bad.bool(), a, b) for a, b in zip(self._saved, self._buffers, strict=True)]
+            torch._foreach_copy_(self._buffers, restored)
         elif is_bad:  # on a CPU this needs no synchronisation
-            torch._foreach_copy_(self._buffers, self._kept)
+            torch._foreach_copy_(self._buffers, self._saved)

@@ -86,15 +86,15 @@ def fill_optimiser(path: Path, optimiser: Adam, module: nn.Module, tensors: Mapp
     states: dict[int, dict[str, Tensor]] = {}
     places = {p: i for i, p in enumerate(p for group in optimiser.param_groups for p in group["params"])}
     for name, parameter in _trained(module):
-        found = {q: tensors[key] for q in _QUANTITIES if (key := f"{part}.{q}.{name}") in tensors}
-        if not found:
+        state = {q: tensors[key] for q in _QUANTITIES if (key := f"{part}.{q}.{name}") in tensors}
+        if not state:
             continue
         shapes = {quantity: () if quantity == "step" else parameter.shape for quantity in _QUANTITIES}
-        if {quantity: tensor.shape for quantity, tensor in found.items()} != shapes:
+        if {quantity: tensor.shape for quantity, tensor in state.items()} != shapes:
             raise InputError(f"{path} does not fit the model: the state of {part}.{name} has other shapes")
         # Fused optimisers need the states in the memory format of the parameter.
         states[places[parameter]] = {
-            q: t if q == "step" else torch.empty_like(parameter).copy_(t) for q, t in found.items()
+            q: t if q == "step" else torch.empty_like(parameter).copy_(t) for q, t in state.items()
         }
     optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
 
@@ -107,11 +107,11 @@ class _LeanAdam(Adam):
         """Update the parameters that have gradients, unless the guard skips the step."""
         groups = [([p for p in group["params"] if p.grad is not None], group) for group in self.param_groups]
         moving = [parameter for moved, _ in groups for parameter in moved]
-        found: Tensor | None = getattr(self, "found_inf", None)
+        is_skipped: Tensor | None = getattr(self, "found_inf", None)
         if not moving or moving[0].device.type != "cpu" or not all(self.state.get(parameter) for parameter in moving):
             super().step()
             return
-        if found is not None and found:  # on a CPU this needs no synchronisation
+        if is_skipped is not None and is_skipped:  # on a CPU this needs no synchronisation
             return
         for moved, group in groups:
             if not moved:

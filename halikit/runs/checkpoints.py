@@ -35,7 +35,7 @@ LATEST = "latest"
 
 _NAME = re.compile(r"step-(\d{7,12})")
 # Largest JSON file that is read, in bytes; real ones are much smaller.
-_MOST_JSON = 2**20
+_LARGEST_JSON = 2**20
 _CHUNK = 2**20
 
 
@@ -102,8 +102,8 @@ class Checkpoints:
         """Steps of the checkpoints, valid or damaged, in ascending order."""
         if not self.path.is_dir():
             return []
-        found = (_NAME.fullmatch(path.name) for path in self.path.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        matches = (_NAME.fullmatch(path.name) for path in self.path.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
 
     def write(self, state: State) -> Path:
         """Write a checkpoint and its name to ``latest``, and remove old ones.
@@ -117,12 +117,12 @@ class Checkpoints:
             ResourceError: If the disk is full; the incomplete files are removed.
             InputError: If the directory cannot be written to.
         """
-        path = self._place(state.facts["step"])
+        path = self._path_of(state.facts["step"])
         if not path.exists() or _is_damaged(path):
             tensors, facts = save(unshared(state.tensors)), _json(state.facts)
             with writing(path, len(tensors) + len(facts)):
                 self._write(path, {TENSORS: tensors, STATE: facts}, state)
-        self._settle(state.facts["step"])
+        self._finish(state.facts["step"])
         return path
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint:
@@ -136,7 +136,7 @@ class Checkpoints:
         """
         for step in reversed(self.steps()):
             try:
-                return open_checkpoint(self._place(step))
+                return open_checkpoint(self._path_of(step))
             except _DamageError as error:
                 warn(f"{error}; going on from the checkpoint before it")
         raise CheckpointError(f"there is no good checkpoint in {self.path} to go on from")
@@ -148,9 +148,9 @@ class Checkpoints:
             CheckpointError: If it is missing or damaged.
         """
         if step not in self.steps():
-            there = ", ".join(map(str, self.steps())) or "none"
-            raise CheckpointError(f"there is no checkpoint of step {step} in {self.path}; there are: {there}")
-        return open_checkpoint(self._place(step))
+            present = ", ".join(map(str, self.steps())) or "none"
+            raise CheckpointError(f"there is no checkpoint of step {step} in {self.path}; there are: {present}")
+        return open_checkpoint(self._path_of(step))
 
     def go_on_from(self, step: int) -> None:
         """Remove the checkpoints of later steps, and complete the last write if its process was killed.
@@ -162,7 +162,7 @@ class Checkpoints:
             if later > step:
                 self._remove(later)
         if step in self.steps():
-            self._settle(step)
+            self._finish(step)
 
     def _write(self, path: Path, contents: Mapping[str, bytes], state: State) -> None:
         temporary = path.with_name(f".{path.name}{TEMPORARY}")
@@ -191,28 +191,28 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
-    def _settle(self, step: int) -> None:
+    def _finish(self, step: int) -> None:
         """Write the name of a checkpoint to ``latest``, then remove old checkpoints."""
-        write_atomically(self.path / LATEST, self._place(step).name + "\n")
+        write_atomically(self.path / LATEST, self._path_of(step).name + "\n")
         steps = self.steps()
         for step in set(steps) - set(steps[-self.keep :]) - {self._best(steps)}:
             self._remove(step)
 
     def _best(self, steps: list[int]) -> int | None:
         """The step with the lowest score."""
-        scores = {step: score for step in steps if (score := _score(self._place(step))) is not None}
+        scores = {step: score for step in steps if (score := _score(self._path_of(step))) is not None}
         return min(scores, key=lambda step: scores[step]) if scores else None
 
     def _remove(self, step: int) -> None:
         # It is renamed first, so that an interrupted removal leaves no incomplete checkpoint.
-        path = self._place(step)
-        doomed = path.with_name(f".{path.name}{TEMPORARY}")
+        path = self._path_of(step)
+        temporary = path.with_name(f".{path.name}{TEMPORARY}")
         with writing(path):
-            shutil.rmtree(doomed, ignore_errors=True)
-            path.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            path.rename(temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
 
-    def _place(self, step: int) -> Path:
+    def _path_of(self, step: int) -> Path:
         return self.path / f"step-{step:07d}"
 
 
@@ -229,8 +229,8 @@ def find_checkpoint(run: Checkpoints, which: bool | int | str | Path, warn: Call
     """
     if isinstance(which, bool):
         return run.newest(warn)
-    place = str(which)
-    return run.at(int(place)) if place.isdecimal() else open_checkpoint(Path(place))
+    text = str(which)
+    return run.at(int(text)) if text.isdecimal() else open_checkpoint(Path(text))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -255,9 +255,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     for name, (size, digest) in files.items():
         _verify(path / name, size, digest)
     facts = _read_json(path / STATE)
-    wrong = [name for name, kind in _FACTS.items() if not isinstance(facts.get(name), kind)]
-    if wrong:
-        raise _DamageError(path / STATE, f"it has no {', '.join(wrong)}")
+    missing = [name for name, kind in _FACTS.items() if not isinstance(facts.get(name), kind)]
+    if missing:
+        raise _DamageError(path / STATE, f"it has no {', '.join(missing)}")
     try:
         with safe_open(path / TENSORS, "pt") as file:
             levels = levels_in(file.keys())
@@ -305,9 +305,9 @@ def _is_damaged(path: Path) -> bool:
 
 def _verify(path: Path, size: int, digest: str) -> None:
     try:
-        found = path.stat().st_size
-        if found != size:
-            raise _DamageError(path, f"it has {found:,} bytes instead of {size:,}")
+        actual = path.stat().st_size
+        if actual != size:
+            raise _DamageError(path, f"it has {actual:,} bytes instead of {size:,}")
         hasher = hashlib.sha256()
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
@@ -320,7 +320,7 @@ def _verify(path: Path, size: int, digest: str) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(read_bounded(path, _MOST_JSON))
+        values = json.loads(read_bounded(path, _LARGEST_JSON))
     except OSError as error:
         raise _DamageError(path, error.strerror or str(error)) from None
     except (ValueError, RecursionError) as error:

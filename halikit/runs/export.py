@@ -93,8 +93,8 @@ def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") ->
             try:
                 content = serialise(module.eval(), given, source.name, names)
             except Exception as error:  # torch raises all kinds
-                said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-                raise InputError(f"torch cannot export the {name} of this hierarchy: {said[:300]}") from error
+                line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                raise InputError(f"torch cannot export the {name} of this hierarchy: {line[:300]}") from error
             write_atomically(path, content)
             run = (_run_onnx if format == "onnx" else _run_program)(path)
             other = _states(hierarchy, source.name, _CHECKED)
@@ -156,7 +156,7 @@ def _run_onnx(path: Path) -> _Run:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (source,) = (given.name for given in session.get_inputs())
-    return lambda given: [torch.from_numpy(found) for found in session.run(None, {source: given.numpy()})]
+    return lambda given: [torch.from_numpy(output) for output in session.run(None, {source: given.numpy()})]
 
 
 def _check_onnx() -> None:

@@ -129,13 +129,13 @@ def push(
     Raises:
         InputError: If huggingface_hub is not installed, or the hub cannot be reached or refuses the upload.
     """
-    with tempfile.TemporaryDirectory(prefix="halikit-") as place:
-        folder = bundle(run, Path(place) / "run", repo=repo, licence=licence)
+    with tempfile.TemporaryDirectory(prefix="halikit-") as directory:
+        folder = bundle(run, Path(directory) / "run", repo=repo, licence=licence)
         with _hub(f"{run} cannot be pushed to {repo}") as api:
             url = api.create_repo(repo, private=private, exist_ok=True)
-            keeps = not replace_card and api.file_exists(repo, CARD)
+            keeps_card = not replace_card and api.file_exists(repo, CARD)
             api.upload_folder(
-                repo_id=repo, folder_path=folder, commit_message=message, ignore_patterns=[CARD] if keeps else None
+                repo_id=repo, folder_path=folder, commit_message=message, ignore_patterns=[CARD] if keeps_card else None
             )
     return str(url)
 
@@ -217,12 +217,12 @@ def _hub(failure: str) -> Iterator[HfApi]:
         ) from None
     except Exception as error:
         # Errors of the library's HTTP client (there are several), and errors about invalid names.
-        foreign = type(error).__module__.partition(".")[0]
-        if not isinstance(error, OSError | ValueError) and foreign not in ("httpx", "httpx2", "requests"):
+        package = type(error).__module__.partition(".")[0]
+        if not isinstance(error, OSError | ValueError) and package not in ("httpx", "httpx2", "requests"):
             raise
         # The hub has answered, or was not needed: then the network is not the cause.
-        asked = "" if isinstance(error, HfHubHTTPError | ValueError) else f"\nasked {api.endpoint}; is there a network?"
-        raise InputError(f"{failure}: {_first_line(error)}{asked}") from None
+        hint = "" if isinstance(error, HfHubHTTPError | ValueError) else f"\nasked {api.endpoint}; is there a network?"
+        raise InputError(f"{failure}: {_first_line(error)}{hint}") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -238,13 +238,13 @@ def _install(folder: Path, out: Path) -> Path:
     files = sorted({file for pattern in PATTERNS for file in folder.glob(pattern) if file.is_file()})
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(TEMPORARY, f".{out.name}.", out.parent) as place:
-            whole = Path(place) / "run"
+        with tempfile.TemporaryDirectory(TEMPORARY, f".{out.name}.", out.parent) as directory:
+            complete = Path(directory) / "run"
             for file in files:
-                target = whole / file.relative_to(folder)
+                target = complete / file.relative_to(folder)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
-            os.rename(whole, out)
+            os.rename(complete, out)
     if run.is_complete:
         write_report(Run(out))
     return out
@@ -292,14 +292,14 @@ def _front_matter(licence: str | None) -> str:
 
 def _introduction(run: Run) -> str:
     levels = run.levels
-    how = {
+    method = {
         "adversarial": "trained by hierarchical adversarially learned inference",
         "elbo": "trained by the evidence lower bound",
         "supervised": "whose encoder was trained on labels alone",
     }[run.settings.training.method]
-    many = "one level" if levels == 1 else f"{levels} levels"
+    count = "one level" if levels == 1 else f"{levels} levels"
     return (
-        f"A stack of {many} of latent variables, {how}, with halikit {__version__}. "
+        f"A stack of {count} of latent variables, {method}, with halikit {__version__}. "
         "It draws samples, encodes data, reconstructs them from every level, fills in missing pixels, and edits."
     )
 

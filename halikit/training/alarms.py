@@ -12,14 +12,14 @@ from halikit.runs.record import Record
 __all__ = ["Alarms"]
 
 # The discriminator has won if ρ_q − ρ_p is above this difference for this number of steps.
-_APART = 0.98
+_WON_DIFFERENCE = 0.98
 _PATIENCE = 500
 # Samples have collapsed if their standard deviation is below this share of the data's, in this number of consecutive
 # evaluations. Untrained networks have such samples too. So evaluations count only after this number of steps, or after
 # a larger standard deviation was seen.
-_SPREAD = 0.1
+_COLLAPSED_SHARE = 0.1
 _EVALUATIONS = 2
-_BEGINNING = 2000
+_FIRST_STEPS = 2000
 
 
 class Alarms:
@@ -32,18 +32,18 @@ class Alarms:
     def __init__(self, notify: Callable[[str], None]) -> None:
         self._notify = notify
         self._won_since: int | None = None
-        self._has_said_won = False
-        self._narrow = 0
-        self._has_been_wide = False
+        self._has_warned_of_win = False
+        self._collapsed_evaluations = 0
+        self._has_varied = False
 
     def look_at(self, record: Record) -> None:
         """Warn if the discriminator has won."""
-        if record.rho_q is None or record.rho_p is None or not record.rho_q - record.rho_p > _APART:
-            self._won_since, self._has_said_won = None, False
+        if record.rho_q is None or record.rho_p is None or not record.rho_q - record.rho_p > _WON_DIFFERENCE:
+            self._won_since, self._has_warned_of_win = None, False
             return
         self._won_since = record.step if self._won_since is None else self._won_since
-        if record.step - self._won_since >= _PATIENCE and not self._has_said_won:
-            self._has_said_won = True
+        if record.step - self._won_since >= _PATIENCE and not self._has_warned_of_win:
+            self._has_warned_of_win = True
             self._notify(
                 f"the discriminator has known the two joints apart for {record.step - self._won_since:,} steps "
                 f"(ρ_q {record.rho_q:.3f}, ρ_p {record.rho_p:.3f} at step {record.step:,}), and the generators learn "
@@ -60,10 +60,10 @@ class Alarms:
             step: Number of steps so far.
         """
         share = float(samples.std(0, correction=0).mean() / x.std(0, correction=0).mean().clamp_min(1e-12))
-        self._has_been_wide |= share >= _SPREAD
-        counts = share < _SPREAD and (self._has_been_wide or step >= _BEGINNING)
-        self._narrow = self._narrow + 1 if counts else 0
-        if self._narrow == _EVALUATIONS:
+        self._has_varied |= share >= _COLLAPSED_SHARE
+        counts = share < _COLLAPSED_SHARE and (self._has_varied or step >= _FIRST_STEPS)
+        self._collapsed_evaluations = self._collapsed_evaluations + 1 if counts else 0
+        if self._collapsed_evaluations == _EVALUATIONS:
             self._notify(
                 f"samples have collapsed: at step {step:,} their spread is {share:.1%} of the data's; try a lower "
                 "optimiser.learning_rate, more discriminator.input_noise, or an earlier checkpoint (--resume-from)"

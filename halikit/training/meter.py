@@ -84,6 +84,6 @@ class Meter:
         """
         places = [columns.index(name) if name in columns else None for name in self.columns]
         missing = unread.new_full((len(unread),), torch.nan)
-        kept = [missing if place is None else unread[:, place] for place in places]
-        self._unread, self._timed, self._seconds = list(torch.stack(kept, 1)), 0, seconds
+        restored = [missing if place is None else unread[:, place] for place in places]
+        self._unread, self._timed, self._seconds = list(torch.stack(restored, 1)), 0, seconds
         self.start()

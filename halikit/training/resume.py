@@ -65,14 +65,16 @@ def notices(facts: Mapping[str, Any], before: Config, after: Config, now: Mappin
         after: Config of the training that continues.
         now: Present :func:`surroundings`.
     """
-    said = []
+    messages = []
     changed = {name: change for name, change in differences(before, after).items() if name not in _IDLE}
     if changed:
         listed = "; ".join(f"{name}: {change}" for name, change in changed.items())
-        said.append(f"going on from step {facts['step']} with other settings: {listed}")
+        messages.append(f"going on from step {facts['step']} with other settings: {listed}")
     moved = [
-        f"{name}: {then} → {now[name]}" for name, then in facts["surroundings"].items() if now.get(name, then) != then
+        f"{name}: {former} → {now[name]}"
+        for name, former in facts["surroundings"].items()
+        if now.get(name, former) != former
     ]
     if moved:
-        said.append(f"going on elsewhere ({'; '.join(moved)}): the result will not be the same to the last bit")
-    return said
+        messages.append(f"going on elsewhere ({'; '.join(moved)}): the result will not be the same to the last bit")
+    return messages

@@ -43,9 +43,9 @@ def sleep_loss(
         weights: ``w_1 … w_L``, each at least 0.
         noise: Standard deviation of the noise on the encoder's input, as in the game.
     """
-    asleep = _Asleep(hierarchy, weights, noise)
-    buffers = {name: buffer.clone() for name, buffer in asleep.named_buffers()}
-    loss: Tensor = functional_call(asleep, buffers, ({name: state.detach() for name, state in states.items()},))
+    encoder = _WeightedEncoder(hierarchy, weights, noise)
+    buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    loss: Tensor = functional_call(encoder, buffers, ({name: state.detach() for name, state in states.items()},))
     return loss
 
 
@@ -95,21 +95,21 @@ def sleep_weights(
     """
     levels = len(hierarchy)
     if wanted == "auto":
-        asked = [0.0 if level == 1 and link.up.target.is_image else 1.0 for level, link in enumerate(hierarchy, 1)]
+        weights = [0.0 if level == 1 and link.up.target.is_image else 1.0 for level, link in enumerate(hierarchy, 1)]
     else:
-        asked = [float(w) for w in wanted] if isinstance(wanted, Sequence) else [float(wanted)] * levels
-    if len(asked) != levels:
-        raise InputError(f"game.sleep_weights has {len(asked)} weights, and the hierarchy has {levels} levels")
+        weights = [float(w) for w in wanted] if isinstance(wanted, Sequence) else [float(wanted)] * levels
+    if len(weights) != levels:
+        raise InputError(f"game.sleep_weights has {len(weights)} weights, and the hierarchy has {levels} levels")
     decoder = {id(parameter) for link in hierarchy for parameter in link.down.parameters()}
     notices = []
     for i, link in enumerate(hierarchy):
-        if not asked[i]:
+        if not weights[i]:
             continue
         name = link.up.target.name
         if any(id(parameter) in decoder for parameter in link.up.parameters()):
             if wanted != "auto":
                 raise InputError(
-                    f"game.sleep_weights is {asked[i]:g} at {name}, but {link.up} shares weights with the decoder, "
+                    f"game.sleep_weights is {weights[i]:g} at {name}, but {link.up} shares weights with the decoder, "
                     "which the sleep phase must not train; it has to be 0 there"
                 )
             notices.append(f"no sleep phase at {name}: {link.up} shares weights with the decoder")
@@ -117,11 +117,11 @@ def sleep_weights(
             notices.append(f"no sleep phase at {name}: {link.up} has neither a density nor a mean to learn by")
         else:
             continue
-        asked[i] = 0.0
-    return tuple(asked), notices
+        weights[i] = 0.0
+    return tuple(weights), notices
 
 
-class _Asleep(nn.Module):
+class _WeightedEncoder(nn.Module):
     """The encoder's kernels with their weights as one module, so that one call can replace all buffers."""
 
     def __init__(self, hierarchy: Hierarchy, weights: Sequence[float], noise: float) -> None:

@@ -13,11 +13,11 @@ __all__ = ["evaluating"]
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Put modules into evaluation mode within the context; afterwards each submodule has its former mode again."""
-    before = [(part, part.training) for module in modules for part in module.modules()]
+    modes = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:
         module.eval()
     try:
         yield
     finally:
-        for part, training in before:
+        for part, training in modes:
             part.training = training
