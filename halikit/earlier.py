@@ -64,13 +64,12 @@ def upgraded_config(values: Mapping[str, Any]) -> dict[str, Any]:
     return tables
 
 
-def read_config(run: Path) -> Config:
-    """The ``config.toml`` of a run directory, of this version or an earlier one.
+def read_config(path: Path) -> Config:
+    """The ``config.toml`` of a run, of this version or an earlier one.
 
     Raises:
         ConfigError: If it is missing, is not TOML, or holds an unknown setting.
     """
-    path = run / "config.toml"
     return Config.parse(upgraded_config(read_table(path)), str(path))
 
 

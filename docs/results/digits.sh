@@ -8,7 +8,7 @@ run() { # NAME OPTION…
     local name=$1
     shift
     /usr/bin/time -f "$name wall %e s, user %U s" -a -o times.txt halikit train "$@" "${fast[@]}" --out "runs/$name" >"$name.log"
-    halikit evaluate "runs/$name" --json >>digits.jsonl
+    halikit evaluate labels "runs/$name" --json >>digits.jsonl
 }
 
 # The settings as they are, scored on the 297 held-out digits.

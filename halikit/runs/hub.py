@@ -36,7 +36,12 @@ __all__ = ["PATTERNS", "bundle", "from_pretrained", "model_card", "pull", "push"
 
 CARD = "README.md"
 # The files of a pushed run; no others are downloaded.
-PATTERNS = (FILE_NAME, "config.toml", "metrics.csv", CARD, "figures/*.png", "figures/*.json", "samples/*.png")
+_LAYOUT = Run("")
+PATTERNS = (
+    *(str(file) for file in (_LAYOUT.model_file, _LAYOUT.config_file, _LAYOUT.metrics_file, CARD)),
+    *(str(_LAYOUT.figures_folder / kind) for kind in ("*.png", "*.json")),
+    str(_LAYOUT.samples_folder / "*.png"),
+)
 _GRIDS = {"reconstructions": "Held-out data, above their reconstructions from each level", "samples": "Samples"}
 
 

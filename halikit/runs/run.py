@@ -91,6 +91,19 @@ class Run:
         device: Where the model is loaded.
         data_spec: Data to use instead of the run's own.
         progress: Shows the progress of what takes longer; nothing by default.
+
+    Attributes:
+        path: The run directory.
+        config_file: The settings.
+        model_file: Raw and averaged weights.
+        metrics_file: One line for each record.
+        divergence_file: What is known of a divergence.
+        report_file: The report.
+        classifier_file: The classifier of attributes that an evaluation has trained.
+        samples_folder: Grids of samples and reconstructions by step.
+        figures_folder: Findings.
+        events_folder: Event files for TensorBoard.
+        exports_folder: Exported models.
     """
 
     def __init__(
@@ -106,56 +119,16 @@ class Run:
         self.path = self.given.parent if self.given.is_file() else self.given
         self.weights, self.device, self.data_spec = weights, device, data_spec
         self.progress = progress or _no_progress
-
-    @property
-    def config_file(self) -> Path:
-        """The settings."""
-        return self.path / "config.toml"
-
-    @property
-    def model_file(self) -> Path:
-        """Raw and averaged weights."""
-        return self.path / FILE_NAME
-
-    @property
-    def metrics_file(self) -> Path:
-        """One line for each record."""
-        return self.path / "metrics.csv"
-
-    @property
-    def samples_folder(self) -> Path:
-        """Grids of samples and reconstructions by step."""
-        return self.path / "samples"
-
-    @property
-    def figures_folder(self) -> Path:
-        """Findings."""
-        return self.path / "figures"
-
-    @property
-    def events_folder(self) -> Path:
-        """Event files for TensorBoard."""
-        return self.path / "tensorboard"
-
-    @property
-    def divergence_file(self) -> Path:
-        """What is known of a divergence."""
-        return self.path / "diverged.json"
-
-    @property
-    def report_file(self) -> Path:
-        """The report."""
-        return self.path / "report.html"
-
-    @property
-    def classifier_file(self) -> Path:
-        """The classifier of attributes that an evaluation has trained."""
-        return self.path / "classifier.safetensors"
-
-    @property
-    def exports_folder(self) -> Path:
-        """Exported models."""
-        return self.path / "export"
+        self.config_file = self.path / "config.toml"
+        self.model_file = self.path / FILE_NAME
+        self.metrics_file = self.path / "metrics.csv"
+        self.divergence_file = self.path / "diverged.json"
+        self.report_file = self.path / "report.html"
+        self.classifier_file = self.path / "classifier.safetensors"
+        self.samples_folder = self.path / "samples"
+        self.figures_folder = self.path / "figures"
+        self.events_folder = self.path / "tensorboard"
+        self.exports_folder = self.path / "export"
 
     def features_file(self, part: str) -> Path:
         """The features of a part of the data."""
@@ -183,7 +156,7 @@ class Run:
         """
         if not self.config_file.is_file():
             raise InputError(f"there is no run at {self.path}: expected a directory with {self.config_file.name} in it")
-        return read_config(self.path)
+        return read_config(self.config_file)
 
     @cached_property
     def model(self) -> Model:
