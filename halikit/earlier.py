@@ -1,7 +1,7 @@
 """Reads configs, models and checkpoints of earlier versions.
 
 In halikit 0.1.0 stacks of three levels or more grew level by level, and a discriminator had one adapter for each level
-in front of its head. The adapter of the top level is now the first layer of the head. Eq. 8 gives the same numbers.
+in front of its head. The adapter of the top level is now the first layer of the head, so Eq. 8 has the same values.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def upgraded_config(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(labels, dict) and labels.get("number") in (None, "none"):
         del tables["labels"]
     if training.get("method", "adversarial") != "adversarial":
-        # These sections have no effect here, but were written with the defaults of their version.
+        # These sections have no effect with this method, but have the defaults of the version that wrote them.
         tables = {name: table for name, table in tables.items() if name not in ("game", "discriminator")}
     return tables
 
@@ -148,7 +148,7 @@ def columns_of(method: str, *, has_sleep: bool) -> list[str]:
 
     Args:
         method: ``training.method``.
-        has_sleep: Whether the version had the sleep phase; 0.1.0 had not.
+        has_sleep: Whether the version that wrote the checkpoint had the sleep phase; 0.1.0 did not.
     """
     if method == "adversarial":
         return ["d_loss", "g_loss", "rho_q", "rho_p", *["sleep_loss"] * has_sleep, "supervised_loss"]

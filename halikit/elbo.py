@@ -3,7 +3,7 @@
 The paper compares with such variational autoencoders in sections 5.2 and 7.1.
 
 :func:`negative_elbo` is a bound only in evaluation mode. In training mode the networks' batch normalisation uses the
-statistics of the batch, as is usual for autoencoders, so the densities of a batch depend on each other.
+statistics of the batch, as is usual for autoencoders, so the density of a sample depends on the other samples.
 
 Kernels with a gauge cannot be trained in this way: they have no density in training mode. They need no gauge either,
 because the divergences fix the location and the scale of every latent.

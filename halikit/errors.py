@@ -24,7 +24,7 @@ class DivergedError(HalikitError, RuntimeError):
 
 
 class ResourceError(HalikitError, RuntimeError):
-    """A resource does not suffice: disk or memory is full, or another process is lost."""
+    """Disk or memory is full, or another process of the training has ended."""
 
     exit_code = 4
 

@@ -20,8 +20,7 @@ __all__ = ["Hierarchy", "Link"]
 class Link(nn.Module):
     """One level: the encoder's kernel ``up = q(z_l|z_{l−1})`` and its adjoint ``down = p(z_{l−1}|z_l)`` (Eq. 2).
 
-    If a kernel is a composition, the link makes no adjoints for its factors. Each factor needs a link of its own for
-    that.
+    If a kernel is a composition, its factors get no adjoints from the link. For that each factor needs its own link.
 
     Args:
         up: Kernel of the encoder.
@@ -54,7 +53,7 @@ class Link(nn.Module):
 
 
 class Hierarchy(nn.Module):
-    """A stack of links ``x ⇄ z_1 ⇄ … ⇄ z_L`` with a prior on ``z_L``. It owns all parameters of both.
+    """A stack of links ``x ⇄ z_1 ⇄ … ⇄ z_L`` with a prior on ``z_L``. It owns all parameters.
 
     ``h[:l]`` is the hierarchy of the first ``l`` levels, with a standard normal prior on ``z_l``. It shares the
     parameters of ``h``, as do :attr:`encoder` (Eq. 1) and :attr:`decoder` (Eq. 2). States are passed as dictionaries

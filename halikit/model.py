@@ -94,7 +94,7 @@ def build(config: Config) -> Model:
 def resolved(config: Config) -> Config:
     """The config with the ladder's default choices filled in.
 
-    A saved config can then be built although a later version has other defaults.
+    A saved config then gives the same model, even if a later version has other defaults.
 
     Raises:
         InputError: As in :func:`build`.
@@ -130,7 +130,7 @@ def describe(model: Model) -> str:
 
 
 def _options(section: ModelSettings | DiscriminatorSettings, *but: str) -> dict[str, Any]:
-    """The settings of a section as arguments of the function that builds its networks, without the names ``but``."""
+    """The settings of a section as arguments of the function that builds its networks, except those in ``but``."""
     options = section.model_dump(include=set(section.applicable), exclude={"initial_scale", *but})
     if section.family == "paper":
         del options["family"]
@@ -170,7 +170,7 @@ def named_tensors(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, with copies of those that share memory: kernels may share weights, but safetensors cannot."""
+    """The tensors, with copies of those that share memory. Kernels may share weights, but safetensors refuses that."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():
@@ -245,7 +245,7 @@ def levels_of(run: str | Path) -> int:
 
 
 def _file_of(run: str | Path) -> Path:
-    """The model file: of a run directory, the path itself, or, if neither exists, the shipped model of this name."""
+    """The model file of a run directory, or the given file, or, if neither exists, the shipped model of this name."""
     run = Path(run)
     path = run / FILE_NAME if run.is_dir() else run
     shipped = _SHIPPED / f"{run}.safetensors"
@@ -272,9 +272,9 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:
-    """Build the model that a file describes, if it has the tensors in the file.
+    """Build the model that a file describes, after a check that the file has the tensors of this model.
 
-    The file may come from an untrusted source, so no memory is allocated before the tensors are compared.
+    The file may come from an untrusted source, so no memory is allocated before the check.
 
     Raises:
         ModelError: If the config is damaged or describes other tensors.
@@ -282,7 +282,7 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
     if not isinstance(about["config"], Mapping):
         raise ModelError(f"{path} is damaged: its config is no table")
     config = Config.parse(upgraded_config(about["config"]), str(path))
-    # Every level and every layer has tensors of its own, so the numbers of both are bounded.
+    # Every level and every layer has tensors of its own, so a small file cannot describe a huge model.
     if max(config.model.levels, config.model.depth, config.discriminator.depth, about["levels"]) > len(tensors):
         raise ModelError(f"{path} is damaged: its config is of a larger model than the {len(tensors)} tensors in it")
     try:

@@ -24,7 +24,7 @@ class Losses(NamedTuple):
 
 Objective = Callable[[Tensor, Tensor], Losses]
 
-# Logits are clamped here. The error of a derivative is below 1e-17, and ratios of derivatives stay finite.
+# Logits are clamped to ±40. This changes derivatives by less than 1e-17 and keeps ratios of derivatives finite.
 _LOGIT_BOUND = 40.0
 
 
@@ -53,14 +53,14 @@ def relativistic(s_q: Tensor, s_p: Tensor) -> Losses:
     """The paired relativistic loss, on the difference ``s_q − s_p`` (Jolicoeur-Martineau 2019).
 
     Each encoder sample is compared with one decoder sample, so both batches have the same size. The differences are
-    clamped to ±40. Only they matter, so the logits themselves may drift together.
+    clamped to ±40. The losses depend on the differences alone, so all logits may drift by the same amount.
     """
     margin = _bounded(s_q - s_p)
     return Losses(softplus(-margin).mean(), softplus(margin).mean())
 
 
 def _bounded(s: Tensor) -> Tensor:
-    """The logits clamped to ±40, with the gradient of the identity: a saturated discriminator gives no 0·∞."""
+    """The logits clamped to ±40, with the gradient of the identity. This avoids 0·∞ at large logits."""
     return s.clamp(-_LOGIT_BOUND, _LOGIT_BOUND).detach() + (s - s.detach())
 
 

@@ -50,7 +50,7 @@ class Prior(nn.Module):
         )
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``(n, *space.shape)``, from torch's global generator by default."""
+        """Samples ``(n, *space.shape)``, by torch's global generator if none is given."""
         if self.distribution is not None:
             with drawing_from(generator, torch.device("cpu")):
                 draw: Tensor = self.distribution.sample(torch.Size([n]))

@@ -28,7 +28,7 @@ from halikit.utils.random import seeded
 
 __all__ = ["Benchmark", "Machine", "Share", "Timing", "peak_memory", "profile_step", "time_steps"]
 
-# Length of a turn in seconds, approximately; long enough for the clock.
+# Approximate length of a turn in seconds; long enough to be measured.
 _TURN = 0.1
 # The machine is measured by a product of square matrices with this side, and by a copy of this many elements, which
 # fits in no cache.
@@ -53,7 +53,7 @@ class Timing:
         threads: Number of threads of one operation on the CPU.
         seconds: Median time of one step, optimisers included.
         images_per_second: Batch size divided by the median time.
-        ratio: Time of the yardstick divided by this time, as the median over the rounds; above 1 if this is faster.
+        ratio: Time of the yardstick divided by this time, median over the rounds; above 1 if this one is faster.
         flop: Floating-point operations of a step: two for each multiply-add of the matrix products and convolutions
             that run, forward and backward; other operations are not counted.
         flop_per_second: ``flop`` divided by the median time.
@@ -155,7 +155,9 @@ def time_steps(model: Model, *, rounds: int = 10) -> Benchmark:
 
 
 def profile_step(model: Model, *, steps: int = 10) -> list[Share]:
-    """The time of halikit's step by operation, without the operations that it calls; the largest share first.
+    """The share of each operation in the time of halikit's step, the largest first.
+
+    The time of an operation excludes other operations that it calls.
 
     Args:
         model: A model with a discriminator, built from a config.
@@ -222,7 +224,7 @@ def _timed(model: Model, rounds: int) -> Benchmark:
         flop, turns = {}, {}
         for name, way in ways.items():
             torch.set_num_threads(way.threads)
-            prepared[name]()  # compiles the step, if it is compiled
+            prepared[name]()  # the first call compiles the step, if compilation is on
             with FlopCounterMode(display=False) as counter:
                 prepared[name]()
             flop[name] = counter.get_total_flops()

@@ -108,7 +108,7 @@ class Yardstick:
         return loss
 
     def _sleep_loss(self, p: States) -> Tensor:
-        """The sleep loss on the decoder's samples, which change running statistics, as in any textbook loop."""
+        """The sleep loss on the decoder's samples. It changes running statistics, as a textbook loop would."""
         p = {name: state.detach() for name, state in p.items()}
         loss = torch.zeros((), device=next(iter(p.values())).device)
         for link, weight in zip(self.hierarchy, self.sleep, strict=True):

@@ -1,4 +1,4 @@
-"""Shared by the commands: options, consoles, output, opening runs."""
+"""Options and functions that the commands share: consoles, output, opening of runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Continue without output, because the files that a command writes are more important."""
+        """Continue without output if its reader has ended, so that the command still writes its files."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
@@ -131,7 +131,7 @@ def check_writable(out: Path | None) -> None:
     """Check that the directory of an output file exists, before any work is done.
 
     Raises:
-        InputError: If it does not exist.
+        InputError: If the directory does not exist.
     """
     from halikit.errors import InputError
 

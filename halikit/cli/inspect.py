@@ -125,6 +125,6 @@ def _print_part(group: str, part: Part) -> None:
     table.add_row(*[""] * 8, f"{part.parameters:,}", f"{part.multiply_adds:,}", style="dim")
     out = common.console()
     out.print()
-    # On a narrow terminal the lines wrap, because the table would truncate numbers.
+    # The table may be wider than the terminal, because a narrow table would truncate numbers.
     out.width = max(out.width, out.measure(table, options=out.options.update(width=1000)).maximum)
     out.print(table)

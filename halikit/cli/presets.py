@@ -13,7 +13,7 @@ def presets(
     name: Annotated[str | None, typer.Argument(help="Preset to print as TOML.", show_default=False)] = None,
     as_json: common.Json = False,
 ) -> None:
-    """List the presets, or print one as TOML with the source of each setting from the paper.
+    """List the presets, or print one as TOML. Comments give the source of each setting of the paper's presets.
 
     Example: halikit presets digits > mine.toml
     """

@@ -1,4 +1,4 @@
-"""The requests of the page, answered by a model. All results are values for JSON; HTTP is in the server's module."""
+"""Answers the requests of the page with a model. Results are values for JSON; the server's module handles HTTP."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Server(ThreadingHTTPServer):
 
 
 class _Refusal(Exception):
-    """A request is refused with this HTTP status."""
+    """Refuses a request, with an HTTP status and a message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -48,7 +48,7 @@ class Processes:
         with self.explained_silence():
             fabric = _launched(resolve_device(device).type, self.world, timeout)
             self.rank, self.device = fabric.global_rank, fabric.device
-            # A group for messages between the hosts, which do not wait for the devices.
+            # A group for messages between the hosts. They must not wait for the devices.
             self._hosts = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
             # Rank 0 holds the store through which the others connect. It must not end before they have connected.
             self.wait()
@@ -104,7 +104,7 @@ class Processes:
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
             group = [gradient for gradient in gradients if gradient.dtype == dtype]
-            # One message for all of them.
+            # One message for all gradients.
             flat = torch.cat([gradient.reshape(-1) for gradient in group])
             distributed.all_reduce(flat)
             parts = flat.div_(self.world).split([gradient.numel() for gradient in group])
@@ -144,7 +144,7 @@ class Processes:
 
 
 def is_first() -> bool:
-    """Whether this process has rank 0, before :class:`Processes` is made."""
+    """Whether this process has rank 0; for use before :class:`Processes` exists."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -168,7 +168,7 @@ def _launched(kind: str, world: int, timeout: float) -> Any:
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies.ddp import DDPStrategy
-    except Exception as error:  # a broken package raises anything
+    except Exception as error:  # a broken package may raise any error
         raise InputError(
             f"training in {world} processes needs lightning-fabric, which cannot be imported "
             f"({type(error).__name__}: {error}); pip install --force-reinstall lightning-fabric"

@@ -17,8 +17,8 @@ __all__ = ["Gauge", "GaussianKernel", "Moments"]
 
 Gauge = Literal["standardised", "variance_preserving"]
 
-# log σ is in ±3 if there is no upper bound of the scale. An unbounded exp overflowed at the first step of a three-level
-# model.
+# log σ is in [−3, 3] if there is no upper bound of the scale. An unbounded exp overflowed at the first step of a model
+# with three levels.
 _LOG_SCALE_BOUND = 3.0
 # The smallest scale if there is an upper bound.
 _MIN_SCALE = 1e-3
@@ -40,7 +40,7 @@ class GaussianKernel(DensityKernel):
     for vectors. It returns the mean alone if the scale is fixed or fitted. The scale is bounded by a smooth function:
     ``σ = 0.001 + (max_scale − 0.001) · sigmoid(a)``, or ``σ = exp(3 tanh(a/3))`` without ``max_scale``.
 
-    A gauge fixes the location and the scale of a latent. For a latent between two others nothing else does: without a
+    A gauge fixes the location and the scale of a latent. Nothing else fixes them for an intermediate latent: without a
     gauge, encoder and decoder drift and do not couple. ``"standardised"`` batch-normalises the mean;
     ``"variance_preserving"`` samples ``sqrt(1 − σ²) · norm(m) + σ ε``. Both use batch statistics in training mode and
     running statistics in evaluation mode.

@@ -200,7 +200,7 @@ class Kernel(nn.Module, ABC):
         return f"T_{{{self.target.name}|{self.source.name}}}"
 
     def extra_repr(self) -> str:
-        """The formula and both spaces, for torch's text of the module."""
+        """The formula and both spaces, for torch's print-out of the module."""
         return f"{self}: {self.source} → {self.target}"
 
 

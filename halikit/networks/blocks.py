@@ -90,7 +90,7 @@ class Dropout(nn.Module):
 
 
 class Convolution(nn.Conv2d):
-    """``nn.Conv2d`` in a faster way on some inputs; the output is the same up to rounding."""
+    """``nn.Conv2d``, but faster for some inputs; the output is the same up to rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, C, H, W)`` to ``(n, C', H', W')``."""
@@ -201,7 +201,7 @@ def conv(
 def takes_patches(shape: Sequence[int], goal: Sequence[int]) -> bool:
     """Whether a network reads or writes images as patches of 2×2 pixels, instead of its first halving.
 
-    No convolution then runs at full resolution, which would take most of the time.
+    This avoids convolutions at full resolution, which would take most of the time.
 
     Args:
         shape: Shape of the images, ``(C, H, W)``.

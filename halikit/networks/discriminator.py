@@ -65,8 +65,8 @@ def build_discriminator(
         hierarchy: Hierarchy whose spaces the discriminator reads.
         games: ``"joint"`` for one game over all spaces, ``"pairwise"`` for one game over each adjacent pair, or the
             names of the spaces of each game, such as ``[["x", "z1", "z2"], ["x", "z2"]]``.
-        family: How a stage reads images if the next space is not one: ``"dense"`` flattens them, ``"conv"`` convolves
-            them, ``None`` flattens images of at most 16×16.
+        family: How a stage reads images or feature maps if the next space is a vector: ``"dense"`` flattens them,
+            ``"conv"`` convolves them, ``None`` flattens those of at most 16×16 and convolves larger ones.
         width: Units of dense layers and of the head; feature maps have between ``width / 8`` and ``width`` channels.
         depth: Layers per stage beyond those that reduce the resolution; at least one.
         dropout: Probability of dropping an activation.
@@ -127,7 +127,7 @@ class _StageMaker(NamedTuple):
     slope: float
 
     def __call__(self, incoming: tuple[int, ...], above: Space | None, *, in_patches: bool) -> nn.Sequential:
-        """Layers from the shape ``incoming`` to the resolution of ``above``; to a vector if that is no image."""
+        """Layers from the shape ``incoming`` to the resolution of ``above``, or to a vector if it is not an image."""
         options = LayerOptions(self.norm, self.dropout, self.slope)
         goes_to_maps = above is not None and above.is_image
         if len(incoming) != 3 or (not goes_to_maps and self._flattens(incoming)):
@@ -176,7 +176,7 @@ def _build(
         in_patches = from_data and not level
         stage = replaced[level] if level in replaced else make(tuple(incoming.shape[1:]), above, in_patches=in_patches)
         stages.append(stage)
-        # A copy, because the run may change buffers of the stage.
+        # This run only measures the features. It uses a copy, because it may change buffers of the stage.
         with torch.no_grad():
             features = deepcopy(stage).eval()(incoming)
     options = LayerOptions(None, make.dropout, make.slope)

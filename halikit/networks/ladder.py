@@ -209,7 +209,7 @@ def ladder_choices(
 
 
 def describe(spaces: Sequence[Space], family: Family | None = None) -> str:
-    """The kinds of latents in one phrase, with the reason if more of them are vectors than the top one."""
+    """The kinds of latents in one phrase, with the reason if lower latents of the conv family are vectors."""
     x, *latents = spaces
     family = family or fitting_family(x.shape)
     vectors = [space.name for space in latents if not space.is_image]
@@ -268,7 +268,7 @@ def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, int]]:
 
 
 def _nearest_sizes(size: int, levels: int, maps: int) -> str:
-    """The nearest sizes of square images that allow so many maps, in words; empty for large images."""
+    """The nearest sizes of square images that allow this number of maps, in words; empty for large images."""
     if size > _SEARCHED:
         return ""
     fits = [side for side in range(1, 2 * size + 4096) if len(_map_sizes((side, side), levels)) >= maps]

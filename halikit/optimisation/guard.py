@@ -15,7 +15,7 @@ __all__ = ["Counts", "Guard"]
 
 
 class Counts(NamedTuple):
-    """Numbers of skipped steps.
+    """Counts of skipped steps.
 
     Attributes:
         skipped: All skipped steps so far.

@@ -41,7 +41,7 @@ def vae(config: Config) -> Config:
 
 
 def hvae(config: Config) -> Config:
-    """The hierarchical variational autoencoder: the same networks, trained by the evidence lower bound."""
+    """The hierarchical variational autoencoder: the networks of ``config``, trained by the evidence lower bound."""
     return _autoencoder(config, config.preset and f"hvae_{config.preset}")
 
 

@@ -23,7 +23,7 @@ __all__ = ["conv", "dense", "fitting", "mixed"]
 
 
 def dense(levels: int) -> Config:
-    """Latents are vectors: for vectors and small images.
+    """The dense family, for vectors and small images: latents are vectors.
 
     Args:
         levels: L.
@@ -37,7 +37,7 @@ def dense(levels: int) -> Config:
         training=TrainingSettings(steps=max(3_600, 1_200 * levels)),
         optimiser=OptimiserSettings(
             learning_rate=rate,
-            # The discriminator learns more slowly: with equal rates the latents couple far less.
+            # The discriminator needs a higher rate: with equal rates it learns too slowly, and latents couple far less.
             discriminator_learning_rate=4 * rate,
             final_rate_share=0.1,
             decay_from=0.0,
@@ -47,7 +47,7 @@ def dense(levels: int) -> Config:
 
 
 def conv(levels: int) -> Config:
-    """Lower latents are feature maps, upper ones vectors: for images.
+    """The conv family, for images: lower latents are feature maps, upper ones vectors.
 
     Args:
         levels: L.
@@ -66,7 +66,7 @@ def conv(levels: int) -> Config:
 
 
 def mixed(levels: int) -> Config:
-    """Latents are vectors; the encoder of the images has a few strided convolutions.
+    """The mixed family, for images: latents are vectors, and the encoder has a few strided convolutions.
 
     Args:
         levels: L.

@@ -204,7 +204,7 @@ class Checkpoints:
         return min(scores, key=lambda step: scores[step]) if scores else None
 
     def _remove(self, step: int) -> None:
-        # It is renamed first, so that an interrupted removal leaves no incomplete checkpoint.
+        # The directory is renamed first, so that an interrupted removal leaves no incomplete checkpoint.
         path = self._path_of(step)
         temporary = path.with_name(f".{path.name}{TEMPORARY}")
         with writing(path):

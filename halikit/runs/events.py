@@ -24,7 +24,7 @@ def are_written() -> bool:
 
 
 class Events:
-    """Writes event files for TensorBoard. They are optional: if one cannot be written, the training goes on without.
+    """Writes event files for TensorBoard, which are optional: if this fails, the training continues without them.
 
     Args:
         path: Directory of the files; created with the first one.
@@ -65,7 +65,7 @@ class Events:
         if self._writer is None and self._writes:
             try:
                 from torch.utils.tensorboard.writer import SummaryWriter
-            except Exception as error:  # a broken package raises anything
+            except Exception as error:  # a broken package may raise any error
                 self._writes = False
                 warnings.warn(f"no TensorBoard events: it cannot be imported ({error})", stacklevel=2)
                 return None

@@ -77,7 +77,7 @@ def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") ->
         _check_mean(link.up)
         _check_mean(link.down)
     out = Path(out)
-    # Constants in the exported program have the device of the hierarchy.
+    # Constants in an exported program have a fixed device: the CPU.
     hierarchy = deepcopy(hierarchy).cpu()
     x, *latents = hierarchy.spaces
     parts: list[tuple[nn.Module, Space, list[Space], str]] = [(_Encoder(hierarchy), x, latents, "encoder")]
@@ -92,7 +92,7 @@ def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") ->
         with _quietly():
             try:
                 content = serialise(module.eval(), given, source.name, names)
-            except Exception as error:  # torch raises all kinds
+            except Exception as error:  # torch raises many types of errors
                 line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
                 raise InputError(f"torch cannot export the {name} of this hierarchy: {line[:300]}") from error
             write_atomically(path, content)

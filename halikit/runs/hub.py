@@ -225,7 +225,7 @@ def _hub(failure: str) -> Iterator[HfApi]:
         package = type(error).__module__.partition(".")[0]
         if not isinstance(error, OSError | ValueError) and package not in ("httpx", "httpx2", "requests"):
             raise
-        # The hub has answered, or was not needed: then the network is not the cause.
+        # If the hub has answered, or a name is invalid, the network is not the cause.
         hint = "" if isinstance(error, HfHubHTTPError | ValueError) else f"\nasked {api.endpoint}; is there a network?"
         raise InputError(f"{failure}: {_first_line(error)}{hint}") from None
 

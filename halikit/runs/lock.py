@@ -16,8 +16,8 @@ __all__ = ["locked"]
 def locked(path: Path) -> Iterator[None]:
     """Lock a directory within the context.
 
-    The system releases the lock when the process ends in any way. No lock file is left. Without locks in the system or
-    the file system nothing is locked.
+    The operating system releases the lock when the process ends, even if it is killed. There is no lock file. Nothing
+    is locked if the operating system or the file system does not support locks.
 
     Args:
         path: A directory; if it does not exist, nothing is locked.

@@ -125,7 +125,7 @@ class RunWriter:
             )
 
     def describe(self, config: Config) -> None:
-        """Write ``config.toml``. Kernels of the user's own need it too, to repeat the training."""
+        """Write ``config.toml``, also for kernels of the user's own, so that the training can be repeated."""
         write_atomically(self.run.config_file, to_toml(config))
 
     def record(self, record: Record) -> None:

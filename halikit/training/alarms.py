@@ -26,7 +26,7 @@ class Alarms:
     """Checks the records of a training. A warning is repeated only if its cause has disappeared in between.
 
     Args:
-        notify: Called with each warning, which has the problem and advice.
+        notify: Called with each warning: what is wrong, and what to try.
     """
 
     def __init__(self, notify: Callable[[str], None]) -> None:

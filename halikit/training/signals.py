@@ -11,7 +11,7 @@ __all__ = ["Signals"]
 
 
 class Signals:
-    """A context that stores the first SIGTERM or SIGINT; then both have their default actions.
+    """A context that stores the first SIGTERM or SIGINT, and restores the default actions for the next signal.
 
     Outside the main thread Python allows no signal handlers, so nothing is stored.
 

@@ -82,7 +82,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
         ValueError: If the file is longer, or is not a regular file.
         OSError: If the file cannot be read.
     """
-    # To open a pipe would block.
+    # Opening a pipe would block.
     if path.exists() and not path.is_file():
         raise ValueError("it is no regular file")
     with path.open("rb") as file:

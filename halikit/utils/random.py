@@ -1,4 +1,4 @@
-"""Seeds for a part of the code; afterwards torch's global generators have their former states."""
+"""Seeds torch's global generators for a part of the code, and restores their states afterwards."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 @contextmanager
 def drawing_from(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Let torch.distributions sample from a generator, although they take none; ``None`` changes nothing.
+    """Let torch.distributions, which has no argument for a generator, use one within the context.
 
     Args:
-        generator: Gives the seed for torch's global generators within the context.
+        generator: Generator that gives the seed of torch's global generators; ``None`` to use these as they are.
         device: Device of the samples.
     """
     if generator is None:
