@@ -20,7 +20,7 @@ __all__ = ["Hierarchy", "Link"]
 class Link(nn.Module):
     """One level: the encoder's kernel ``up = q(z_l|z_{l−1})`` and its adjoint ``down = p(z_{l−1}|z_l)`` (Eq. 2).
 
-    If a kernel is a composition, its factors get no adjoints from the link. For that each factor needs its own link.
+    If a kernel is a composition, its factors get no adjoints from this link; they need links of their own.
 
     Args:
         up: Kernel of the encoder.

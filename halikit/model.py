@@ -170,7 +170,7 @@ def named_tensors(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, with copies of those that share memory. Kernels may share weights, but safetensors refuses that."""
+    """The tensors, with copies of those that share memory: kernels may share weights, but safetensors refuses them."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():
@@ -221,7 +221,7 @@ def load(
 
 
 def _grown_so_far(model: Model, level: int, tensors: dict[str, Tensor]) -> Model:
-    """The trained levels of a model that halikit 0.1.0 was still growing; removes the tensors of the other levels."""
+    """The trained levels of a model that halikit 0.1.0 had not fully grown. Removes the tensors of other levels."""
     hierarchy, discriminator = model.hierarchy[:level], model.discriminator
     if isinstance(discriminator, JointDiscriminator):
         discriminator = first_levels(discriminator, level, tensors)
@@ -306,7 +306,7 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
 
 
 def _read(path: Path, weights: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The metadata of a file and its tensors; ``weights`` says which ones are returned as those of the hierarchy."""
+    """The metadata and the tensors of a file, with the chosen weights under the names of the hierarchy's weights."""
     about = _about(path)
     chosen, others = ("averaged.", "hierarchy.") if weights == "averaged" else ("hierarchy.", "averaged.")
     with safe_open(path, "pt") as file:

@@ -157,7 +157,7 @@ def _resumed(
     config = Config.parse(checkpoint.facts["config"], str(checkpoint.path))
     if preset and preset != config.preset:
         raise InputError(f"{checkpoint.path} is of {config.preset or 'no preset'}, not of the preset {preset!r}")
-    # Widths depend on the levels. The trainer raises an error for another architecture, with all differences.
+    # Widths depend on the levels. The trainer then raises an error that lists all differences.
     other = levels and levels != config.model.levels
     return override(config, {"levels": levels, "widths": None, "maps": None, "sleep_weights": "auto"} if other else {})
 

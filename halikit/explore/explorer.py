@@ -47,9 +47,9 @@ class _Subject:
 class Explorer:
     """Answers the requests of the page about a trained hierarchy. It can run one request at a time.
 
-    A *subject* is a datum with its latents. A request can *set* entries of a vector latent, or *multiply* whole maps of
-    a latent with feature maps. Only :meth:`sample` is random, with a seed; all else uses conditional means. So equal
-    requests have equal results.
+    A *subject* is a datum with its latents. A request can *set* entries of a vector latent, or *multiply* the maps of a
+    latent with feature maps by factors. Only :meth:`sample` is random, with a seed; all other requests use conditional
+    means. So equal requests have equal results.
 
     Args:
         hierarchy: The hierarchy, in evaluation mode.

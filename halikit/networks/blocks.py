@@ -150,8 +150,9 @@ class LinearSkip(nn.Module):
 def linear_skips(up: nn.Module, down: nn.Module, lower: int, upper: int) -> tuple[LinearSkip, LinearSkip]:
     """Add linear skips to both networks of a link: an orthogonal map up, its transpose down.
 
-    At the start the means of the level are an orthogonal map of its input, and the decoder's kernel inverts this map.
-    Without skips an untrained level scrambles its input, which delays the learning of the levels above it.
+    At the start the encoder's mean is an orthogonal map of its input, and the decoder's mean applies the transpose, so
+    the level passes information on. Without skips an untrained level scrambles its input, and the levels above learn
+    later.
 
     Args:
         up: Network of the encoder's kernel, from ``lower`` elements to the means (and raw scales) of ``upper``.

@@ -235,7 +235,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _install(folder: Path, out: Path) -> Path:
-    """Copy the files of a run, and no others, into a run directory, atomically."""
+    """Copy the files of a run, and no others, atomically into a run directory."""
     run = Run(folder)
     _ = run.levels, run.findings()
     if run.is_complete:
