@@ -13,17 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from halikit.config import Config, DiscriminatorSettings, ModelSettings, override
+from halikit.config import Config, override
 from halikit.discriminator import Discriminator, JointDiscriminator, PlainDiscriminator
 from halikit.earlier import adapter_in, first_levels, upgraded_config, upgraded_tensors
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.networks import paper
 from halikit.networks.blocks import initialise
-from halikit.networks.discriminator import build_discriminator
+from halikit.networks.discriminator import discriminator_for
 from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder, ladder_choices
-from halikit.networks.paper import paper_discriminator, paper_hierarchy
+from halikit.networks.paper import paper_hierarchy
 from halikit.supervision import with_classes
 from halikit.utils.files import write_atomically
 
@@ -75,15 +75,21 @@ def build(config: Config) -> Model:
     settings = config.model
     if settings.data_shape is None:
         raise InputError("model.data_shape is not set: the shape of x, such as [1, 28, 28]")
-    make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
+    others = {"levels", "data_shape", "classes", "initial_scale"}
+    options = settings.model_dump(include=set(settings.applicable), exclude=others)
+    if settings.family == "paper":
+        del options["family"]
     try:
-        options = _options(settings, "levels", "data_shape", "classes")
+        make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
         hierarchy = make_hierarchy(settings.levels, settings.data_shape, **options)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
     if settings.classes is not None:
         hierarchy = with_classes(hierarchy, settings.classes, gauge=settings.gauge, max_scale=settings.max_scale)
-    discriminator = _discriminator(config.discriminator, hierarchy) if config.plays else None
+    try:
+        discriminator = discriminator_for(hierarchy, config.discriminator) if config.plays else None
+    except ValueError as error:
+        raise InputError(f"discriminator: {error}") from None
     model = Model(hierarchy, discriminator, config)
     for name, section in (("hierarchy", settings), ("discriminator", config.discriminator)):
         if name in model.parts and section.initial_scale is not None:
@@ -110,16 +116,6 @@ def resolved(config: Config) -> Config:
     return override(config, {f"model.{name}": value for name, value in choices.items()})
 
 
-def _discriminator(settings: DiscriminatorSettings, hierarchy: Hierarchy) -> Discriminator:
-    options = _options(settings)
-    try:
-        if settings.family == "paper":
-            return paper_discriminator(hierarchy.spaces, **options)
-        return build_discriminator(hierarchy, **options)
-    except ValueError as error:
-        raise InputError(f"discriminator: {error}") from None
-
-
 def describe(model: Model) -> str:
     """The networks of a model in one phrase."""
     if model.config is None:
@@ -127,14 +123,6 @@ def describe(model: Model) -> str:
     spaces = model.hierarchy.spaces[: model.config.model.levels + 1]
     family = model.config.model.family
     return paper.describe(spaces) if family == "paper" else ladder_in_words(spaces, family)
-
-
-def _options(section: ModelSettings | DiscriminatorSettings, *but: str) -> dict[str, Any]:
-    """The settings of a section as arguments of the function that builds its networks, except those in ``but``."""
-    options = section.model_dump(include=set(section.applicable), exclude={"initial_scale", *but})
-    if section.family == "paper":
-        del options["family"]
-    return options
 
 
 # ``load`` has an argument of the same name.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from itertools import pairwise, zip_longest
 from typing import Literal, NamedTuple
@@ -12,14 +12,24 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from halikit.discriminator import JointDiscriminator, MultiGameDiscriminator, at_least_vectors, concatenate
+from halikit.discriminator import (
+    Discriminator,
+    JointDiscriminator,
+    MultiGameDiscriminator,
+    at_least_vectors,
+    concatenate,
+)
 from halikit.hierarchy import Hierarchy
 from halikit.networks.blocks import COARSEST, DENSE_PIXELS, LayerOptions, Norm, conv, dense, takes_patches
 from halikit.networks.ladder import Family
+from halikit.networks.paper import paper_discriminator
 from halikit.settings import Fraction, InitialScale, NonNegative, Positive, Section
 from halikit.spaces import Space
 
-__all__ = ["DiscriminatorSettings", "build_discriminator"]
+__all__ = ["DiscriminatorSettings", "build_discriminator", "discriminator_for"]
+
+# Families with a builder of their own. It takes the spaces and the settings that have an effect.
+_BUILDERS: dict[str | None, Callable[..., Discriminator]] = {"paper": paper_discriminator}
 
 
 class DiscriminatorSettings(Section):
@@ -99,6 +109,23 @@ def build_discriminator(
         _build(each, make, {}, None, input_noise if each[0] == spaces[0] else 0.0, from_data=each[0] == spaces[0])
         for each in read
     )
+
+
+def discriminator_for(hierarchy: Hierarchy, settings: DiscriminatorSettings) -> Discriminator:
+    """The discriminator that settings describe.
+
+    Args:
+        hierarchy: Its spaces are what the discriminator reads.
+        settings: The settings.
+
+    Raises:
+        ValueError: If a setting does not fit the spaces.
+    """
+    options = settings.model_dump(include=set(settings.applicable), exclude={"initial_scale"})
+    if settings.family not in _BUILDERS:
+        return build_discriminator(hierarchy, **options)
+    del options["family"]
+    return _BUILDERS[settings.family](hierarchy.spaces, **options)
 
 
 def _named(spaces: Sequence[Space], names: Sequence[str]) -> tuple[Space, ...]:
