@@ -28,7 +28,7 @@ from halikit.spaces import Space
 
 __all__ = ["DiscriminatorSettings", "build_discriminator", "discriminator_for"]
 
-# Families with a builder of their own. It takes the spaces and the settings that have an effect.
+# Families that do not use build_discriminator. Their builders take the spaces and the settings that have an effect.
 _BUILDERS: dict[str | None, Callable[..., Discriminator]] = {"paper": paper_discriminator}
 
 
@@ -112,11 +112,11 @@ def build_discriminator(
 
 
 def discriminator_for(hierarchy: Hierarchy, settings: DiscriminatorSettings) -> Discriminator:
-    """The discriminator that settings describe.
+    """Build the discriminator that the settings describe.
 
     Args:
-        hierarchy: Its spaces are what the discriminator reads.
-        settings: The settings.
+        hierarchy: Hierarchy whose spaces the discriminator reads.
+        settings: Settings of the discriminator.
 
     Raises:
         ValueError: If a setting does not fit the spaces.
