@@ -238,7 +238,9 @@ def test_building_leaves_a_users_stage_as_it_was():
 def test_what_cannot_be_built_is_refused():
     with pytest.raises(ValueError, match="no stage 5"):
         build([(6,), (5,)], stages={5: nn.Identity()})
-    with pytest.raises(ValueError, match="games are 'joint', 'pairwise', or lists of two spaces or more among x, z1; got 'triple'"):
+    with pytest.raises(
+        ValueError, match="games are 'joint', 'pairwise', or lists of two spaces or more among x, z1; got 'triple'"
+    ):
         build([(6,), (5,)], games="triple")
     for wrong in (["x", "z9"], ["x"], ["z1", "z1"]):
         with pytest.raises(ValueError, match=f"lists of two spaces or more among x, z1; got {re.escape(repr(wrong))}"):
@@ -395,7 +397,9 @@ def test_a_users_discriminator_trains_and_is_saved(kind, tmp_path):
             return hk.Model(h, Columns(h.spaces[0].size + h.spaces[1].size))
         own = OwnDiscriminator(h.spaces)
         own.network = Columns(h.spaces[0].size + h.spaces[1].size)
-        return hk.Model(h, own if kind == "discriminator" else hk.MultiGameDiscriminator([own, hk.build_discriminator(h)]))
+        return hk.Model(
+            h, own if kind == "discriminator" else hk.MultiGameDiscriminator([own, hk.build_discriminator(h)])
+        )
 
     settings = configured(steps=4, batch_size=8, log_every=2, checkpoint_every=2)
     trained = model()

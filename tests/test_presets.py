@@ -241,7 +241,10 @@ def test_autoencoders_have_the_kernels_and_the_budget_of_the_game(name: str) -> 
     vae, config = PRESETS[name](), PRESETS[name.replace("hvae_", "").replace("vae_", "ali_")]()
     assert vae.preset == name
     assert vae.data == config.data
-    kept = {"training": ("steps", "batch_size", "ema_decay"), "optimiser": ("learning_rate", "betas", "final_rate_share")}
+    kept = {
+        "training": ("steps", "batch_size", "ema_decay"),
+        "optimiser": ("learning_rate", "betas", "final_rate_share"),
+    }
     for section, names in kept.items():
         for name in names:
             assert getattr(getattr(vae, section), name) == getattr(getattr(config, section), name), name

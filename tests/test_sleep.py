@@ -684,7 +684,9 @@ def test_weights_shared_with_the_decoder_are_not_trained_by_it():
     assert said == ["no sleep phase at z2: T_{z2|z1} shares weights with the decoder"]
     assert sleep_weights(h, (1.0, 0.0)) == ((1.0, 0.0), [])
     for wanted in (0.5, (1.0, 0.5)):
-        with pytest.raises(InputError, match=r"game.sleep_weights is 0.5 at z2, but T_{z2\|z1} shares weights with the decoder"):
+        with pytest.raises(
+            InputError, match=r"game.sleep_weights is 0.5 at z2, but T_{z2\|z1} shares weights with the decoder"
+        ):
             sleep_weights(h, wanted)
     model, told = hk.Model(h, hk.build_discriminator(h, width=4)), []
     trainer = hk.Trainer(model, settings=configured(steps=2), on_notice=told.append)
@@ -940,7 +942,10 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, single_pass, monkeypa
 
 @pytest.mark.parametrize(
     "changes",
-    [{"sleep_weights": 0.5}, {"sleep_weights": (0.3, 1.0), "discriminator_steps": 2, "encoder_noise": 0.1, "accumulate": 2}],
+    [
+        {"sleep_weights": 0.5},
+        {"sleep_weights": (0.3, 1.0), "discriminator_steps": 2, "encoder_noise": 0.1, "accumulate": 2},
+    ],
     ids=["one weight", "two, in rounds, under noise, in parts"],
 )
 def test_a_resumed_run_is_the_undisturbed_one(changes, tmp_path):

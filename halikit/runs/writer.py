@@ -28,7 +28,7 @@ from halikit.utils.files import TEMPORARY, write_atomically, writing
 
 __all__ = ["RunWriter"]
 
-# Samples in a row of the grid.
+# Number of samples in a row of the grid.
 _COLUMNS = 16
 
 
@@ -36,14 +36,14 @@ class RunWriter:
     """Writes the files of one training into a run directory.
 
     Args:
-        run: The run directory, made where it is missing.
-        model: The model that trains.
+        run: The run directory; created if it is missing.
+        model: The model that is trained.
         extra: Names of extra losses, for the columns of ``metrics.csv``.
-        keep: How many of the newest checkpoints stay.
-        resumes: Whether to go on with the run that is there; otherwise there must be none.
+        keep: Number of the newest checkpoints to keep.
+        resumes: Whether to continue the run in the directory; otherwise there must be none.
 
     Raises:
-        InputError: If the directory cannot be made, or holds a run already and ``resumes`` is false.
+        InputError: If the directory cannot be created, or has a run already and ``resumes`` is false.
 
     Attributes:
         run: The run directory.
@@ -64,19 +64,19 @@ class RunWriter:
 
     @contextmanager
     def writing(self, config: Config, step: int, size: int) -> Iterator[None]:
-        """Hold the directory for a training that goes on from ``step``; files of later steps are removed.
+        """Lock the directory for a training that starts at ``step``; files of later steps are removed.
 
         Args:
             config: See :meth:`describe`.
-            step: Steps so far.
-            size: Bytes that one checkpoint takes.
+            step: Number of steps so far.
+            size: Size of one checkpoint in bytes.
 
         Raises:
-            InputError: If another process holds the directory, or it cannot be written to.
-            ResourceError: If there is no room for the checkpoints.
+            InputError: If another process has locked the directory, or it cannot be written to.
+            ResourceError: If the checkpoints do not fit on the disk.
         """
         with locked(self.run.path):
-            # Another training may have written there since.
+            # Another training may have written to the directory since the check in __init__.
             self._refuse_another()
             self._sweep()
             self.check_room(size)
@@ -105,15 +105,15 @@ class RunWriter:
                 picture.unlink(missing_ok=True)
 
     def check_room(self, size: int) -> None:
-        """Refuse to begin a training whose checkpoints do not fit on the disk.
+        """Check that the checkpoints fit on the disk.
 
         Args:
-            size: Bytes that one checkpoint takes.
+            size: Size of one checkpoint in bytes.
 
         Raises:
-            ResourceError: If the disk is too full; the message says how much is needed and how much is free.
+            ResourceError: If they do not fit; the message has the needed and the free space.
         """
-        # The checkpoints that are kept, the best one, the one being written, and the model itself twice.
+        # The newest checkpoints, the best one, the one that is being written, and the model file twice.
         needed = size * (self.checkpoints.keep + 4)
         own = sum(file.stat().st_size for file in self.checkpoints.path.rglob("*") if file.is_file())
         free, mebi = shutil.disk_usage(self.run.path).free, 2**20
@@ -125,11 +125,11 @@ class RunWriter:
             )
 
     def describe(self, config: Config) -> None:
-        """Write ``config.toml``, also for kernels of the user's own, whose training can then be repeated."""
+        """Write ``config.toml``, also for kernels of the user's own, so that the training can be repeated."""
         write_atomically(self.run.config_file, to_toml(config))
 
     def record(self, record: Record) -> None:
-        """Add a line to ``metrics.csv``; cells are empty where nothing was measured."""
+        """Add a row to ``metrics.csv`` and to the events; cells without a measurement are empty."""
         path = self.run.metrics_file
         cells = cells_of(record, self._latents)
         with writing(path):
@@ -145,12 +145,18 @@ class RunWriter:
         )
 
     def save(self, averaged: Hierarchy, config: Config | None, step: int) -> None:
-        """Write the model as it is now, with the config that it can be built from, if any."""
+        """Write the model file.
+
+        Args:
+            averaged: The hierarchy with averaged weights.
+            config: Config that the model can be built from; ``None`` for kernels of the user's own.
+            step: Number of steps so far.
+        """
         self.run.path.mkdir(parents=True, exist_ok=True)
         save_model(self.run.model_file, self.model, averaged, config=config, step=step)
 
     def checkpoint(self, state: State) -> Path:
-        """Write a checkpoint, after the records before it are on the disk."""
+        """Write a checkpoint, after ``metrics.csv`` is synced to disk."""
         with writing(self.run.metrics_file):
             self.run.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.run.metrics_file, os.O_RDWR | os.O_CREAT)
@@ -159,12 +165,12 @@ class RunWriter:
         return self.checkpoints.write(state)
 
     def dump(self, values: Mapping[str, Any]) -> Path:
-        """Write what is known of a divergence to ``diverged.json``, which ``halikit inspect`` reads."""
+        """Write the data about a divergence to ``diverged.json``, which ``halikit inspect`` prints."""
         write_atomically(self.run.divergence_file, json.dumps(values, indent=1, allow_nan=False) + "\n")
         return self.run.divergence_file
 
     def pictures(self, samples: Tensor, reconstructions: Mapping[str, Tensor], step: int) -> None:
-        """Write grids of samples and reconstructions ``(n, C, H, W)``; nothing where the data are not images."""
+        """Write grids of samples and reconstructions, ``(n, C, H, W)``; nothing if the data are not images."""
         if samples.dim() != 4:
             return
         self.run.samples_folder.mkdir(parents=True, exist_ok=True)
