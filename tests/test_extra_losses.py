@@ -112,7 +112,7 @@ def test_a_loss_trains_its_player_and_nobody_else(player, objective, samples):
 @players
 @pytest.mark.parametrize("objective", ["jensen_shannon", "least_squares"], ids=["one pass", "two passes"])
 def test_its_gradient_is_that_of_the_function_times_the_weight(player, objective):
-    added, model = added_by(hk.ExtraLoss(everything, player, weight=0.3), objective=objective)
+    added, _ = added_by(hk.ExtraLoss(everything, player, weight=0.3), objective=objective)
     reference = small(dropout=0.0, input_noise=0.0)
     torch.manual_seed(SEED)
     q = reference.hierarchy.encode(batch(), sample=True)
@@ -220,7 +220,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(player, monkeypatch)
         monkeypatch.setattr(hk.GaussianKernel, "sample", sample)
         model = small(accumulate=parts)
         top = model.hierarchy.spaces[-1].shape
-        model.hierarchy.prior.sample = lambda n, generator=None, rows=rows: noise(n, top, rows(n))
+        model.hierarchy.prior.sample = lambda n, generator=None, rows=rows, top=top: noise(n, top, rows(n))
         trainer = hk.Trainer(model, extra_losses=[hk.ExtraLoss(mean_of_squares, player, weight=2.0)])
         for part in model.parts.values():
             part.eval()

@@ -259,7 +259,7 @@ def test_pseudo_labels_add_to_the_cost_with_their_weight(threshold: float) -> No
     h.zero_grad()
 
     torch.manual_seed(3)
-    index, images = labelled.unlabelled(30)
+    _, images = labelled.unlabelled(30)
     y, is_sure = pseudo_labels(teacher, images, DistributionAlignment(10), threshold=threshold)
     assert is_sure.all() == (threshold == 0)
     assert is_sure.any()

@@ -144,30 +144,16 @@ def check_writable(out: Path | None) -> None:
         raise InputError(f"cannot write {out}: there is no directory {out.parent}")
 
 
-def present(run: Run, result: Result, *, out: Path | None = None, as_json: bool = False) -> None:
-    """Print the result of a command and write it to files.
+def present(run: Run | None, result: Result, *, out: Path | None = None, as_json: bool = False) -> None:
+    """Print the result of a command, and keep it.
 
     Args:
-        run: The run.
+        run: The run that the result goes into, and into its report; none for a comparison of several runs.
         result: The result.
-        out: File for the picture; by default the result becomes a finding of the run, and part of its report.
-        as_json: Whether to print one JSON object.
+        out: File for the picture instead, or for the lines where there is no picture.
+        as_json: Print the values as JSON.
     """
-    from halikit.errors import InputError
-    from halikit.plotting import save_png
-
-    path = out
-    if out is not None and result.picture is not None:
-        save_png(out, result.picture)
-    # A result without a picture creates no run directory.
-    elif result.picture is not None or run.path.is_dir():
-        try:
-            path = keep(run, result, command_line())
-        except InputError as error:
-            # Without a picture, the result can be printed although the run cannot be written to.
-            if result.picture is not None:
-                raise
-            console(stderr=True).print(f"not kept in the report: {error}", markup=False)
+    path = _written(result, out) if out is not None else _kept(run, result)
     if as_json:
         print_json(result.values | ({"path": str(path)} if result.picture is not None else {}))
         return
