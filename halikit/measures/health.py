@@ -53,7 +53,7 @@ def _lines(level: LevelHealth) -> list[str]:
         f"    from another datum's       {level.error_shuffled}",
         f"    entries that hardly vary   {level.dead:.1%} (estimate)",
         f"    recovered from samples     {level.recovery:.3f} in one step, {level.recovery_from_x:.3f} from x; "
-        f"error of the decoder {level.decoder_use:.3g} times as large without it (estimates)",
+        f"error of the decoder {level.decoder_use:.3g} times as large with another sample's {name} (estimates)",
         f"    D_JS of q({name}), p({name})     {level.aggregate.js_bound}, p-value {level.aggregate.p_value:.2g}",
         f"    D_JS of the pair below     {level.pair.js_bound}, p-value {level.pair.p_value:.2g}",
     ]
