@@ -240,7 +240,9 @@ def test_building_leaves_a_users_stage_as_it_was():
 def test_what_cannot_be_built_is_refused():
     with pytest.raises(ValueError, match="no stage 5"):
         build([(6,), (5,)], stages={5: nn.Identity()})
-    with pytest.raises(ValueError, match="games are 'joint', 'pairwise', or lists of two spaces or more among x, z1; got 'triple'"):
+    with pytest.raises(
+        ValueError, match="games are 'joint', 'pairwise', or lists of two spaces or more among x, z1; got 'triple'"
+    ):
         build([(6,), (5,)], games="triple")
     for wrong in (["x", "z9"], ["x"], ["z1", "z1"]):
         with pytest.raises(ValueError, match=f"lists of two spaces or more among x, z1; got {re.escape(repr(wrong))}"):
@@ -333,7 +335,7 @@ def test_games_are_a_setting():
     assert [tuple(space.name for space in game.spaces) for game in model.discriminator.games] == list(games)
     trainer = hk.Trainer(model, settings=configured(batch_size=8))
     assert trainer.step(torch.randn(8, 6))["d_loss"] == pytest.approx(4 * math.log(2), rel=0.2)
-    with pytest.raises(InputError, match="discriminator: games are .* got .'x', 'z3'."):
+    with pytest.raises(InputError, match=r"discriminator: games are .* got .'x', 'z3'."):
         hk.build(configured(data_shape=(6,), levels=2, games=(("x", "z3"),)))
 
 
@@ -407,7 +409,9 @@ def test_a_users_discriminator_trains_and_is_saved(kind, tmp_path):
             return hk.Model(h, Columns(h.spaces[0].size + h.spaces[1].size))
         own = OwnDiscriminator(h.spaces)
         own.network = Columns(h.spaces[0].size + h.spaces[1].size)
-        return hk.Model(h, own if kind == "discriminator" else hk.MultiGameDiscriminator([own, hk.build_discriminator(h)]))
+        return hk.Model(
+            h, own if kind == "discriminator" else hk.MultiGameDiscriminator([own, hk.build_discriminator(h)])
+        )
 
     settings = configured(steps=4, batch_size=8, log_every=2, checkpoint_every=2)
     trained = model()

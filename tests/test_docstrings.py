@@ -15,7 +15,17 @@ Function = ast.FunctionDef
 
 
 # Modules of the theory and of what the paper does with it; the others there say of themselves that they are tools.
-THEORY = ["algorithm", "discriminator", "elbo", "hierarchy", "joints", "objectives", "supervision", "training/game", "training/sleep"]
+THEORY = [
+    "algorithm",
+    "discriminator",
+    "elbo",
+    "hierarchy",
+    "joints",
+    "objectives",
+    "supervision",
+    "training/game",
+    "training/sleep",
+]
 TOOLS = {"__init__", "inference", "interpolation", "labelled", "linear_gaussian", "neighbours", "quantity", "settings"}
 SOURCE = re.compile(
     r"Eqs?\. |[Ss]ections? \d|Tables? \d|Algorithm 1|Figs?\. |Prop|[A-Z]\w+(?:'s)? (?:et al\. |& \w+ )?\(?\d{4}\)"

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import halikit as hk
-from halikit.config import override
 from halikit.errors import InputError
 from halikit.training.extra_losses import Player, StepContext
 from halikit.training.game import GameMethod
@@ -88,7 +87,9 @@ def everything(step: StepContext) -> Tensor:
     total = total + (step.hierarchy.reconstruct(x) - x).square().mean()
     for joint in (step.encoder_states, step.decoder_states):
         total = total + step.discriminator(joint).square().mean() + step.discriminator.features(joint).square().mean()
-    return total + sum((p - 0.5).square().mean() for part in (step.hierarchy, step.discriminator) for p in part.parameters())
+    return total + sum(
+        (p - 0.5).square().mean() for part in (step.hierarchy, step.discriminator) for p in part.parameters()
+    )
 
 
 def on_both_joints(step: StepContext) -> Tensor:
@@ -111,7 +112,7 @@ def test_a_loss_trains_its_player_and_nobody_else(player, objective, samples):
 @players
 @pytest.mark.parametrize("objective", ["jensen_shannon", "least_squares"], ids=["one pass", "two passes"])
 def test_its_gradient_is_that_of_the_function_times_the_weight(player, objective):
-    added, model = added_by(hk.ExtraLoss(everything, player, weight=0.3), objective=objective)
+    added, _ = added_by(hk.ExtraLoss(everything, player, weight=0.3), objective=objective)
     reference = small(dropout=0.0, input_noise=0.0)
     torch.manual_seed(SEED)
     q = reference.hierarchy.encode(batch(), sample=True)
@@ -136,7 +137,10 @@ def test_constant_samples_pass_no_gradient():
 
     def pull(step: StepContext) -> Tensor:
         assert not any(state.requires_grad for state in step.encoder_states.values())
-        return step.encoder_states["z2"].square().mean() + step.hierarchy.links[0].up.network(step.encoder_states["x"]).mean()
+        return (
+            step.encoder_states["z2"].square().mean()
+            + step.hierarchy.links[0].up.network(step.encoder_states["x"]).mean()
+        )
 
     for objective in ("jensen_shannon", "least_squares"):
         added, _ = added_by(hk.ExtraLoss(pull, "encoder", samples="constant"), objective=objective)
@@ -215,8 +219,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(player, monkeypatch)
 
         monkeypatch.setattr(hk.GaussianKernel, "sample", sample)
         model = small(accumulate=parts)
-        top = model.hierarchy.spaces[-1].shape
-        model.hierarchy.prior.sample = lambda n, generator=None, rows=rows: noise(n, top, rows(n))
+        model.hierarchy.prior.sample = lambda n, generator=None, rows=rows: noise(n, (4,), rows(n))
         trainer = hk.Trainer(model, extra_losses=[hk.ExtraLoss(mean_of_squares, player, weight=2.0)])
         for part in model.parts.values():
             part.eval()
@@ -286,7 +289,9 @@ def test_the_rate_of_a_module_is_that_of_its_player():
         torch.testing.assert_close(moved, torch.full_like(moved, rate), rtol=1e-2, atol=0)
 
 
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"discriminator_steps": 2}], ids=["plain", "in parts", "rounds"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"accumulate": 2}, {"discriminator_steps": 2}], ids=["plain", "in parts", "rounds"]
+)
 def test_a_resumed_run_has_identical_weights(changes, tmp_path):
     def trainer(name: str, **options: object) -> tuple[hk.Trainer, hk.ExtraLoss]:
         loss = probe()
@@ -314,7 +319,9 @@ def test_a_run_can_go_on_with_a_loss_that_it_did_not_have(tmp_path):
     hk.Trainer(small(), "digits", out=tmp_path / "run").fit(4)
     loss = probe()
     before = copy.deepcopy(loss.module.state_dict())
-    trainer = hk.Trainer(small(), "digits", extra_losses=[loss], out=tmp_path / "run", resume=True, on_notice=lambda _: None)
+    trainer = hk.Trainer(
+        small(), "digits", extra_losses=[loss], out=tmp_path / "run", resume=True, on_notice=lambda _: None
+    )
     assert all(torch.equal(before[name], value) for name, value in loss.module.state_dict().items())
     trainer.fit(2)
     assert trainer.steps == 6
@@ -433,7 +440,10 @@ def test_a_loss_that_can_be_captured_stays_compiled(changes, monkeypatch):
     graphs = without_machine_code(monkeypatch)
     trainers, notices = [], []
     for mode in (None, "default"):
-        losses = [hk.ExtraLoss(on_both_joints, "generators", weight=0.1), hk.ExtraLoss(on_both_joints, "discriminator", "judged")]
+        losses = [
+            hk.ExtraLoss(on_both_joints, "generators", weight=0.1),
+            hk.ExtraLoss(on_both_joints, "discriminator", "judged"),
+        ]
         options = {"extra_losses": [*losses, probe()], "on_notice": notices.append}
         trainers.append(hk.Trainer(small(compile=mode, **changes), **options))
     for _ in range(3):
@@ -513,7 +523,9 @@ def test_machine_code_with_extra_losses_has_the_gradients_of_the_eager_step():
 
 
 @pytest.mark.parametrize(
-    ("value", "got"), [(torch.zeros(3), r"\(3,\)"), (1.0, "float"), (None, "NoneType")], ids=["vector", "float", "nothing"]
+    ("value", "got"),
+    [(torch.zeros(3), r"\(3,\)"), (1.0, "float"), (None, "NoneType")],
+    ids=["vector", "float", "nothing"],
 )
 @pytest.mark.parametrize("mode", [None, "default"], ids=["eager", "compiled"])
 def test_what_is_no_loss_is_refused(value, got, mode, monkeypatch):
@@ -544,7 +556,9 @@ def test_two_losses_need_two_names(tmp_path):
 
 @pytest.mark.parametrize("name", ["extra", "errors", "recovery"])
 def test_names_of_fields_without_a_column_are_free(name, tmp_path):
-    hk.Trainer(small(), "digits", extra_losses=[hk.ExtraLoss(everything, "encoder", name=name)], out=tmp_path / "run").fit(2)
+    hk.Trainer(
+        small(), "digits", extra_losses=[hk.ExtraLoss(everything, "encoder", name=name)], out=tmp_path / "run"
+    ).fit(2)
     assert float(column(tmp_path / "run", name)[-1]) > 0
 
 

@@ -41,6 +41,7 @@ from halikit.algorithm import add_both_gradients, play
 from halikit.config import ConfigError, GameSettings, override
 from halikit.errors import InputError
 from halikit.hardware import recompute
+from halikit.hardware.hardware import Hardware
 from halikit.hardware.recompute import recompute_activations
 from halikit.kernels import Gaussian
 from halikit.presets import PRESETS, families
@@ -684,7 +685,9 @@ def test_weights_shared_with_the_decoder_are_not_trained_by_it():
     assert said == ["no sleep phase at z2: T_{z2|z1} shares weights with the decoder"]
     assert sleep_weights(h, (1.0, 0.0)) == ((1.0, 0.0), [])
     for wanted in (0.5, (1.0, 0.5)):
-        with pytest.raises(InputError, match=r"game.sleep_weights is 0.5 at z2, but T_{z2\|z1} shares weights with the decoder"):
+        with pytest.raises(
+            InputError, match=r"game.sleep_weights is 0.5 at z2, but T_{z2\|z1} shares weights with the decoder"
+        ):
             sleep_weights(h, wanted)
     model, told = hk.Model(h, hk.build_discriminator(h, width=4)), []
     trainer = hk.Trainer(model, settings=configured(steps=2), on_notice=told.append)
@@ -923,16 +926,16 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, single_pass, monkeypa
 
     x = torch.linspace(-1, 1, 8 * 64).reshape(8, *DIGITS)
 
-    def gradients(processes: object, rows: slice) -> list[Tensor]:
-        model = in_evaluation(config(2), rows, processes.world, monkeypatch)
+    def gradients(hardware: Hardware, rows: slice) -> list[Tensor]:
+        model = in_evaluation(config(2), rows, hardware.processes.world, monkeypatch)
         method = GameMethod(model, configured(), [sleep_phase((1.0, 0.5))])
         method.single_pass = single_pass
         losses = method.add_gradients(x[rows], None, 0, 1)["sleep_loss"]
         parameters = [p for part in model.parts.values() for p in part.parameters()]
-        processes.average_gradients(parameters)
+        hardware.processes.average_gradients(parameters)
         found = [p.grad for p in parameters if p.grad is not None]
         assert losses > 0
-        processes.average([losses])
+        hardware.processes.average([losses])
         return [*found, losses]
 
     check_against_the_double_batch(gradients, tmp_path, monkeypatch)
@@ -940,7 +943,10 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, single_pass, monkeypa
 
 @pytest.mark.parametrize(
     "changes",
-    [{"sleep_weights": 0.5}, {"sleep_weights": (0.3, 1.0), "discriminator_steps": 2, "encoder_noise": 0.1, "accumulate": 2}],
+    [
+        {"sleep_weights": 0.5},
+        {"sleep_weights": (0.3, 1.0), "discriminator_steps": 2, "encoder_noise": 0.1, "accumulate": 2},
+    ],
     ids=["one weight", "two, in rounds, under noise, in parts"],
 )
 def test_a_resumed_run_is_the_undisturbed_one(changes, tmp_path):

@@ -250,9 +250,7 @@ def test_pseudo_labels_add_to_the_cost_with_their_weight(threshold: float) -> No
     part = load("digits").train
     labelled = Labelled(part, torch.arange(20), 20, Augmentation(), seed=0)
     settings = LabelSettings(number=20, consistency_weight=2.0, pseudo_label_threshold=threshold)
-    supervision = Supervision(
-        labelled, settings, teacher, 10, noise=0.0, unlabelled=30, broadcast=lambda _: None
-    )
+    supervision = Supervision(labelled, settings, teacher, 10, noise=0.0, unlabelled=30, broadcast=lambda _: None)
     context = StepContext({}, {}, h, small().discriminator, None, 0)
     torch.manual_seed(3)
     loss = supervision(context)
@@ -261,7 +259,7 @@ def test_pseudo_labels_add_to_the_cost_with_their_weight(threshold: float) -> No
     h.zero_grad()
 
     torch.manual_seed(3)
-    index, images = labelled.unlabelled(30)
+    _, images = labelled.unlabelled(30)
     y, is_sure = pseudo_labels(teacher, images, DistributionAlignment(10), threshold=threshold)
     assert is_sure.all() == (threshold == 0)
     assert is_sure.any()
@@ -296,7 +294,9 @@ def test_the_distribution_alignment_is_part_of_a_run(tmp_path: Path) -> None:
     assert not torch.equal(mean, DistributionAlignment(10).mean)
     # A run without them can go on with consistency.
     hk.Trainer(small(), "digits", out=tmp_path / "other").fit()
-    later = hk.Trainer(small(consistency_weight=1.0), "digits", out=tmp_path / "other", resume=True, on_notice=lambda _: None)
+    later = hk.Trainer(
+        small(consistency_weight=1.0), "digits", out=tmp_path / "other", resume=True, on_notice=lambda _: None
+    )
     later.fit(2)
     assert later.steps == 22
 
