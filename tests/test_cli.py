@@ -91,7 +91,7 @@ def test_reconstruct(trained: tuple[Path, str]) -> None:
 
 
 def test_evaluate(trained: tuple[Path, str]) -> None:
-    said = json.loads(halikit("evaluate", "run", "-n", "50", "--json", cwd=trained[0]).stdout)
+    said = json.loads(halikit("evaluate", "labels", "run", "-n", "50", "--json", cwd=trained[0]).stdout)
     assert len(said["kept"]) == 3
     assert 0.95 < said["reference"] < 0.97
     assert sum(said["class_shares"]) == pytest.approx(1)
@@ -255,4 +255,4 @@ def test_the_model_that_ships(tmp_path: Path) -> None:
     (picture,) = halikit("sample", "digits", "-n", "4", cwd=tmp_path).stdout.splitlines()
     assert (tmp_path / picture).is_file()
     # What was written beside does not stand in its way.
-    assert json.loads(halikit("evaluate", "digits", "-n", "100", "--json", cwd=tmp_path).stdout)["kept"][0] > 0.85
+    assert json.loads(halikit("evaluate", "labels", "digits", "-n", "100", "--json", cwd=tmp_path).stdout)["kept"][0] > 0.85

@@ -1,4 +1,7 @@
-"""Files of halikit 0.1.0, where stacks grew level by level: they load, give the same numbers, and are gone on with."""
+"""Files of earlier versions load, give the same numbers, and can be trained further.
+
+In 0.1.0, stacks grew level by level. Until 0.2.0, most settings were in ``[training]``.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,12 @@ from torch import Tensor, nn
 
 import halikit as hk
 from halikit import data
-from halikit.config import Config, override
+from halikit.config import Config, ConfigError, override
 from halikit.errors import InputError
 from halikit.model import save_model
-from halikit.runs.checkpoints import open_checkpoint
+from halikit.renamed import RENAMED
+from halikit.runs.checkpoints import Checkpoint, open_checkpoint
+from halikit.runs.run import Run
 
 RUNS = {"run-0.1.0": 3, "growing-0.1.0": 2}
 runs = pytest.mark.parametrize("name", RUNS)
@@ -115,6 +120,12 @@ def as_of_0_1_0(path: Path, model: hk.Model, level: int) -> list[hk.JointDiscrim
     new = {key: tensor for key, tensor in load_file(path).items() if ".head." not in key}
     config = model.config.model_dump(mode="json")
     config["training"] |= {"grow_every": 5, "settled_rate": 0.3}
+    for new_name, old_name in {new: old for old, new in RENAMED.items()}.items():
+        (section, key), (old_section, old_key) = new_name.split("."), old_name.split(".")
+        if config[section]:
+            config[old_section][old_key] = config[section].pop(key)
+    for name in ("game", "optimiser", "labels", "record", "hardware"):
+        assert not config.pop(name)
     for section, key in (("model", "skips"), ("training", "sleep"), ("training", "penalty_every")):
         del config[section][key]
     about = {"schema": 1, "step": 1, "level": level, "config": config}
@@ -168,7 +179,7 @@ def test_kernels_of_the_users_own_load_with_their_code(level: int, tmp_path: Pat
 @runs
 def test_commands_use_the_levels_that_are_trained(name: str, tmp_path: Path, halikit: Shell) -> None:
     run, levels = copied(name, tmp_path), RUNS[name]
-    assert len(json.loads(halikit("evaluate", run, "-n", 50, "--json"))["kept"]) == levels
+    assert len(json.loads(halikit("evaluate", "labels", run, "-n", 50, "--json"))["kept"]) == levels
     assert len(json.loads(halikit("evaluate", "recovery", run, "--json"))["recovery"]) == levels
     said = json.loads(halikit("inspect", run, "--json"))
     assert list(said["spaces"]) == ["x", "z1", "z2", "z3"][: levels + 1]
@@ -199,7 +210,7 @@ def test_a_finished_run_is_gone_on_with(finished: Path, halikit: Shell) -> None:
     assert not any("adapters" in name for name in after)
     settings = tomllib.loads((finished / "config.toml").read_text())
     assert settings["training"]["steps"] == 70
-    assert settings["training"]["sleep"] == 0
+    assert settings["game"]["sleep_weights"] == 0
     assert not {"grow_every", "settled_rate"} & set(settings["training"])
     with (finished / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -265,6 +276,82 @@ def test_a_config_file_of_growth_is_refused(finished: Path) -> None:
     assert [line.split("'")[1] for line in lines] == ["training.grow_every", "training.settled_rate"]
     assert all("since 0.2.0 all levels train at once" in line for line in lines)
     assert not (finished.parent / "new").exists()
+
+
+# --- before the settings had owners ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    return copied("run-flat-0.2.0", tmp_path)
+
+
+@torch.no_grad()
+def test_a_model_with_flat_settings_gives_the_same_numbers(flat: Path) -> None:
+    expected = json.loads((flat / "expected.json").read_text())
+    model = hk.load(flat)
+    states = model.hierarchy.double().encode(data.load("digits").held_out.batch(torch.arange(4)).double())
+    for name, values in expected["encodings"].items():
+        assert_close(states[name], values)
+    assert_close(model.discriminator.double().features(states), expected["features"])
+
+
+def test_flat_settings_have_their_new_names(flat: Path) -> None:
+    before = tomllib.loads((flat / "config.toml").read_text())
+    for config in (hk.load(flat).config, Run(flat).settings, Config.parse(open_checkpoint_of(flat).facts["config"])):
+        for old, new in RENAMED.items():
+            (section, key), (new_section, new_key) = old.split("."), new.split(".")
+            value, owner = before[section].get(key, "none"), getattr(config, new_section)
+            expected = None if value == "none" else tuple(value) if isinstance(value, list) else value
+            if new_section == "labels":
+                assert owner is None
+            else:
+                assert getattr(owner, new_key) == expected, old
+        assert config.discriminator.games == "pairwise"
+
+
+def open_checkpoint_of(run: Path) -> Checkpoint:
+    return open_checkpoint(checkpoint_of(run))
+
+
+def test_a_run_with_flat_settings_is_trained_further(flat: Path, halikit: Shell) -> None:
+    expected = json.loads((flat / "expected.json").read_text())["losses at step 50"]
+    halikit("train", "--resume", "--out", flat, "--steps", 50)
+    metrics = Run(flat).metrics()
+    assert metrics["step"] == [10, 20, 30, 40, 50]
+    for name, value in expected.items():
+        assert metrics[name][-1] == pytest.approx(value, rel=1e-3), name
+    settings = tomllib.loads((flat / "config.toml").read_text())
+    assert settings["record"]["log_every"] == 10
+    assert settings["labels"] == "none"
+    assert "keep" not in settings["training"]
+    # Now it is a run of this version.
+    halikit("train", "--resume", "--out", flat, "--steps", 52)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_is_refused_with_the_new_one(old: str, new: str) -> None:
+    section, key = old.split(".")
+    message = f"there is no setting {old!r} any more: it is now {new}"
+    with pytest.raises(ConfigError, match=message):
+        override(Config(), {old: 1})
+    with pytest.raises(ConfigError, match=message):
+        Config.parse({section: {key: 1}})
+
+
+def test_old_names_are_refused_by_the_command(flat: Path) -> None:
+    done = process("train", "--set", "averaging=0.9", cwd=flat.parent, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "there is no setting 'training.averaging' any more: it is now training.ema_decay" in line
+    for text in ("[training]\naveraging = 0.9\n", "[discriminator]\nform = 'pairwise'\n"):
+        (flat.parent / "mine.toml").write_text(text)
+        done = process("train", "--config", "mine.toml", "--out", "new", cwd=flat.parent, check=False)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert "mine.toml: there is no setting" in line
+        assert line.endswith(("it is now training.ema_decay", "it is now discriminator.games"))
+    assert not (flat.parent / "new").exists()
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
