@@ -7,7 +7,7 @@ from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
 import halikit as hk
-from halikit.config import TrainingConfig
+from halikit.config import Config, override
 
 
 class MixtureKernel(hk.DensityKernel):
@@ -48,7 +48,8 @@ def main(steps: int = 2000, out: str | None = None) -> float:
     """Train; returns the mean distance of a sample to the nearest moon, in units of the data."""
     torch.manual_seed(0)
     moons = torch.tensor(make_moons(2000, noise=0.05, random_state=0)[0], dtype=torch.float32)
-    trainer = hk.Trainer(build(), moons, settings=TrainingConfig(steps=steps, learning_rate=1e-3), out=out)
+    settings = override(Config(), {"steps": steps, "learning_rate": 1e-3})
+    trainer = hk.Trainer(build(), moons, settings=settings, out=out)
     trainer.fit()
     distance = torch.cdist(trainer.averaged.sample(1000), moons).min(1).values.mean().item()
     print(f"a sample is {distance:.3f} from the nearest of 2,000 points after {steps} steps")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import halikit as hk
 from halikit import plotting
 from halikit.analysis import health, propositions
-from halikit.config import TrainingConfig, override
+from halikit.config import Config, override
 from halikit.explore import Explorer, Server
 from halikit.objectives import jensen_shannon
 
@@ -55,7 +55,8 @@ def joints(steps: int) -> Figure:
     model = hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=64, input_noise=0.1))
     data = torch.randn(4000, 1) * 0.3 + torch.tensor([-1.2, 0.4, 1.3])[torch.arange(4000) % 3].unsqueeze(1)
     data = data[torch.randperm(4000)]
-    trainer = hk.Trainer(model, data, settings=TrainingConfig(steps=steps, learning_rate=1e-3, threads=1))
+    settings = override(Config(), {"steps": steps, "learning_rate": 1e-3, "threads": 1})
+    trainer = hk.Trainer(model, data, settings=settings)
     before = _both(hierarchy, data)
     trainer.fit()
     figure = Figure((8, 3.4), layout="constrained")

@@ -5,25 +5,21 @@ import typer
 
 import halikit as hk
 from halikit.analysis.classification import class_errors
-from halikit.config import Config, ModelSettings, TrainingConfig, override
+from halikit.config import Config, override
 from halikit.presets.families import dense
 
 
 def settings(steps: int, labels: int) -> Config:
     """One level of latents under a level of ten classes."""
     changes = {"data_shape": (1, 8, 8), "classes": 10, "labels.number": labels, "training.steps": steps}
-    return override(dense(1), changes | {"weight": 20.0, "encoder_noise": 0.3})
+    return override(dense(1), changes | {"labels.weight": 20.0, "encoder_noise": 0.3})
 
 
 def main(steps: int = 4000, labels: int = 50) -> dict[str, int]:
     """Train both ways; returns the errors on the 297 held-out digits."""
     game = settings(steps, labels)
-    alone = Config(
-        model=ModelSettings(**game.model.model_dump()),
-        training=TrainingConfig(
-            method="supervised", labels=labels, steps=max(1, steps // 5), encoder_noise=0.3, learning_rate=4e-4
-        ),
-    )
+    changes = {"training.method": "supervised", "training.steps": max(1, steps // 5), "final_rate_share": 1.0}
+    alone = override(game, changes)
     digits, errors = hk.data.load("digits"), {}
     for name, config in {"the game and labels": game, "labels alone": alone}.items():
         torch.manual_seed(0)

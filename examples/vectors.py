@@ -7,7 +7,7 @@ from sklearn.preprocessing import QuantileTransformer
 
 import halikit as hk
 from halikit.analysis.labels import label_scores
-from halikit.config import TrainingConfig
+from halikit.config import Config, override
 
 
 def table() -> hk.data.DataSet:
@@ -26,7 +26,8 @@ def main(steps: int = 4000) -> tuple[float, ...]:
     data = table()
     hierarchy = hk.ladder(3, data.shape, widths=(16, 8, 4), hidden=128)
     model = hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=128, input_noise=0.3))
-    settings = TrainingConfig(steps=steps, learning_rate=4e-4, discriminator_learning_rate=1.6e-3, threads=1)
+    rates = {"learning_rate": 4e-4, "discriminator_learning_rate": 1.6e-3}
+    settings = override(Config(), rates | {"steps": steps, "threads": 1})
     trainer = hk.Trainer(model, data, settings=settings)
     trainer.fit()
 

@@ -215,7 +215,7 @@ def read_toml(path: Path) -> Config:
 
 
 def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:
-    """The config as TOML, with every section and every setting that has an effect within its section.
+    """The config as TOML: every section, and in it every setting that has an effect given the others there.
 
     Args:
         config: The settings.
@@ -223,9 +223,8 @@ def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:
     """
     comments = comments or {}
     lines = [f"# {line}".rstrip() for line in comments.get("", "").splitlines()]
-    names = list(type(config).model_fields)
     # TOML has single values before tables.
-    for name in sorted(names, key=lambda name: isinstance(getattr(config, name), Section)):
+    for name in sorted(type(config).model_fields, key=lambda name: isinstance(getattr(config, name), Section)):
         value = getattr(config, name)
         if not isinstance(value, Section):
             lines.append(_toml_line(name, value, comments.get(name)))

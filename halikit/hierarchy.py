@@ -101,7 +101,7 @@ class Hierarchy(nn.Module):
         if len(levels) == len(self):
             return self
         view = Hierarchy(list(self)[: len(levels)])
-        view.prior.to(self.prior.device)
+        view.prior.to(self.prior.device, self.prior.dtype)
         view.training = self.training
         return view
 

@@ -41,6 +41,11 @@ class Prior(nn.Module):
         """Device of the samples."""
         return self._origin.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the floats that it draws."""
+        return self._origin.dtype
+
     def forward(self) -> dist.TorchDistribution:
         """The distribution over one state, event shape ``space.shape``."""
         if self.distribution is not None:

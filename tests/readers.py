@@ -20,9 +20,8 @@ from halikit import data
 from halikit.config import read_toml, to_toml
 from halikit.earlier import read_config
 from halikit.errors import InputError
-from halikit.runs import report
-from halikit.runs.checkpoints import open_checkpoint
-from halikit.runs.run import read_dump, read_metrics
+from halikit.runs.report import write_report
+from halikit.runs.run import Result, Run
 
 __all__ = ["READERS", "Reader", "survives"]
 
@@ -65,7 +64,7 @@ def _of_set(place: Path, name: str, file: str, write: Callable[[Path], object]) 
 
 
 def _run(place: Path) -> Path:
-    trainer(config(1, training__steps=2, training__keep=9), place / "run").fit()
+    trainer(config(1, training__steps=2, record__keep_checkpoints=9), place / "run").fit()
     return place / "run"
 
 
@@ -84,12 +83,11 @@ def _checkpoints(place: Path, name: str, *, mends: bool) -> Reader:
     """One file of a checkpoint; with ``mends``, the manifest gets the checksum of the changed file."""
     path = _run(place) / "checkpoints" / "step-0000002"
     manifest = (path / "manifest.json").read_bytes()
-    run = trainer(config(1, training__steps=2), place / "run", resume=path, on_notice=lambda _: None)
 
     def read(content: bytes) -> None:
         (path / "manifest.json").write_bytes(manifest)
         rewritten(path, name, content) if mends else (path / name).write_bytes(content)
-        run._resume(open_checkpoint(path))
+        trainer(config(1, training__steps=2), place / "run", resume=path, on_notice=lambda _: None)
 
     return Reader([(path / name).read_bytes()], read)
 
@@ -103,11 +101,10 @@ def _old(place: Path, file: str) -> Reader:
         return _of_file(path, [path.read_bytes()], load)
     good = path.read_bytes()
     settings = hk.load(run).config
-    again = trainer(settings, run, resume=True, on_notice=lambda _: None)
 
     def read(content: bytes) -> None:
         rewritten(path.parent, path.name, content)
-        again._resume(open_checkpoint(path.parent))
+        trainer(settings, run, resume=path.parent, on_notice=lambda _: None)
 
     return Reader([good], read)
 
@@ -142,21 +139,21 @@ def _arrays(place: Path) -> Reader:
 
 def _metrics(place: Path) -> Reader:
     run = _run(place)
-    return _of_file(run / "metrics.csv", [(run / "metrics.csv").read_bytes()], lambda: read_metrics(run))
+    return _of_file(run / "metrics.csv", [(run / "metrics.csv").read_bytes()], lambda: Run(run).metrics())
 
 
 def _findings(place: Path) -> Reader:
     """The result of an analysis, which the report of a run shows."""
-    run = _run(place)
-    report.keep(run, report.Finding("health", "Health", "halikit evaluate run", ["a level", "another"]))
-    path = run / report.FOLDER / "health.json"
-    report.write_report(run)  # draws the curves, which are kept
-    return _of_file(path, [path.read_bytes()], lambda: report.write_report(run))
+    run = Run(_run(place))
+    run.keep(Result("health", "Health", {}, ["a level", "another"]), "halikit evaluate health run")
+    path = run.figures_folder / "health.json"
+    write_report(run)  # draws the curves, which are kept
+    return _of_file(path, [path.read_bytes()], lambda: write_report(Run(run.path)))
 
 
 def _dumps(place: Path) -> Reader:
     values = {"trouble": "some", "step": 3, "skipped": 4, "learning_rates": [0.1], "gradients_not_finite": []}
-    return _of_file(place / "diverged.json", [json.dumps(values).encode()], lambda: read_dump(place))
+    return _of_file(place / "diverged.json", [json.dumps(values).encode()], lambda: Run(place).divergence())
 
 
 READERS: dict[str, Callable[[Path], Reader]] = {

@@ -174,13 +174,13 @@ def test_the_family_and_its_settings_follow_from_the_data(tmp_path: Path) -> Non
 
     images = settings("--data", "array:faces.npy")
     assert images["model"]["family"] == "conv"
-    assert images["training"]["discriminator_learning_rate"] is None
+    assert images["optimiser"]["discriminator_learning_rate"] is None
     # As digits have it; --set wins over what follows from the data.
     vectors = settings("--data", "array:faces.npy", "--set", "model.family=dense", "--set", "batch_size=20")
     digits = settings()
     for told in (vectors, digits):
         assert told["model"]["family"] == told["discriminator"]["family"] == "dense"
-        assert told["training"]["discriminator_learning_rate"] > told["training"]["learning_rate"]
+        assert told["optimiser"]["discriminator_learning_rate"] > told["optimiser"]["learning_rate"]
     assert vectors["training"]["batch_size"] == 20
 
 

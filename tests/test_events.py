@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import halikit as hk
 from halikit.config import Config, override
-from halikit.runs.run import read_metrics
+from halikit.runs.run import Run
 
 QUICK = {"model.levels": 1, "model.data_shape": (1, 8, 8), "model.hidden": 8, "discriminator.width": 8}
 QUICK |= {"training.batch_size": 16, "record.log_every": 2, "record.checkpoint_every": 4, "training.ema_decay": 0.5}
@@ -32,7 +32,7 @@ def trained(run: Path, steps: int, resume: bool | int = False) -> None:
 
 def test_events_are_the_metrics(tmp_path: Path) -> None:
     trained(tmp_path, 8)
-    events, metrics = curves(tmp_path / "tensorboard"), read_metrics(tmp_path)
+    events, metrics = curves(tmp_path / "tensorboard"), Run(tmp_path).metrics()
     assert [point.step for point in events.Scalars("d_loss")] == [2, 4, 6, 8]
     assert [point.value for point in events.Scalars("d_loss")] == pytest.approx(metrics["d_loss"], rel=1e-5)
     assert [point.step for point in events.Scalars("error_z1")] == [4, 8]
@@ -49,7 +49,7 @@ def test_what_was_taken_back_is_gone(tmp_path: Path) -> None:
 def test_training_goes_on_where_events_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
     trained(tmp_path, 8)
-    assert read_metrics(tmp_path)["step"] == [2, 4, 6, 8]
+    assert Run(tmp_path).metrics()["step"] == [2, 4, 6, 8]
 
 
 @pytest.mark.parametrize("broken", ["torch.utils.tensorboard.writer", "tensorboard"])
@@ -60,6 +60,6 @@ def test_training_goes_on_where_tensorboard_is_broken_or_missing(
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         trained(tmp_path, 8)
-    assert read_metrics(tmp_path)["step"] == [2, 4, 6, 8]
+    assert Run(tmp_path).metrics()["step"] == [2, 4, 6, 8]
     assert not (tmp_path / "tensorboard").exists()
     assert ["no TensorBoard events" in str(warning.message) for warning in said] == [True] * (broken != "tensorboard")

@@ -109,7 +109,7 @@ def test_moving_an_entry_is_decoding_the_latent_with_it(client: Client) -> None:
     assert still["view"] == subject["levels"][1]["view"]
     moved = client.ask("move", {"subject": subject["id"], "level": 2, "changes": {str(first): 2.5}})
     assert moved["change"] > 0
-    kept = client.ask("move", {"subject": subject["id"], "level": 2, "changes": {first: 2.5}, "keep_checkpoints": True})
+    kept = client.ask("move", {"subject": subject["id"], "level": 2, "changes": {first: 2.5}, "keep": True})
     assert kept["view"] == moved["view"]
     assert kept["id"] != subject["id"]
 
@@ -148,7 +148,7 @@ def test_inpainting_keeps_known_pixels(client: Client) -> None:
     known = np.array([c == "0" for c in mask]).reshape(4, 6).repeat(factor, 0).repeat(factor, 1)
     assert (before[known] == after[known]).all()
     assert (before[~known] != after[~known]).any()
-    kept = client.ask("inpaint", {"subject": subject["id"], "mask": mask, "keep_checkpoints": True})
+    kept = client.ask("inpaint", {"subject": subject["id"], "mask": mask, "keep": True})
     assert kept["view"] == found["steps"][-1]["view"]
 
 

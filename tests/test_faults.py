@@ -29,7 +29,7 @@ from halikit.cli import main
 from halikit.config import Config
 from halikit.data import listing
 
-QUICK = config(1, training__checkpoint_every=2, training__evaluate_every=3, training__steps=6, training__keep=1)
+QUICK = config(1, record__checkpoint_every=2, record__evaluate_every=3, training__steps=6, record__keep_checkpoints=1)
 SYSTEM_CALLS = ("fsync", "mkdir", "open", "rename", "replace", "rmdir", "unlink", "write")
 
 
@@ -103,9 +103,9 @@ def test_random_sigkills(tmp_path: Path, kills: int) -> None:
     settings = config(
         2,
         training__steps=(6 * kills + 10) * every,
-        training__checkpoint_every=every,
-        training__evaluate_every=50,
-        training__log_every=10,
+        record__checkpoint_every=every,
+        record__evaluate_every=50,
+        record__log_every=10,
     )
     began = time.monotonic()
     trainer(settings, tmp_path / "whole").fit()

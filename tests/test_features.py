@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import halikit as hk
 from halikit.analysis import features
 from halikit.analysis.features import encoded, pooled, write_features
-from halikit.config import Config, ModelSettings, TrainingConfig
+from halikit.config import Config, ModelSettings, TrainingSettings
 from halikit.data import Split
 from halikit.errors import InputError, ResourceError
 
@@ -110,7 +110,7 @@ def test_what_cannot_be_written_is_told(part: Split, tmp_path: Path) -> None:
 
 
 def test_the_command(halikit: Shell, tmp_path: Path) -> None:
-    config = Config(model=ModelSettings(levels=2, data_shape=SHAPE, hidden=16), training=TrainingConfig(steps=2))
+    config = Config(model=ModelSettings(levels=2, data_shape=SHAPE, hidden=16), training=TrainingSettings(steps=2))
     trainer = hk.Trainer(hk.build(config), "digits", out=tmp_path / "run")
     trainer.fit()
     said = json.loads(halikit("encode", tmp_path / "run", "--part", "test", "--level", 2, "--json"))

@@ -58,7 +58,7 @@ def changes(draw: st.DrawFn) -> Change:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fuzz") / "run"
-    trainer(config(1, training__steps=2, training__keep=9), path).fit()
+    trainer(config(1, training__steps=2, record__keep_checkpoints=9), path).fit()
     return path
 
 

@@ -12,19 +12,20 @@ import torch
 from children import _no_child_survives as _no_child_survives
 from test_faults import halikit
 from test_resume import config, trainer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import halikit as hk
-from halikit.algorithm import Step
 from halikit.errors import DivergedError
 from halikit.objectives import Losses
 
 
 def everything(run: hk.Trainer) -> list[torch.Tensor]:
-    """All that a step moves."""
-    modules = (run.model.hierarchy, run.model.discriminator)
-    moved = [tensor for module in modules for tensor in module.state_dict().values()]
-    moved += [value for optimiser in run._optimisers for state in optimiser.state.values() for value in state.values()]
-    return [tensor.clone() for tensor in moved if tensor.is_floating_point()]
+    """All that a step moves: weights, running statistics and the state of the optimisers, as a checkpoint has them."""
+    run.save()
+    moved = run.run.checkpoints().at(run.steps).tensors()
+    names = [name for name in moved if name.startswith(("hierarchy.", "discriminator.", "optimiser."))]
+    assert {name.split(".")[2] for name in names if name.startswith("optimiser.")} == {"step", "exp_avg", "exp_avg_sq"}
+    return [moved[name] for name in names if moved[name].is_floating_point()]
 
 
 def poison(run: hk.Trainer, what: str, when: Callable[[], bool]) -> None:
@@ -33,19 +34,19 @@ def poison(run: hk.Trainer, what: str, when: Callable[[], bool]) -> None:
         bias = run.model.hierarchy.links[0].up.network[-1].bias
         bias.register_hook(lambda g: torch.full_like(g, torch.inf) if when() else g)
         return
-    objective = run._method.objective
+    objective = run.method.objective
 
     def poisoned(s_q: torch.Tensor, s_p: torch.Tensor) -> Losses:
         losses = objective(s_q, s_p)
         return Losses(losses.discriminator + (torch.nan if when() else 0.0), losses.generator)
 
-    run._method.objective = poisoned
-    run._method.single_pass = False
+    run.method.objective = poisoned
+    run.method.single_pass = False
 
 
 @pytest.mark.parametrize("what", ["data", "loss", "gradient"])
-def test_a_step_that_is_not_finite_changes_nothing(what: str) -> None:
-    run = hk.Trainer(hk.build(config(2)))
+def test_a_step_that_is_not_finite_changes_nothing(what: str, tmp_path: Path) -> None:
+    run = hk.Trainer(hk.build(config(2)), out=tmp_path / "run")
     batches = [torch.rand(16, 1, 8, 8) * 2 - 1 for _ in range(4)]
     run.step(batches[0])
     poison(run, "loss" if what == "data" else what, lambda: what != "data" and run.steps == 1)
@@ -55,8 +56,8 @@ def test_a_step_that_is_not_finite_changes_nothing(what: str) -> None:
     run.step(batches[1])
     for a, b in zip(before, everything(run), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-    outcome: Step = run.step(batches[2])
-    assert torch.stack(outcome).isfinite().all()
+    losses = run.step(batches[2])
+    assert torch.stack(list(losses.values())).isfinite().all()
     assert run.steps == 3
     assert any(not torch.equal(a, b) for a, b in zip(before, everything(run), strict=True))
     assert torch.cat([t.flatten() for t in run.averaged.state_dict().values()]).isfinite().all()
@@ -92,30 +93,29 @@ def test_the_guard_changes_no_training(tmp_path: Path) -> None:
 
 
 def test_after_many_in_a_row_training_goes_back_once_at_half_the_rate(tmp_path: Path) -> None:
-    settings = config(2, training__max_skipped=3, training__steps=30)
+    settings = config(2, record__max_skipped_steps=3, training__steps=30)
     said: list[str] = []
     run = trainer(settings, tmp_path / "run", on_notice=said.append)
     rates: list[float] = []
-    play = run.step
 
-    def stepped(batch: torch.Tensor) -> object:
-        outcome = play(batch)
-        rates.append(run._optimisers[0].param_groups[0]["lr"])
-        return outcome
+    def look(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        rates.append(optimiser.param_groups[0]["lr"])
 
-    run.step = stepped
     poison(run, "gradient", lambda: run.steps >= 13 and rates[-1] == 3e-4)
+    handle = register_optimizer_step_post_hook(look)
     run.fit()
+    handle.remove()
     assert run.steps == 30
     (notice,) = but_recovery(said)
     assert "not finite in 5 steps in a row before step 18; going back to step 12" in notice
-    assert rates == [3e-4] * 18 + [1.5e-4] * 18
+    # Both players have this rate.
+    assert rates == [3e-4] * 36 + [1.5e-4] * 36
     with (tmp_path / "run" / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [3, 6, 9, 10, 12, 15, 18, 20, 21, 24, 27, 30]
 
 
 def test_no_checkpoint_is_written_while_steps_are_skipped(tmp_path: Path) -> None:
-    run = trainer(config(2, training__keep=9), tmp_path / "run")
+    run = trainer(config(2, record__keep_checkpoints=9), tmp_path / "run")
     poison(run, "gradient", lambda: run.steps in (6, 7))
     run.fit()
     assert [path.name[-2:] for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))] == [
@@ -130,14 +130,13 @@ def test_the_second_time_is_the_end_with_exit_3_and_a_dump(tmp_path: Path) -> No
     ]
 
     def before() -> None:
-        step = hk.Trainer.step
+        fit = hk.Trainer.fit
 
-        def poisoned(self: hk.Trainer, batch: torch.Tensor) -> Step:
-            if self.steps == 20:
-                poison(self, "gradient", lambda: self.steps >= 20)
-            return step(self, batch)
+        def poisoned(self: hk.Trainer) -> hk.Model:
+            poison(self, "gradient", lambda: self.steps >= 20)
+            return fit(self)
 
-        hk.Trainer.step = poisoned
+        hk.Trainer.fit = poisoned
 
     child = halikit("train", *options, "--set=checkpoint_every=10", cwd=tmp_path, before=before)
     assert child.wait() == 3, child.said
@@ -174,10 +173,10 @@ def test_a_discriminator_that_has_won_is_told(tmp_path: Path) -> None:
     settings = config(
         1,
         training__steps=900,
-        training__learning_rate=1e-8,
-        training__discriminator_learning_rate=0.01,
-        training__log_every=50,
-        training__evaluate_every=900,
+        optimiser__learning_rate=1e-8,
+        optimiser__discriminator_learning_rate=0.01,
+        record__log_every=50,
+        record__evaluate_every=900,
         discriminator__width=32,
         discriminator__input_noise=0.0,
         discriminator__dropout=0.0,
@@ -190,7 +189,7 @@ def test_a_discriminator_that_has_won_is_told(tmp_path: Path) -> None:
 
 def test_collapsed_samples_are_told(tmp_path: Path) -> None:
     said: list[str] = []
-    run = hk.Trainer(hk.build(config(2, training__evaluate_every=4)), "digits", on_notice=said.append)
+    run = hk.Trainer(hk.build(config(2, record__evaluate_every=4)), "digits", on_notice=said.append)
     # Wide at first, like everything through a saturated tanh.
     factor = lambda: 1000.0 if run.steps < 8 else 0.001  # noqa: E731
     run.averaged.links[0].down.network[0].register_forward_hook(lambda module, given, out: factor() * out)
@@ -201,5 +200,5 @@ def test_collapsed_samples_are_told(tmp_path: Path) -> None:
 
 def test_a_good_game_says_nothing(tmp_path: Path) -> None:
     said: list[str] = []
-    hk.Trainer(hk.build(config(2, training__evaluate_every=5)), "digits", on_notice=said.append).fit()
+    hk.Trainer(hk.build(config(2, record__evaluate_every=5)), "digits", on_notice=said.append).fit()
     assert not but_recovery(said)

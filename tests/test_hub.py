@@ -27,7 +27,7 @@ from halikit.errors import InputError
 from halikit.model import ModelError
 from halikit.presets.families import dense
 from halikit.runs import hub
-from halikit.runs.report import Finding, keep
+from halikit.runs.run import Result, Run
 
 pytestmark = pytest.mark.timeout(900)  # of a machine that is busy; the tests take seconds
 
@@ -42,8 +42,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = {"data.spec": f"array:{here / 'secret.npy'}", "data_shape": (1, 6, 6), "steps": 4, "batch_size": 8}
     config = override(dense(2), changes | {"evaluate_every": 2, "log_every": 2, "hidden": 8})
     hk.Trainer(hk.build(config), config.data.spec, out=here / "run").fit()
-    said = Finding("note", "A [note] <b>", f"halikit note {here / 'run'}", ["one", "two"], {"at": str(here / "x.png")})
-    keep(here / "run", said, np.zeros((4, 4, 3), np.uint8))
+    picture = np.zeros((4, 4, 3), np.uint8)
+    result = Result("note", "A [note] <b>", {"at": str(here / "x.png")}, ["one", "two"], picture)
+    Run(here / "run").keep(result, f"halikit note {here / 'run'}")
     return here / "run"
 
 
@@ -252,7 +253,7 @@ def test_runs_with_kernels_of_ones_own_say_so(tmp_path: Path) -> None:
         hierarchy = hk.Hierarchy([hk.Link(*kernels)])
         return hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=8))
 
-    settings = override(dense(1), {"steps": 2, "batch_size": 8}).training
+    settings = override(dense(1), {"steps": 2, "batch_size": 8})
     hk.Trainer(make(), torch.randn(40, 2), settings=settings, out=tmp_path / "run").fit()
     folder = hub.bundle(tmp_path / "run", tmp_path / "folder", repo="me/own")
     assert "build=build" in (folder / "README.md").read_text()

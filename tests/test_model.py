@@ -13,14 +13,15 @@ from torch import nn
 import halikit as hk
 from halikit import data
 from halikit.analysis.labels import label_scores
-from halikit.config import Config, ModelSettings, TrainingConfig, override, read_toml
+from halikit.config import Config, ModelSettings, RecordSettings, TrainingSettings, override, read_toml
 from halikit.errors import InputError
 from halikit.model import ModelError, resolved
 from halikit.presets import PRESETS
 
 SMALL = Config(
     model=ModelSettings(levels=2, data_shape=(1, 8, 8), widths=(6, 3), hidden=16),
-    training=TrainingConfig(steps=6, batch_size=8, evaluate_every=3),
+    training=TrainingSettings(steps=6, batch_size=8),
+    record=RecordSettings(evaluate_every=3),
 )
 
 
@@ -64,7 +65,7 @@ def own_kernels() -> hk.Model:
 
 
 def test_own_kernels_load_with_their_code(tmp_path: Path) -> None:
-    settings = TrainingConfig(steps=2, batch_size=8)
+    settings = override(Config(), {"steps": 2, "batch_size": 8})
     trainer = hk.Trainer(own_kernels(), "digits", settings=settings, out=tmp_path / "own")
     trainer.fit()
     with pytest.raises(ModelError, match="pass build="):
@@ -119,7 +120,7 @@ def test_shared_weights_are_saved(tmp_path: Path) -> None:
         hierarchy = hk.Hierarchy(links)
         return hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=8))
 
-    settings = TrainingConfig(steps=2, batch_size=8, sleep=0.0)
+    settings = override(Config(), {"steps": 2, "batch_size": 8, "sleep_weights": 0.0})
     trainer = hk.Trainer(tied(), "digits", settings=settings, out=tmp_path / "run")
     trainer.fit()
     model = hk.load(tmp_path / "run", build=tied)
@@ -128,11 +129,12 @@ def test_shared_weights_are_saved(tmp_path: Path) -> None:
 
 
 def test_a_run_describes_the_training_that_was_played(tmp_path: Path) -> None:
-    settings = TrainingConfig(steps=50, batch_size=8, learning_rate=1e-4)
+    settings = override(Config(), {"steps": 50, "batch_size": 8, "learning_rate": 1e-4})
     hk.Trainer(hk.build(SMALL), "digits", settings=settings, out=tmp_path / "run").fit(3)
     for config in (read_toml(tmp_path / "run" / "config.toml"), hk.load(tmp_path / "run").config):
-        assert config.training == settings.model_copy(update={"steps": 3, "sleep_weights": (1.0, 1.0)})
-        assert config.model == SMALL.model
+        own = {"model": SMALL.model, "discriminator": SMALL.discriminator, "data": SMALL.data}
+        played = override(settings, {"steps": 3, "sleep_weights": (1.0, 1.0)})
+        assert config == played.model_copy(update=own)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (7,)])

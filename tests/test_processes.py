@@ -21,20 +21,23 @@ import torch
 from children import Child, fork, until
 from children import _no_child_survives as _no_child_survives
 from conftest import without_machine_code
-from halikit.optimisation.schedule import Schedule
 from test_resume import config, steps_of, trainer
 from torch import Tensor, nn
 
 import halikit as hk
 from halikit import data
-from halikit.algorithm import Joints, Judges, play
+from halikit.algorithm import add_both_gradients, add_discriminator_gradients, add_generator_gradients, play
 from halikit.cli import main
 from halikit.config import Config
 from halikit.data import Augmentation
 from halikit.errors import InputError, ResourceError
+from halikit.hardware.hardware import Hardware, HardwareSettings
 from halikit.hardware.processes import Processes
-from halikit.supervision import choose_labelled, classify
-from halikit.training.methods import Labelled, make_method
+from halikit.semi.labelled import choose_labelled
+from halikit.supervision import classify
+from halikit.training.labels import Labelled
+from halikit.training.methods import make_method
+from halikit.training.sleep import resolve_sleep_weights
 
 
 def launch(run: Callable[[int], object], cwd: Path, world: int = 2) -> list[Child]:
@@ -71,22 +74,22 @@ def everything(run: hk.Trainer) -> dict[str, Tensor]:
 
 GAMES = {
     "three levels": config(3),
-    "rounds and a penalty": config(2, training__d_steps=2, training__gradient_penalty=0.1),
-    "two passes, pairs": config(2, training__objective="least_squares", discriminator__games="pairwise"),
-    "micro-batches": config(2, training__accumulate=2, training__objective="least_squares"),
-    "one graph": config(3, training__compile="default", training__accumulate=2),
+    "rounds and a penalty": config(2, game__discriminator_steps=2, game__gradient_penalty=0.1),
+    "two passes, pairs": config(2, game__objective="least_squares", discriminator__games="pairwise"),
+    "micro-batches": config(2, hardware__accumulate=2, game__objective="least_squares"),
+    "one graph": config(3, hardware__compile="default", hardware__accumulate=2),
     "an autoencoder": config(
         2, training__method="elbo", model__observation_scale=0.5, model__gauge=None, model__max_scale=None
     ),
 }
 
 
-FEW = {"model__classes": 10, "training__labels": 20, "training__consistency": 0.5, "data__flip": True}
+FEW = {"model__classes": 10, "labels__number": 20, "labels__consistency_weight": 0.5, "data__flip": True}
 LABELS = {
     "labels": config(2, **FEW),
-    "labels in rounds": config(2, training__d_steps=2, **FEW),
-    "labels that spread": config(2, training__propagation=3, **FEW),
-    "labels that spread over latents": config(2, training__consistency_graph=5, **FEW),
+    "labels in rounds": config(2, game__discriminator_steps=2, **FEW),
+    "labels that spread": config(2, labels__propagation_neighbours=3, **FEW),
+    "labels that spread over latents": config(2, labels__propagate_every=5, **FEW),
     "labels alone": config(2, training__method="supervised", **FEW),
 }
 
@@ -126,13 +129,13 @@ def in_evaluation(settings: Config, rows: slice, world: int, monkeypatch: pytest
     def sample_class(self: hk.CategoricalKernel, given: Tensor, *, generator: object = None) -> Tensor:
         return (self.logits(given) + noise(len(given), self.target.shape)).softmax(1)
 
-    def draw(self: Labelled, number: int) -> tuple[Tensor, Tensor]:
+    def unlabelled(self: Labelled, number: int) -> tuple[Tensor, Tensor]:
         index = torch.arange(number * self.world)[self.rank :: self.world]
         return index, self.part.batch(index)
 
     monkeypatch.setattr(hk.GaussianKernel, "sample", sample)
     monkeypatch.setattr(hk.CategoricalKernel, "sample", sample_class)
-    monkeypatch.setattr(Labelled, "draw", draw)
+    monkeypatch.setattr(Labelled, "unlabelled", unlabelled)
     torch.manual_seed(0)
     model = hk.build(settings)
     for part in model.parts.values():
@@ -141,17 +144,21 @@ def in_evaluation(settings: Config, rows: slice, world: int, monkeypatch: pytest
     return model
 
 
+def on_cpu() -> Hardware:
+    return Hardware(HardwareSettings(device="cpu", timeout=60))
+
+
 def check_against_the_double_batch(
-    gradients: Callable[[Processes, slice], list[Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gradients: Callable[[Hardware, slice], list[Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What two processes come to is what one does; ``gradients`` is told its rows of a batch."""
 
     def half(rank: int) -> None:
-        torch.save(gradients(Processes("cpu", 60), slice(rank, None, 2)), tmp_path / f"{rank}.pt")
+        torch.save(gradients(on_cpu(), slice(rank, None, 2)), tmp_path / f"{rank}.pt")
 
     succeed(launch(half, tmp_path))
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    whole = gradients(Processes("cpu", 60), slice(None))
+    whole = gradients(on_cpu(), slice(None))
     for rank in (0, 1):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert len(found) == len(whole)
@@ -165,12 +172,17 @@ def test_gradients_are_those_of_one_process_with_the_double_batch(
 ) -> None:
     x = torch.linspace(-1, 1, 8 * 64).reshape(8, 1, 8, 8)
 
-    def gradients(processes: Processes, rows: slice) -> list[Tensor]:
-        model = in_evaluation(config(2), rows, processes.world, monkeypatch)
-        draw = processes.wrap(Joints(model.hierarchy))
-        judge = processes.wrap(Judges(model.discriminator))
-        play(model.hierarchy, model.discriminator, x[rows], single_pass=single_pass, draw=draw, judge=judge)
-        return [p.grad for part in model.parts.values() for p in part.parameters() if p.grad is not None]
+    def gradients(hardware: Hardware, rows: slice) -> list[Tensor]:
+        model = in_evaluation(config(2), rows, hardware.processes.world, monkeypatch)
+        step = play(model.hierarchy, model.discriminator, x[rows])
+        if single_pass:
+            add_both_gradients(step)
+        else:
+            add_discriminator_gradients(step, model.discriminator)
+            add_generator_gradients(step, model.hierarchy)
+        parameters = [p for part in model.parts.values() for p in part.parameters()]
+        hardware.processes.average_gradients(parameters)
+        return [p.grad for p in parameters if p.grad is not None]
 
     check_against_the_double_batch(gradients, tmp_path, monkeypatch)
 
@@ -182,18 +194,19 @@ def test_gradients_of_labels_are_those_of_one_process_with_the_double_batch(
     digits = data.load("digits")
     x = digits.train.batch(torch.arange(16))
 
-    def gradients(processes: Processes, rows: slice) -> list[Tensor]:
-        model = in_evaluation(settings, rows, processes.world, monkeypatch)
+    def gradients(hardware: Hardware, rows: slice) -> list[Tensor]:
+        model = in_evaluation(settings, rows, hardware.processes.world, monkeypatch)
         teacher = copy.deepcopy(model.hierarchy).requires_grad_(False)
         teacher.links[-1].up.network[-1].weight *= 1e4
         assert (classify(teacher, x).softmax(1).amax(1) > 0.99).all()  # so that consistency has a say
         flips = settings.data.augmentation()
-        method = make_method(model, settings.training, digits, flips, teacher, processes)
-        outcome = method.step(x[rows], 3, Schedule(settings.training, 20))
-        found = [p.grad for part in model.parts.values() for p in part.parameters() if p.grad is not None]
-        losses = torch.stack(list(outcome))
-        processes.average([losses])
-        return [*found, losses]
+        resolved, _ = resolve_sleep_weights(settings, model.hierarchy)
+        method = make_method(model, resolved, digits, flips, teacher, hardware, [], print)
+        losses = torch.stack(list(method.add_gradients(x[rows], None, 3, 20).values()))
+        parameters = [p for part in model.parts.values() for p in part.parameters()]
+        hardware.processes.average_gradients(parameters)
+        hardware.processes.average([losses])
+        return [*(p.grad for p in parameters if p.grad is not None), losses]
 
     check_against_the_double_batch(gradients, tmp_path, monkeypatch)
 
@@ -213,21 +226,21 @@ def test_labels_are_divided(tmp_path: Path) -> None:
 
 def test_too_few_labels_for_the_processes_are_refused() -> None:
     settings = config(2, training__method="supervised", training__batch_size=50, **FEW)
-    model, processes = hk.build(settings), Processes("cpu", 60)
-    some = (model, settings.training, data.load("digits"), Augmentation(), model.hierarchy, processes)
-    processes.world = 10
+    model, hardware = hk.build(settings), on_cpu()
+    some = (model, settings, data.load("digits"), Augmentation(), model.hierarchy, hardware, [], print)
+    hardware.processes.world = 10
     assert make_method(*some)
-    processes.world = 11
-    with pytest.raises(InputError, match=r"labels.number = 20 are too few for 11 processes: each needs two"):
+    hardware.processes.world = 11
+    with pytest.raises(InputError, match=r"labels.number = 20 is too few for 11 processes: each needs two"):
         make_method(*some)
 
 
 def test_a_batch_for_consistency_that_cannot_be_divided_is_refused() -> None:
-    settings = config(2, training__method="supervised", training__consistency_batch=7, **FEW)
-    model, processes = hk.build(settings), Processes("cpu", 60)
-    processes.world = 2
+    settings = config(2, training__method="supervised", labels__consistency_batch_size=7, **FEW)
+    model, hardware = hk.build(settings), on_cpu()
+    hardware.processes.world = 2
     with pytest.raises(InputError, match=r"labels.consistency_batch_size=7 is for all 2 processes together"):
-        make_method(model, settings.training, data.load("digits"), Augmentation(), model.hierarchy, processes)
+        make_method(model, settings, data.load("digits"), Augmentation(), model.hierarchy, hardware, [], print)
 
 
 @dataclass(frozen=True)
@@ -256,14 +269,18 @@ def test_every_index_is_seen_once_an_epoch(tmp_path: Path) -> None:
 
 
 def test_batch_statistics_of_all_processes_are_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = config(2, training__sync_batch_norm=True, model__family="conv")
+    settings = config(2, hardware__sync_batch_norm=True, model__family="conv")
     with pytest.raises(InputError, match="sync_batch_norm is for GPUs; this training is on cpu"):
         hk.Trainer(hk.build(settings), "digits")
-    run = hk.Trainer(hk.build(config(2, model__family="conv")), "digits")
-    h, x = run.model.hierarchy.eval(), torch.rand(4, 1, 8, 8)
+    h, x = hk.build(config(2, model__family="conv")).hierarchy.eval(), torch.rand(4, 1, 8, 8)
     before, names = h.reconstruct(x, level=2), list(h.state_dict())
-    monkeypatch.setattr(run, "device", torch.device("cuda"))
-    run._synchronise_batch_norm()
+    # The modules change as on a GPU; they stay where they are.
+    hardware = on_cpu()
+    hardware.settings = settings.hardware
+    hardware.device = torch.device("cuda")
+    monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
+    hardware.prepare([h])
+    h.eval()
     norms = [module for module in h.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     assert {type(module) for module in norms} == {nn.SyncBatchNorm}
     # Three gauges, of z1 in both directions and of z2, among them.
@@ -354,7 +371,7 @@ def test_a_silent_process_is_not_waited_for_for_ever(tmp_path: Path) -> None:
         if rank:
             time.sleep(60)
         with pytest.raises(ResourceError, match="lost another one"), processes.explained_silence():
-            processes.any(torch.zeros(()))
+            processes.maximum(torch.zeros(()))
 
     assert launch(meet, tmp_path)[0].wait(30) == 0
 

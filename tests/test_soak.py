@@ -7,7 +7,7 @@ import torch
 
 import halikit as hk
 from halikit import data
-from halikit.algorithm import play
+from halikit.algorithm import add_both_gradients, add_discriminator_gradients, add_generator_gradients, play
 from halikit.analysis.labels import LabelScores, label_scores
 from halikit.config import Config, override
 from halikit.presets import families
@@ -66,7 +66,12 @@ def test_single_pass_is_exact_at_real_sizes(shape: tuple[int, int, int], levels:
         hierarchy = hk.ladder(levels, shape, hidden=8).double()
         discriminator = hk.build_discriminator(hierarchy, width=32).double()
         x = torch.rand(4, *shape, dtype=torch.float64) * 2 - 1
-        play(hierarchy, discriminator, x, single_pass=single_pass)
+        step = play(hierarchy, discriminator, x)
+        if single_pass:
+            add_both_gradients(step)
+        else:
+            add_discriminator_gradients(step, discriminator)
+            add_generator_gradients(step, hierarchy)
         parts = (hierarchy, discriminator)
         gradients.append([torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None]) for m in parts])
     for one, two in zip(*gradients, strict=True):

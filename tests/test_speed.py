@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import halikit as hk
-from halikit.algorithm import play
+from halikit.algorithm import add_discriminator_gradients, add_generator_gradients, play
 from halikit.benchmark.steps import peak_memory, time_steps
 from halikit.benchmark.yardstick import Yardstick, in_stock_parts
 from halikit.config import Config, override
 from halikit.networks.blocks import Convolution, Dropout
-from halikit.optimisation.optimisers import make_optimisers
+from halikit.optimisation.optimisers import make_optimiser
+from halikit.training.sleep import sleep_loss
 
 EXACT = 1e-10
 QUIET = {"discriminator.dropout": 0.0, "discriminator.input_noise": 0.0}
@@ -103,9 +104,9 @@ def test_dropout_drops_and_scales_in_any_memory_format(shape: tuple[int, ...], m
 def test_the_optimiser_is_torchs_adam() -> None:
     """Also where a parameter gets its first gradient late, and where the guard skips a step."""
     model = built((6,))
-    (own, _), parameters = make_optimisers(model, model.config.training), list(model.hierarchy.parameters())
+    settings, parameters = model.config.optimiser, list(model.hierarchy.parameters())
+    own = make_optimiser(model.hierarchy, settings.learning_rate, settings.betas)
     twins = [p.detach().clone().requires_grad_() for p in parameters]
-    settings = model.config.training
     stock = torch.optim.Adam(twins, settings.learning_rate, settings.betas)
     for step in range(6):
         for index, (parameter, twin) in enumerate(zip(parameters, twins, strict=True)):
@@ -136,8 +137,11 @@ def test_the_yardstick_plays_the_same_game(gauge: str | None) -> None:
 
     h, d = model.hierarchy.train(), model.discriminator.train()
     torch.manual_seed(5)
-    first = play(h, d, x, players="discriminator")
-    second = play(h, d, x, players="generator", sleep=(1.0, 1.0))
+    first = play(h, d, x)
+    add_discriminator_gradients(first, d)
+    second = play(h, d, x)
+    add_generator_gradients(second, h)
+    sleep_loss(h, second.decoder_states, (1.0, 1.0)).backward()
     torch.testing.assert_close(torch.stack(losses), torch.stack([first.discriminator_loss, second.generator_loss]))
     assert relative_error(gradients(yardstick.hierarchy), gradients(h)) < 1e-4
     assert relative_error(gradients(yardstick.games[0]), gradients(d)) < 1e-4

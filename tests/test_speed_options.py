@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import halikit as hk
-from halikit.algorithm import ascend, play
-from halikit.config import Config, ConfigError, DiscriminatorSettings, ModelSettings, TrainingConfig, override
+from halikit.algorithm import add_discriminator_gradients, add_generator_gradients, play
+from halikit.config import Config, ConfigError, DiscriminatorSettings, ModelSettings, override
 from halikit.data import Prefetched
 from halikit.errors import InputError
 from halikit.networks.blocks import Convolution
 from halikit.objectives import OBJECTIVES, Losses, jensen_shannon
+from halikit.training.sleep import sleep_loss
 
 # Torch's own compiler is full of them.
 pytestmark = [
@@ -40,9 +41,9 @@ def small(shape: tuple[int, ...] = DENSE, levels: int = 2, **settings: object) -
     config = Config(
         model=ModelSettings(levels=levels, data_shape=shape, widths=(4,) * levels, hidden=4 if conv else 16, depth=1),
         discriminator=DiscriminatorSettings(width=16, weight_norm=True),
-        training=TrainingConfig(steps=8, batch_size=12, log_every=2, evaluate_every=4, checkpoint_every=2),
     )
-    return hk.build(override(config, settings))
+    training = {"steps": 8, "batch_size": 12, "log_every": 2, "evaluate_every": 4, "checkpoint_every": 2}
+    return hk.build(override(config, training | settings))
 
 
 def batch(shape: tuple[int, ...] = DENSE, n: int = 12, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -96,15 +97,28 @@ ALL = {"gradient_penalty": 0.1, "encoder_noise": 0.1, "compile": "default"}
 @shapes
 @pytest.mark.parametrize(
     "options",
-    [{}, {"objective": "least_squares"}, {"accumulate": 2}, {"discriminator_steps": 2}],
-    ids=["one", "two", "parts", "d"],
+    [{}, {"objective": "least_squares"}, {"discriminator_steps": 2}],
+    ids=["one", "two", "d"],
 )
 @pytest.mark.usefixtures("traced")
 def test_captured_steps_are_the_eager_ones(shape: tuple[int, ...], options: dict[str, object]) -> None:
     eager = stepped(small(shape, **ALL | options | {"compile": None}), batch(shape), 3)
     captured = stepped(small(shape, **ALL | options), batch(shape), 3)
-    assert captured.single_pass == (not {"objective", "d_steps"} & set(options))
+    assert captured.method.single_pass == (not {"objective", "discriminator_steps"} & set(options))
     assert_same(captured, eager)
+
+
+@shapes
+@pytest.mark.usefixtures("traced")
+def test_captured_micro_batches_are_the_eager_ones(shape: tuple[int, ...]) -> None:
+    """In double precision: the losses of two micro-batches are added up in another order."""
+    trainers = []
+    for mode in (None, "default"):
+        model = small(shape, **ALL | {"accumulate": 2, "compile": mode})
+        for part in model.parts.values():
+            part.double()
+        trainers.append(stepped(model, batch(shape, dtype=torch.float64), 3))
+    assert_same(*trainers, rtol=EXACT, atol=EXACT)
 
 
 @pytest.mark.soak
@@ -172,7 +186,7 @@ def test_a_step_whose_course_depends_on_values_is_refused() -> None:
     up, down = hk.GaussianKernel(x, z, Wavering(3, 4)), hk.GaussianKernel(z, x, nn.Linear(2, 6))
     hierarchy = hk.Hierarchy([hk.Link(up, down)])
     model = hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=4))
-    trainer = hk.Trainer(model, settings=TrainingConfig(compile="default", steps=2))
+    trainer = hk.Trainer(model, settings=override(Config(), {"compile": "default", "steps": 2}))
     with pytest.raises(InputError, match=r"cannot be compiled, set hardware.compile to none"):
         trainer.step(torch.randn(6, 3))
 
@@ -240,21 +254,17 @@ def test_accumulated_gradients_are_those_of_the_mean_loss_of_the_micro_batches(
     reference = placed(without_chance(small(shape, **options), monkeypatch))
     losses = []
     for part in x.chunk(3):
-        step = play(
-            reference.hierarchy,
-            reference.discriminator,
-            part,
-            objective=OBJECTIVES[objective],
-            single_pass=False,
-            sleep=(1.0, 1.0),
-        )
+        step = play(reference.hierarchy, reference.discriminator, part, OBJECTIVES[objective])
+        add_discriminator_gradients(step, reference.discriminator)
+        add_generator_gradients(step, reference.hierarchy)
+        sleep_loss(reference.hierarchy, step.decoder_states, (1.0, 1.0)).backward()
         losses.append(step.discriminator_loss)
     trainer = hk.Trainer(without_chance(small(shape, **options, accumulate=3), monkeypatch))
     placed(trainer.model)
-    outcome = trainer.step(x)
+    found = trainer.step(x)
     expected = [None if g is None else g / 3 for g in of_both(reference)]
     assert relative_error(of_both(trainer.model), expected) < EXACT
-    torch.testing.assert_close(outcome.discriminator_loss, torch.stack(losses).mean())
+    torch.testing.assert_close(found["d_loss"], torch.stack(losses).mean())
     for name, buffer in trainer.model.hierarchy.named_buffers():
         torch.testing.assert_close(buffer, reference.hierarchy.get_buffer(name), msg=name)
 
@@ -270,7 +280,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch_where_nothing_couple
         trainer = hk.Trainer(without_chance(small(shape, **options, accumulate=parts), monkeypatch))
         placed(trainer.model).hierarchy.eval()
         trainer.step(batch(shape, dtype=torch.float64))
-        assert trainer.single_pass == single_pass
+        assert trainer.method.single_pass == single_pass
         found.append(of_both(trainer.model))
     assert relative_error(*found) < EXACT
 
@@ -343,7 +353,7 @@ def test_recomputing_changes_neither_gradients_nor_statistics(kind: str, changes
 def test_recomputing_keeps_less(sleep: float, share: float) -> None:
     sizes = []
     for recompute in (False, True):
-        model = small(CONV, recompute=recompute, sleep=sleep)
+        model = small(CONV, recompute=recompute, sleep_weights=sleep)
         trainer = hk.Trainer(model)
         sizes.append(kept_bytes(trainer, batch(CONV)))
     assert sizes[1] < share * sizes[0], sizes
@@ -416,8 +426,8 @@ def test_channels_last_resumes(tmp_path: Path) -> None:
 
 
 def test_feature_maps_are_contiguous_on_a_cpu_unless_asked_for() -> None:
-    assert hk.Trainer(small(CONV)).memory_format == torch.contiguous_format
-    assert hk.Trainer(small(CONV, memory_format="channels_last")).memory_format == torch.channels_last
+    assert hk.Trainer(small(CONV)).hardware.memory_format == torch.contiguous_format
+    assert hk.Trainer(small(CONV, memory_format="channels_last")).hardware.memory_format == torch.channels_last
 
 
 @pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")
@@ -437,9 +447,9 @@ def test_half_precision_keeps_losses_ratios_and_the_gauge(shape: tuple[int, ...]
 
     with torch.autocast("cpu", torch.bfloat16):
         step = play(model.hierarchy, model.discriminator, batch(shape), objective=objective)
-        states = ascend(model.hierarchy, batch(shape, 512))
+        states = model.hierarchy.encode(batch(shape, 512), sample=True)
     assert set(seen) == {torch.float32}
-    assert step.discriminator_loss.dtype == step.rho_q.dtype == torch.float32
+    assert step.discriminator_loss.dtype == step.rho.dtype == torch.float32
     for name, z in states.items():
         z = z.detach()
         if name != "x":

@@ -7,27 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from halikit.optimisation.schedule import Schedule
 from torch import nn
 
 import halikit as hk
-from halikit.config import Config, DiscriminatorSettings, ModelSettings, TrainingConfig
+from halikit.config import Config, DiscriminatorSettings, GameSettings, ModelSettings, OptimiserSettings, override
 from halikit.errors import DivergedError, InputError
-from halikit.runs.run import Record
+from halikit.optimisation.optimisers import rate_share
+from halikit.runs.record import Record
+from halikit.training.game import input_noise, players_of
 
 DIGITS = (1, 8, 8)
 
 
-def small(levels: int = 2, **training: object) -> hk.Model:
+def small(levels: int = 2, **changes: object) -> hk.Model:
     torch.manual_seed(0)
-    settings = {"steps": 20, "batch_size": 16, "log_every": 5, "evaluate_every": 10} | training
-    return hk.build(
-        Config(
-            model=ModelSettings(levels=levels, data_shape=DIGITS, widths=(8, 6, 5, 4, 3)[:levels], hidden=16),
-            discriminator=DiscriminatorSettings(width=16),
-            training=TrainingConfig(**settings),
-        )
+    config = Config(
+        model=ModelSettings(levels=levels, data_shape=DIGITS, widths=(8, 6, 5, 4, 3)[:levels], hidden=16),
+        discriminator=DiscriminatorSettings(width=16),
     )
+    settings = {"steps": 20, "batch_size": 16, "log_every": 5, "evaluate_every": 10}
+    return hk.build(override(config, settings | changes))
 
 
 def weights(module: nn.Module) -> torch.Tensor:
@@ -68,9 +67,9 @@ def test_fit_can_be_played_in_parts() -> None:
 def test_steps_of_ones_own_batches() -> None:
     trainer = hk.Trainer(small())
     before = weights(trainer.model.hierarchy)
-    outcome = trainer.step(torch.rand(16, *DIGITS) * 2 - 1)
-    assert 0 < outcome.rho_q < 1
-    assert outcome.discriminator_loss > 0
+    losses = trainer.step(torch.rand(16, *DIGITS) * 2 - 1)
+    assert 0 < losses["rho_q"] < 1
+    assert losses["d_loss"] > 0
     assert not torch.equal(before, weights(trainer.model.hierarchy))
     with pytest.raises(InputError, match="no data"):
         trainer.fit(1)
@@ -104,9 +103,10 @@ def test_all_levels_learn_from_the_first_step_on() -> None:
 
 
 def test_rounds_of_several_discriminator_steps() -> None:
-    plan = Schedule(TrainingConfig(d_steps=2, g_steps=1), 10)
-    assert [plan.players(step) for step in range(4)] == ["discriminator", "discriminator", "generator", "discriminator"]
-    trainer = hk.Trainer(small(d_steps=1, g_steps=1000), "digits")
+    rounds = GameSettings(discriminator_steps=2, generator_steps=1)
+    players = [players_of(rounds, step) for step in range(4)]
+    assert players == ["discriminator", "discriminator", "generators", "discriminator"]
+    trainer = hk.Trainer(small(discriminator_steps=1, generator_steps=1000), "digits")
     before = weights(trainer.model.hierarchy.links[0].up.network[-1]), weights(trainer.model.discriminator)
     trainer.step(torch.rand(16, *DIGITS))
     after = weights(trainer.model.hierarchy.links[0].up.network[-1]), weights(trainer.model.discriminator)
@@ -118,22 +118,22 @@ def test_rounds_of_several_discriminator_steps() -> None:
 
 
 def test_rates_fall_linearly_after_the_start_of_the_decay() -> None:
-    plan = Schedule(TrainingConfig(final_learning_rate=0.1, decay_from=0.5), 100)
-    assert plan.rate(0) == plan.rate(50) == 1
-    assert plan.rate(75) == pytest.approx(0.55)
-    assert plan.rate(100) == pytest.approx(0.1)
+    settings = OptimiserSettings(final_rate_share=0.1, decay_from=0.5)
+    assert rate_share(settings, 0, 100) == rate_share(settings, 50, 100) == 1
+    assert rate_share(settings, 75, 100) == pytest.approx(0.55)
+    assert rate_share(settings, 100, 100) == pytest.approx(0.1)
 
 
 def test_input_noise_falls_linearly_to_its_last_value() -> None:
-    plan = Schedule(TrainingConfig(final_input_noise=0.1), 100)
-    assert [plan.input_noise(0.3, step) for step in (0, 50, 100)] == pytest.approx([0.3, 0.2, 0.1])
+    settings = GameSettings(final_input_noise=0.1)
+    assert [input_noise(settings, 0.3, step, 100) for step in (0, 50, 100)] == pytest.approx([0.3, 0.2, 0.1])
     trainer = hk.Trainer(small(final_input_noise=0.0), "digits")
     for _ in range(20):
         trainer.step(torch.rand(16, *DIGITS))
     assert trainer.model.discriminator.noise.scale == pytest.approx(0.2 / 20)
     trainer.fit(1)
     assert trainer.model.discriminator.noise.scale == 0.2
-    assert Schedule(TrainingConfig(), 100).input_noise(0.3, 70) == 0.3
+    assert input_noise(GameSettings(), 0.3, 70, 100) == 0.3
 
 
 def test_threads_are_given_back() -> None:
@@ -150,10 +150,10 @@ def test_threads_are_given_back() -> None:
 
 
 def test_averages_follow_weights_and_buffers() -> None:
-    trainer = hk.Trainer(small(averaging=0.0), "digits")
+    trainer = hk.Trainer(small(ema_decay=0.0), "digits")
     trainer.fit(3)
     torch.testing.assert_close(weights(trainer.averaged), weights(trainer.model.hierarchy))
-    slow = hk.Trainer(small(averaging=0.999), "digits")
+    slow = hk.Trainer(small(ema_decay=0.999), "digits")
     start = weights(slow.averaged)
     slow.fit(3)
     moved = (weights(slow.averaged) - start).norm()
@@ -210,13 +210,13 @@ def test_divergence_is_an_error() -> None:
         trainer.fit()
 
 
-@pytest.mark.parametrize("form", ["joint", "pairwise"])
+@pytest.mark.parametrize("games", ["joint", "pairwise"])
 @pytest.mark.parametrize("objective", ["jensen_shannon", "least_squares", "relativistic"])
-def test_every_objective_and_form_trains(form: str, objective: str) -> None:
+def test_every_objective_and_number_of_games_trains(games: str, objective: str) -> None:
     model = small(objective=objective, gradient_penalty=0.1, encoder_noise=0.1)
-    discriminator = hk.build_discriminator(model.hierarchy, form=form, width=16)
+    discriminator = hk.build_discriminator(model.hierarchy, games=games, width=16)
     trainer = hk.Trainer(hk.Model(model.hierarchy, discriminator, model.config), "digits")
-    assert trainer.single_pass == (objective != "least_squares")
+    assert trainer.method.single_pass == (objective != "least_squares")
     before = weights(trainer.model.hierarchy)
     trainer.fit(5)
     assert weights(trainer.model.hierarchy).isfinite().all()
@@ -227,7 +227,7 @@ def test_every_objective_and_form_trains(form: str, objective: str) -> None:
 def test_the_gradient_penalty_moves_the_discriminator_alone(side: str) -> None:
     gradients, buffers = [], []
     for weight in (0.0, 5.0):
-        trainer = hk.Trainer(small(gradient_penalty=weight, penalised=side), "digits")
+        trainer = hk.Trainer(small(gradient_penalty=weight, penalised_joint=side), "digits")
         trainer.step(torch.linspace(-1, 1, 16 * 64).reshape(16, *DIGITS))
         modules = trainer.model.hierarchy, trainer.model.discriminator
         buffers.append(torch.cat([b.double().flatten() for b in trainer.model.hierarchy.buffers()]))
@@ -244,8 +244,8 @@ def test_a_coupling_discriminator_is_found_and_reported() -> None:
         model.hierarchy, width=16, stages={1: nn.Sequential(nn.Linear(24, 16), nn.BatchNorm1d(16))}
     )
     trainer = hk.Trainer(hk.Model(model.hierarchy, coupled, model.config), "digits")
-    assert not trainer.single_pass
-    assert "couples" in trainer.reason
+    assert not trainer.method.single_pass
+    assert "couples" in trainer.method.description
     trainer.fit(2)
 
 
@@ -267,7 +267,7 @@ def test_one_level_learns_the_mean_of_its_data() -> None:
     hierarchy = hk.ladder(1, (2,), widths=[2], hidden=32)
     model = hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=32))
     rates = {"learning_rate": 2e-3, "discriminator_learning_rate": 8e-3, "final_rate_share": 0.05}
-    trainer = hk.Trainer(model, data, settings=TrainingConfig(steps=600, batch_size=64, **rates))
+    trainer = hk.Trainer(model, data, settings=override(Config(), {"steps": 600, "batch_size": 64} | rates))
     trainer.fit()
     samples = trainer.averaged.sample(2000)
     # Of four seeds the worst came to 0.05 and 0.08.

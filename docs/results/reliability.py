@@ -21,9 +21,11 @@ import torch
 
 import halikit as hk
 from halikit import data, presets
-from halikit.algorithm import Joints, Judges
+from halikit.algorithm import play
 from halikit.config import Config, override
 from halikit.hardware.processes import is_first
+from halikit.optimisation.guard import Guard
+from halikit.training.batches import Batches
 
 
 def digits(**changes: object) -> tuple[Config, data.DataSet]:
@@ -41,16 +43,17 @@ def costs(rounds: int = 5, steps: int = 40) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         trainer = hk.Trainer(hk.build(config), loaded, out=Path(place) / "run")
         x = loaded.train.batch(torch.arange(config.training.batch_size))
+        guard = Guard(trainer.model.parts.values(), trainer.hardware.processes)
         spent: dict[str, list[float]] = {"step": [], "guard": [], "checkpoint": [], "checkpoint_wall": []}
         for _ in range(rounds):
             began = time.process_time()
             for _ in range(steps):
-                outcome = trainer.step(x)
+                losses = trainer.step(x)
             spent["step"].append((time.process_time() - began) / steps)
             began = time.process_time()
             for _ in range(steps):
-                trainer._guard.before_step()
-                trainer._guard.after_gradients(outcome, ())
+                guard.before_step()
+                guard.after_gradients(losses.values(), ())
             spent["guard"].append((time.process_time() - began) / steps)
             wall, began = time.perf_counter(), time.process_time()
             trainer.save()
@@ -77,16 +80,20 @@ def scaling(config: Config, loaded: data.DataSet, steps: int, rounds: int = 5) -
     config = override(config, changes | {"record.evaluate_every": 10**6, "record.log_every": 10**6})
     torch.manual_seed(0)
     together = hk.Trainer(hk.build(config), loaded)
-    world, os.environ["WORLD_SIZE"] = together.processes.world, "1"
+    processes = together.hardware.processes
+    world, os.environ["WORLD_SIZE"] = processes.world, "1"
     alone = hk.Trainer(hk.build(config), loaded)
     os.environ["WORLD_SIZE"] = str(world)
 
     def timed(trainer: hk.Trainer) -> tuple[float, float]:
-        batches = trainer._batches()
-        together.processes.wait()
-        wall, processor = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            trainer.step(next(batches))
+        batches = Batches(
+            loaded, data.Augmentation(), trainer.hardware, size=config.training.batch_size, seed=config.training.seed
+        )
+        with batches.starting_at(trainer.steps) as prepared:
+            processes.wait()
+            wall, processor = time.perf_counter(), time.process_time()
+            for _ in range(steps):
+                trainer.step(next(prepared).x)
         return time.perf_counter() - wall, time.process_time() - processor
 
     found: dict[str, list[tuple[float, float]]] = {"together": [], "alone": []}
@@ -96,7 +103,7 @@ def scaling(config: Config, loaded: data.DataSet, steps: int, rounds: int = 5) -
         if is_first():
             found["alone"].append(timed(alone))
         else:
-            together.processes.wait()
+            processes.wait()
         if not turn:  # the first is for warmth
             found = {name: [] for name in found}
     if not is_first():
@@ -141,20 +148,12 @@ def imagenet() -> dict[str, object]:
 
         x = torch.rand(n, 3, 128, 128) * 2 - 1
         with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
-            q, p = Joints(model.hierarchy)(x)
-            joints = [{name: torch.cat([q[name], p[name]]) for name in q}]
-            logits = Judges(model.discriminator)(joints)
-        del logits, q, p, joints
+            play(model.hierarchy, model.discriminator, x)
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         images = data.from_tensor(torch.rand(256, 3, 128, 128) * 2 - 1)
-        trainer = hk.Trainer(model, images, settings=override(config, {"hardware.device": "cpu"}).training, out=place)
-        # Optimisers have a state once they have made a step; of that step the gradients do not matter.
-        for part in model.parts.values():
-            for parameter in part.parameters():
-                parameter.grad = torch.zeros_like(parameter)
-        trainer._guard.after_gradients([torch.zeros(())], trainer._optimisers)
-        for optimiser in trainer._optimisers:
-            optimiser.step()
+        trainer = hk.Trainer(model, images, settings=override(config, {"hardware.device": "cpu"}), out=place)
+        # Optimisers have a state once they have made a step, of however few images.
+        trainer.step(images.train.batch(torch.arange(2)))
         began = time.perf_counter()
         trainer.save()
         seconds = time.perf_counter() - began

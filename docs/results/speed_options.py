@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 import halikit as hk
-from halikit.config import override
 from halikit.analysis.inference import Inference
+from halikit.config import override
 from halikit.presets import preset
 
 Step = Callable[[], object]

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from halikit.benchmark.yardstick import Yardstick
-from halikit.config import Config, TrainingConfig
+from halikit.config import Config, override
 from halikit.errors import ResourceError
 from halikit.hardware.processes import resolve_device
 from halikit.model import Model, build
@@ -215,8 +215,8 @@ def peak_memory(config: Config, *, of_yardstick: bool = False, steps: int = 3) -
 def _timed(model: Model, rounds: int) -> Benchmark:
     ways = _ways(model)
     prepared = {name: way.prepare() for name, way in ways.items()}
-    settings, device = _settings(model), model.hierarchy.prior.device
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    config, device = _config(model), model.hierarchy.prior.device
+    dtype = torch.bfloat16 if config.hardware.precision == "bf16" else torch.float32
     probes = {threads: _probes(device, dtype) for threads in dict.fromkeys(way.threads for way in ways.values())}
     times: dict[str, list[float]] = {name: [] for name in ways}
     measured: dict[int, tuple[list[float], list[float]]] = {threads: ([], []) for threads in probes}
@@ -243,12 +243,13 @@ def _timed(model: Model, rounds: int) -> Benchmark:
         for threads, (products, copies) in measured.items()
     }
     own = machine[ways[_HALIKIT].threads]
-    eager = Trainer(model, settings=settings.model_copy(update={"compile": None}))
+    eager = Trainer(model, settings=override(config, {"hardware.compile": None}))
     moved = _bytes_moved(model, lambda: eager.step(_batch(model)))
+    batch_size = config.training.batch_size
     return Benchmark(
-        settings.batch_size,
+        batch_size,
         tuple(
-            _timing(name, ways[name].threads, each, times[_YARDSTICK], flop[name], settings.batch_size, machine)
+            _timing(name, ways[name].threads, each, times[_YARDSTICK], flop[name], batch_size, machine)
             for name, each in times.items()
         ),
         tuple(machine.values()),
@@ -280,30 +281,30 @@ def _timing(
     )
 
 
-def _settings(model: Model) -> TrainingConfig:
+def _config(model: Model) -> Config:
     if model.config is None:
         raise ValueError("a benchmark needs a model built from a config")
-    return model.config.training
+    return model.config
 
 
 def _ways(model: Model) -> dict[str, _Way]:
-    settings = _settings(model)
-    if model.discriminator is None or settings.method != "adversarial":
+    config = _config(model)
+    if model.discriminator is None or not config.plays:
         raise ValueError("a benchmark measures the steps of the game, which need a discriminator")
-    device = resolve_device(settings.device)
+    device = resolve_device(config.hardware.device)
     for part in model.parts.values():
         part.to(device)
     x = _batch(model)
     default = torch.get_num_threads()
-    threads = settings.threads or default
+    threads = config.hardware.threads or default
 
     def textbook(is_careful: bool = False) -> Callable[[], object]:
         yardstick = Yardstick(model, is_careful=is_careful)
         return lambda: yardstick.step(x)
 
     def halikit(single_pass: bool) -> Callable[[], object]:
-        trainer = Trainer(model, settings=settings)
-        trainer._method.single_pass &= single_pass
+        trainer = Trainer(model)
+        trainer.method.single_pass &= single_pass
         return lambda: trainer.step(x)
 
     ways = {_YARDSTICK: _Way(default, textbook), _CAREFUL: _Way(default, partial(textbook, is_careful=True))}
@@ -315,7 +316,7 @@ def _ways(model: Model) -> dict[str, _Way]:
 
 
 def _batch(model: Model) -> Tensor:
-    shape = (_settings(model).batch_size, *model.hierarchy.spaces[0].shape)
+    shape = (_config(model).training.batch_size, *model.hierarchy.spaces[0].shape)
     return torch.rand(shape, device=model.hierarchy.prior.device) * 2 - 1
 
 
@@ -349,7 +350,7 @@ def _peak(task: str) -> int:
     """Peak memory of this process; :func:`peak_memory` calls it in another process."""
     options = json.loads(task)
     config = Config.parse(options["config"])
-    device = resolve_device(config.training.device)
+    device = resolve_device(config.hardware.device)
     before = _resident()
     model = build(config)
     way = _ways(model)[options["way"]]

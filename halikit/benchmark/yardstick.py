@@ -45,17 +45,18 @@ class Yardstick:
 
     def __init__(self, model: Model, *, is_careful: bool = False) -> None:
         assert model.discriminator is not None and model.config is not None
-        settings = model.config.training
+        config = model.config
         self.hierarchy: Hierarchy = in_stock_parts(model.hierarchy).train()
-        self.games: list[JointDiscriminator] = [in_stock_parts(game).train() for game in model.discriminator.games]
-        self.noise = settings.encoder_noise
-        self.sleep, _ = sleep_weights(model.hierarchy, settings.sleep)
+        joint = [game for game in model.discriminator.games if isinstance(game, JointDiscriminator)]
+        self.games: list[JointDiscriminator] = [in_stock_parts(game).train() for game in joint]
+        self.noise = config.training.encoder_noise
+        self.sleep_weights, _ = sleep_weights(model.hierarchy, config.game.sleep_weights)
         self.is_careful = is_careful
         self._discriminators = nn.ModuleList(self.games)
-        rate, betas = settings.learning_rate, settings.betas
-        self._for_g = torch.optim.Adam(self.hierarchy.parameters(), rate, betas)
+        settings = config.optimiser
+        self._for_g = torch.optim.Adam(self.hierarchy.parameters(), settings.rate("hierarchy"), settings.betas)
         self._for_d = torch.optim.Adam(
-            self._discriminators.parameters(), settings.discriminator_learning_rate or rate, betas
+            self._discriminators.parameters(), settings.rate("discriminator"), settings.betas
         )
 
     def step(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +112,7 @@ class Yardstick:
         """The sleep loss on the decoder's samples. It changes running statistics, as a textbook loop would."""
         p = {name: state.detach() for name, state in p.items()}
         loss = torch.zeros((), device=next(iter(p.values())).device)
-        for link, weight in zip(self.hierarchy, self.sleep, strict=True):
+        for link, weight in zip(self.hierarchy, self.sleep_weights, strict=True):
             if weight:
                 loss = loss + weight * link.up.sleep_loss(p[link.up.target.name], p[link.up.source.name]).mean()
         return loss

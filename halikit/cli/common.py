@@ -23,10 +23,15 @@ RunArgument = Annotated[
         metavar="RUN", help="A run directory, or digits for the model that is part of halikit.", show_default=False
     ),
 ]
+RunsArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN", help="Run directories, or digits for the model that ships.", show_default=False),
+]
 Out = Annotated[
     Path | None,
     typer.Option(help="File to write; by default the result goes into the run's report.", show_default=False),
 ]
+TableOut = Annotated[Path | None, typer.Option(help="File to write the result to.", show_default=False)]
 Data = Annotated[str | None, typer.Option(help="Data to use instead of the run's own: digits, mnist:DIR, folder:DIR.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -139,37 +144,52 @@ def check_writable(out: Path | None) -> None:
         raise InputError(f"cannot write {out}: there is no directory {out.parent}")
 
 
-def present(run: Run, result: Result, *, out: Path | None = None, as_json: bool = False) -> None:
-    """Print the result of a command and write it to files.
+def present(run: Run | None, result: Result, *, out: Path | None = None, as_json: bool = False) -> None:
+    """Print the result of a command, and keep it.
 
     Args:
-        run: The run.
+        run: The run that the result goes into, and into its report; none for a comparison of several runs.
         result: The result.
-        out: File for the picture; by default the result becomes a finding of the run, and part of its report.
-        as_json: Whether to print one JSON object.
+        out: File for the picture instead, or for the lines where there is no picture.
+        as_json: Print the values as JSON.
     """
-    from halikit.errors import InputError
-    from halikit.plotting import save_png
-
-    path = out
-    if out is not None and result.picture is not None:
-        save_png(out, result.picture)
-    # A result without a picture creates no run directory.
-    elif result.picture is not None or run.path.is_dir():
-        try:
-            path = keep(run, result, command_line())
-        except InputError as error:
-            # Without a picture, the result can be printed although the run cannot be written to.
-            if result.picture is not None:
-                raise
-            console(stderr=True).print(f"not kept in the report: {error}", markup=False)
+    path = _written(result, out) if out is not None else _kept(run, result)
     if as_json:
         print_json(result.values | ({"path": str(path)} if result.picture is not None else {}))
         return
     for line in result.lines:
-        console().print(line, markup=False)
+        # A terminal breaks long lines of a table by itself, without loss.
+        console().print(line, markup=False, emoji=False, soft_wrap=True)
     if path is not None and result.picture is not None:
         report_path(path)
+
+
+def _written(result: Result, out: Path) -> Path:
+    from halikit.plotting import save_png
+    from halikit.utils.files import write_atomically
+
+    if result.picture is None:
+        write_atomically(out, "\n".join(result.lines) + "\n")
+    else:
+        save_png(out, result.picture)
+    return out
+
+
+def _kept(run: Run | None, result: Result) -> Path | None:
+    """Keep a result in its run, if it can be; gives the file of the picture, if any."""
+    from halikit.errors import InputError
+
+    # No directory is made for numbers alone.
+    if run is None or (result.picture is None and not run.path.is_dir()):
+        return None
+    try:
+        return keep(run, result, command_line())
+    except InputError as error:
+        # The numbers can be printed although the run cannot be written to; a picture cannot.
+        if result.picture is not None:
+            raise
+        warn(f"not kept in the report: {error}")
+        return None
 
 
 def keep(run: Run, result: Result, command: str) -> Path | None:

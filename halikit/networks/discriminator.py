@@ -104,11 +104,13 @@ def build_discriminator(
         return _build(spaces, make, stages or {}, head, input_noise)
     if stages or head is not None:
         raise ValueError("stages and head are replaced in the joint game; build several games one by one")
-    read = pairwise(spaces) if games == "pairwise" else [_named(spaces, names) for names in games]
-    return MultiGameDiscriminator(
+    listed = [games] if isinstance(games, str) else games
+    read = pairwise(spaces) if games == "pairwise" else [_named(spaces, names) for names in listed]
+    parts = (
         _build(each, make, {}, None, input_noise if each[0] == spaces[0] else 0.0, from_data=each[0] == spaces[0])
         for each in read
     )
+    return MultiGameDiscriminator(parts, spaces)
 
 
 def discriminator_for(hierarchy: Hierarchy, settings: DiscriminatorSettings) -> Discriminator:

@@ -88,6 +88,7 @@ _SOURCES = {
     "discriminator.input_noise": "paper, section 4",
     "discriminator.slope": 'ours: as in the released code of ALI on CelebA; the paper says "leaky"',
     "discriminator.initial_scale": _ALI,
+    "labels": "paper, Algorithm 1: it uses none",
     "training.method": "paper, Algorithm 1",
     "training.batch_size": _ALI,
     "game.objective": "paper, Algorithm 1",

@@ -105,12 +105,13 @@ def columns(latents: Sequence[str], extra: Sequence[str]) -> list[str]:
 
 def cells_of(record: Record, latents: Sequence[str]) -> dict[str, str]:
     """The cells of a record by column; empty where nothing was measured."""
-    values: dict[str, float | None] = {each.name: getattr(record, each.name) for each in fields(Record)}
+    single = [each.name for each in fields(Record) if each.name not in PER_LEVEL and each.name != "extra"]
+    values: dict[str, float | None] = {name: getattr(record, name) for name in single}
     values |= dict(record.extra)
     for name, kind in PER_LEVEL.items():
         measured = getattr(record, name)
         values |= {f"{kind}_{latent}": value for latent, value in zip(latents, measured, strict=False)}
-    return {name: _cell(value) for name, value in values.items() if name not in PER_LEVEL and name != "extra"}
+    return {name: _cell(value) for name, value in values.items()}
 
 
 def _cell(value: float | None) -> str:

@@ -116,19 +116,19 @@ class Run:
         progress: Progress | None = None,
     ) -> None:
         self.given = Path(path)
-        self.path = self.given.parent if self.given.is_file() else self.given
+        self.path: Path = self.given.parent if self.given.is_file() else self.given
         self.weights, self.device, self.data_spec = weights, device, data_spec
         self.progress = progress or _no_progress
-        self.config_file = self.path / "config.toml"
-        self.model_file = self.path / FILE_NAME
-        self.metrics_file = self.path / "metrics.csv"
-        self.divergence_file = self.path / "diverged.json"
-        self.report_file = self.path / "report.html"
-        self.classifier_file = self.path / "classifier.safetensors"
-        self.samples_folder = self.path / "samples"
-        self.figures_folder = self.path / "figures"
-        self.events_folder = self.path / "tensorboard"
-        self.exports_folder = self.path / "export"
+        self.config_file: Path = self.path / "config.toml"
+        self.model_file: Path = self.path / FILE_NAME
+        self.metrics_file: Path = self.path / "metrics.csv"
+        self.divergence_file: Path = self.path / "diverged.json"
+        self.report_file: Path = self.path / "report.html"
+        self.classifier_file: Path = self.path / "classifier.safetensors"
+        self.samples_folder: Path = self.path / "samples"
+        self.figures_folder: Path = self.path / "figures"
+        self.events_folder: Path = self.path / "tensorboard"
+        self.exports_folder: Path = self.path / "export"
 
     def features_file(self, part: str) -> Path:
         """The features of a part of the data."""

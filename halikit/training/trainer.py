@@ -85,6 +85,7 @@ class Trainer:
         augmentation = augmentation or self._settings.data.augmentation()
         self._batches = self._make_batches(augmentation)
         self.hardware.prepare(model.parts.values())
+        self.hardware.place(loss.module for loss in extra_losses if loss.module is not None)
         averager = Averager(model.hierarchy, self._settings.training.ema_decay)
         self.averaged = averager.average
         self.method = make_method(
