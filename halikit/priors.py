@@ -43,7 +43,7 @@ class Prior(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the floats that it draws."""
+        """Element type of samples of floats."""
         return self._origin.dtype
 
     def forward(self) -> dist.TorchDistribution:

@@ -25,7 +25,7 @@ RunArgument = Annotated[
 ]
 RunsArgument = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN", help="Run directories, or digits for the model that ships.", show_default=False),
+    typer.Argument(metavar="RUN", help="Run directories, or digits for the shipped model.", show_default=False),
 ]
 Out = Annotated[
     Path | None,
@@ -145,20 +145,20 @@ def check_writable(out: Path | None) -> None:
 
 
 def present(run: Run | None, result: Result, *, out: Path | None = None, as_json: bool = False) -> None:
-    """Print the result of a command, and keep it.
+    """Print the result of a command and write it to files.
 
     Args:
-        run: The run that the result goes into, and into its report; none for a comparison of several runs.
+        run: Run in which the result becomes a finding; ``None`` for a comparison of several runs.
         result: The result.
-        out: File for the picture instead, or for the lines where there is no picture.
-        as_json: Print the values as JSON.
+        out: File to write instead: the picture, or the lines if there is no picture.
+        as_json: Whether to print one JSON object.
     """
-    path = _written(result, out) if out is not None else _kept(run, result)
+    path = _written(result, out) if out is not None else _added_to_run(run, result)
     if as_json:
         print_json(result.values | ({"path": str(path)} if result.picture is not None else {}))
         return
     for line in result.lines:
-        # A terminal breaks long lines of a table by itself, without loss.
+        # Not wrapped here: a terminal wraps the long lines of a table by itself.
         console().print(line, markup=False, emoji=False, soft_wrap=True)
     if path is not None and result.picture is not None:
         report_path(path)
@@ -175,17 +175,17 @@ def _written(result: Result, out: Path) -> Path:
     return out
 
 
-def _kept(run: Run | None, result: Result) -> Path | None:
-    """Keep a result in its run, if it can be; gives the file of the picture, if any."""
+def _added_to_run(run: Run | None, result: Result) -> Path | None:
+    """Write a result to its run, if possible; returns the file of the picture, if there is one."""
     from halikit.errors import InputError
 
-    # No directory is made for numbers alone.
+    # A result without a picture creates no run directory.
     if run is None or (result.picture is None and not run.path.is_dir()):
         return None
     try:
         return keep(run, result, command_line())
     except InputError as error:
-        # The numbers can be printed although the run cannot be written to; a picture cannot.
+        # Without a picture, the result can be printed although the run cannot be written to.
         if result.picture is not None:
             raise
         warn(f"not kept in the report: {error}")

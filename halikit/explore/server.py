@@ -159,10 +159,10 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(403, "this page answers no other page")
         if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             raise _Refusal(403, "this page answers no other page")
-        _, secret, place = [*urlsplit(self.path).path.split("/", 2), "", ""][:3]
+        _, secret, path = [*urlsplit(self.path).path.split("/", 2), "", ""][:3]
         if not secrets.compare_digest(secret.encode(), self.server.secret.encode()):
             raise _Refusal(404, "there is nothing here; take the address that halikit explore prints")
-        return place
+        return path
 
     def _page(self) -> None:
         if self._path_after_secret():
@@ -177,27 +177,27 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, "text/html; charset=utf-8", page.encode(), {"Content-Security-Policy": policy})
 
     def _call(self) -> None:
-        place = self._path_after_secret()
-        wanted = place.removeprefix("api/")
-        if place == wanted or (wanted not in _REQUESTS and wanted not in ("open", "open-inverted")):
+        path = self._path_after_secret()
+        name = path.removeprefix("api/")
+        if path == name or (name not in _REQUESTS and name not in ("open", "open-inverted")):
             raise _Refusal(404, "there is nothing here")
-        is_file = wanted.startswith("open")
+        is_file = name.startswith("open")
         kind = "application/octet-stream" if is_file else "application/json"
         if self.headers.get_content_type() != kind:
-            raise _Refusal(415, f"{wanted} takes {kind}")
+            raise _Refusal(415, f"{name} takes {kind}")
         content = self._body()
         explorer = self.server.explorer
         with self.server.one_at_a_time:
             if is_file:
-                self._reply(200, explorer.open(content, inverted=wanted == "open-inverted"))
+                self._reply(200, explorer.open(content, inverted=name == "open-inverted"))
                 return
             try:
-                options = _REQUESTS[wanted].model_validate_json(content)
+                options = _REQUESTS[name].model_validate_json(content)
             except ValidationError as error:
                 first = error.errors()[0]
-                place = ".".join(map(str, first["loc"])) or wanted
-                raise InputError(f"{place}: {first['msg']}") from None
-            self._reply(200, getattr(explorer, wanted)(**dict(options)))
+                field = ".".join(map(str, first["loc"])) or name
+                raise InputError(f"{field}: {first['msg']}") from None
+            self._reply(200, getattr(explorer, name)(**dict(options)))
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")

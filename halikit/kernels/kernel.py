@@ -158,8 +158,8 @@ class Kernel(nn.Module, ABC):
         """
         batch = given.shape[: max(0, given.dim() - self.source.rank)]
         if given.shape[len(batch) :] != self.source.shape:
-            wanted = ", ".join(map(str, self.source.shape))
-            raise ValueError(f"{self} takes (..., {wanted}), got {tuple(given.shape)}")
+            expected = ", ".join(map(str, self.source.shape))
+            raise ValueError(f"{self} takes (..., {expected}), got {tuple(given.shape)}")
         return batch
 
     def run_network(self, network: nn.Module, given: Tensor, outputs: int = 1) -> Tensor:
