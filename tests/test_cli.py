@@ -160,6 +160,14 @@ def test_a_baseline_has_the_settings_of_what_it_is_compared_with(tmp_path: Path)
     assert "all 2 steps are played" in halikit("train", *options, "--resume", cwd=tmp_path).stdout
 
 
+def test_a_family_can_be_chosen(tmp_path: Path) -> None:
+    halikit("train", "--levels", "2", *QUICK, "--set", "model.family=mixed", "--out", "run", cwd=tmp_path)
+    with (tmp_path / "run" / "config.toml").open("rb") as file:
+        config = tomllib.load(file)
+    assert config["model"]["family"] == "mixed"
+    assert config["labels"] == "none"
+
+
 def test_epochs_instead_of_steps(tmp_path: Path) -> None:
     said = halikit("train", "--epochs", "2", "--batch-size", "100", "--dry-run", "--json", cwd=tmp_path).stdout
     assert json.loads(said)["training"]["steps"] == 30

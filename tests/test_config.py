@@ -8,14 +8,52 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halikit.config import Config, ConfigError, override, parse_assignments, read_toml, to_toml
+from halikit.config import Config, ConfigError, ModelSettings, override, parse_assignments, read_toml, sections, to_toml
 from halikit.presets import PRESETS
+from halikit.renamed import GONE, RENAMED
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_toml(name: str) -> None:
     config = PRESETS[name]()
     assert Config.parse(tomllib.loads(to_toml(config))) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_toml_has_every_section(name: str) -> None:
+    config = PRESETS[name]()
+    tables = tomllib.loads(to_toml(config))
+    assert set(tables) == set(Config.model_fields)
+    for section in sections():
+        if section != "labels" or config.labels is not None:
+            assert set(tables[section]) == set(getattr(config, section).applicable)
+    if config.labels is None:
+        assert tables["labels"] == "none"
+
+
+def test_a_section_that_is_left_out_has_its_defaults() -> None:
+    assert Config.parse({}) == Config()
+    assert Config.parse({"model": {"levels": 2}}) == Config(model=ModelSettings(levels=2))
+    for name, kind in sections().items():
+        # Without [labels] no labels are used, and there is no default for their number.
+        assert getattr(Config.parse({}), name) == (None if name == "labels" else kind())
+
+
+def test_labels_left_out_or_none_are_none() -> None:
+    assert Config.parse({}).labels is None
+    assert Config.parse({"labels": "none"}).labels is None
+    assert override(Config(), {"labels": "none"}) == Config()
+    labelled = override(Config(), {"labels.number": 20})
+    assert labelled.labels.number == 20
+    assert Config.parse(tomllib.loads(to_toml(labelled))) == labelled
+    assert override(labelled, {"labels": "none"}) == Config()
+
+
+def test_renamed_settings_exist_under_their_new_names_only() -> None:
+    names = {f"{section}.{key}" for section, kind in sections().items() for key in kind.model_fields}
+    assert set(RENAMED.values()) <= names
+    assert not names & (RENAMED | GONE).keys()
+    assert len(set(RENAMED.values())) == len(RENAMED)
 
 
 @given(

@@ -270,11 +270,16 @@ def test_settings_of_growth_are_refused(finished: Path, name: str) -> None:
 
 
 def test_a_config_file_of_growth_is_refused(finished: Path) -> None:
-    done = process("train", "--config", "run/config.toml", "--out", "new", cwd=finished.parent, check=False)
-    assert done.returncode == 2
-    lines = done.stderr.splitlines()
-    assert [line.split("'")[1] for line in lines] == ["training.grow_every", "training.settled_rate"]
-    assert all("since 0.2.0 all levels train at once" in line for line in lines)
+    (finished.parent / "growth.toml").write_text("[training]\ngrow_every = 15\nsettled_rate = 0.3\n")
+    found = {}
+    for file in ("growth.toml", "run/config.toml"):
+        done = process("train", "--config", file, "--out", "new", cwd=finished.parent, check=False)
+        assert done.returncode == 2
+        found[file] = done.stderr.splitlines()
+    assert [line.split("'")[1] for line in found["growth.toml"]] == ["training.grow_every", "training.settled_rate"]
+    assert all("since 0.2.0 all levels train at once" in line for line in found["growth.toml"])
+    # The first few of all names that have changed since.
+    assert ["any more" in line for line in found["run/config.toml"]] == [True] * 3
     assert not (finished.parent / "new").exists()
 
 
@@ -431,6 +436,12 @@ def test_a_checkpoint_with_odd_outcomes_is_refused(shape: tuple[int, ...], finis
     in_one_line(lambda: resumed(finished))
 
 
+@pytest.mark.parametrize("columns", [3, "d_loss", {"d_loss": 1}, [[]], [None], []], ids=str)
+def test_a_checkpoint_with_odd_columns_is_refused_or_read(columns: object, finished: Path) -> None:
+    changed_checkpoint(finished, columns=columns)
+    survives(lambda: resumed(finished))
+
+
 @pytest.mark.parametrize("config", [{}, {"training": {}}, {"training": {"grow_every": 3}}, {"training": 3}], ids=str)
 def test_a_checkpoint_with_another_config_is_refused(config: object, finished: Path) -> None:
     model = hk.load(finished)
@@ -438,5 +449,5 @@ def test_a_checkpoint_with_another_config_is_refused(config: object, finished: P
     in_one_line(lambda: resumed(finished))
     # Kernels of the user's own are not compared with it.
     own = hk.Model(model.hierarchy, model.discriminator)
-    options = {"settings": model.config.training, "resume": True, "on_notice": lambda _: None}
+    options = {"settings": model.config, "resume": True, "on_notice": lambda _: None}
     survives(lambda: hk.Trainer(own, "digits", out=finished, **options))

@@ -33,8 +33,10 @@ from halikit.data import Augmentation
 from halikit.errors import InputError, ResourceError
 from halikit.hardware.hardware import Hardware, HardwareSettings
 from halikit.hardware.processes import Processes
+from halikit.runs.run import Run
 from halikit.semi.labelled import choose_labelled
 from halikit.supervision import classify
+from halikit.training.extra_losses import StepContext
 from halikit.training.labels import Labelled
 from halikit.training.methods import make_method
 from halikit.training.sleep import resolve_sleep_weights
@@ -209,6 +211,56 @@ def test_gradients_of_labels_are_those_of_one_process_with_the_double_batch(
         return [*(p.grad for p in parameters if p.grad is not None), losses]
 
     check_against_the_double_batch(gradients, tmp_path, monkeypatch)
+
+
+TINY = {"model__family": "dense", "model__widths": (5, 4)}
+
+
+class FromLatent(nn.Module):
+    """The error of a linear map from z1 to x, for the encoder: a loss with parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(5, 64)
+
+    def forward(self, step: StepContext) -> Tensor:
+        states = step.encoder_states
+        return (self.map(states["z1"]) - states["x"].flatten(1)).square().mean()
+
+
+def test_gradients_of_a_loss_with_parameters_are_those_of_one_process_with_the_double_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, settings = torch.linspace(-1, 1, 8 * 64).reshape(8, 1, 8, 8), config(2, **TINY)
+
+    def gradients(hardware: Hardware, rows: slice) -> list[Tensor]:
+        model = in_evaluation(settings, rows, hardware.processes.world, monkeypatch)
+        extra = hk.ExtraLoss(FromLatent(), "encoder", name="from_latent")
+        method = make_method(model, settings, None, Augmentation(), model.hierarchy, hardware, [extra], print)
+        losses = torch.stack(list(method.add_gradients(x[rows], None, 0, 20).values()))
+        parameters = [p for part in (*model.parts.values(), extra.module) for p in part.parameters()]
+        hardware.processes.average_gradients(parameters)
+        hardware.processes.average([losses])
+        assert all(p.grad is not None for p in extra.module.parameters())
+        return [*(p.grad for p in parameters if p.grad is not None), losses]
+
+    check_against_the_double_batch(gradients, tmp_path, monkeypatch)
+
+
+def test_ranks_stay_equal_with_a_loss_that_has_parameters(tmp_path: Path) -> None:
+    def train(rank: int) -> None:
+        torch.manual_seed(rank)
+        loss = FromLatent()
+        extra = hk.ExtraLoss(loss, "encoder", name="from_latent")
+        run = hk.Trainer(hk.build(config(2, **TINY)), "digits", extra_losses=[extra], out=tmp_path / "run")
+        run.fit(6)
+        torch.save(everything(run) | loss.state_dict(), tmp_path / f"{rank}.pt")
+
+    succeed(launch(train, tmp_path))
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
+    assert "from_latent" in Run(tmp_path / "run").metrics()
 
 
 def test_labels_are_divided(tmp_path: Path) -> None:

@@ -273,8 +273,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         )
     config = upgraded_config(facts["config"])
     if "columns" not in facts:
-        method = config.get("training", {}).get("method", "adversarial")
+        training = config.get("training")
+        method = training.get("method", "adversarial") if isinstance(training, Mapping) else "adversarial"
         facts["columns"] = columns_of(method, has_sleep="level" not in facts)
+    if not isinstance(facts["columns"], list):
+        raise _DamageError(path / STATE, f"its columns are {facts['columns']!r}")
     return Checkpoint(path, {**facts, "config": config})
 
 

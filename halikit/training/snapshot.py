@@ -87,6 +87,6 @@ class Snapshot:
         try:
             self.guard.counts.copy_(tensors["skipped"])
             self.meter.restore(tensors["unread"].to(device), facts["columns"], facts["seconds"])
-        except (KeyError, IndexError, RuntimeError) as error:
+        except (KeyError, IndexError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"{path} does not fit the model: {error}") from None
         return facts
