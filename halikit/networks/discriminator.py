@@ -39,7 +39,7 @@ class DiscriminatorSettings(Section):
         "joint", description="joint, pairwise, or the spaces of each game, such as [['x', 'z1', 'z2'], ['x', 'z2']]"
     )
     family: Literal["dense", "conv", "paper"] | None = Field(
-        None, description="kind of networks; as the spaces need if none"
+        None, description="kind of networks; none chooses it by the shapes of the spaces"
     )
     width: Positive = Field(256, description="units of dense layers and most channels of feature maps")
     depth: Positive = Field(1, description="layers per stage beyond those that reduce the resolution")

@@ -43,7 +43,7 @@ class ModelSettings(Section):
     levels: Positive = Field(3, description="number of latent levels L")
     data_shape: tuple[Positive, ...] | None = Field(None, description="shape of x; taken from the data when training")
     family: Literal["dense", "conv", "mixed", "paper"] | None = Field(
-        None, description="kind of networks; dense for vectors and images of at most 16×16, else conv, if none"
+        None, description="kind of networks; none means dense for vectors and images of at most 16×16, conv for others"
     )
     maps: Annotated[int, Field(ge=0)] | None = Field(None, description="latents that are feature maps (conv family)")
     widths: tuple[Positive, ...] | None = Field(None, description="elements, or channels, of each latent from z1 up")
