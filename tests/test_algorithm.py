@@ -385,6 +385,24 @@ def test_gradients_add_up(single_pass):
     assert relative_error(gradients(d), [None if g is None else 2 * g for g in d_once]) < EXACT
 
 
+@pytest.mark.parametrize("single_pass", [True, False])
+def test_several_games_are_the_sum_of_single_ones(single_pass):
+    """A discriminator's part has the gradient of its game alone; the generators have the sum over the games."""
+    names = [["x", "z1", "z2"], ["x", "z2"], ["z1", "z2"]]
+    h, d, x = game(2, (6,), games=names, dropout=0.0, input_noise=0.0)
+    step, h_all, _ = played(h, d, x, single_pass=single_pass)
+    alone = [played(h, one, x, single_pass=single_pass) for one in d.games]
+    total = [sum(g for g in each if g is not None) for each in zip(*(of_h for _, of_h, _ in alone), strict=True)]
+    assert relative_error(h_all, total) < EXACT
+    torch.testing.assert_close(reported(step)[:2], sum(reported(each)[:2] for each, *_ in alone))
+    torch.testing.assert_close(step.rho, sum(each.rho for each, *_ in alone) / 3)
+    h, d = copy.deepcopy((h, d))
+    torch.manual_seed(SEED)
+    add_gradients(play(h, d, x), h, d, single_pass=single_pass)
+    for one, (_, _, expected) in zip(d.games, alone, strict=True):
+        assert relative_error(gradients(one), expected) < EXACT
+
+
 def test_descending_the_gradients_lowers_each_players_loss():
     h, d, x = game(2, (6,), n=256, dropout=0.0, input_noise=0.0)
     for player, index in ((d, 0), (h, 1)):

@@ -1,6 +1,7 @@
 """Discriminators of any stack: shapes, views, parts of the user's, noise, coupling."""
 
 import copy
+import math
 import re
 from itertools import pairwise
 
@@ -12,6 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import halikit as hk
 from halikit.discriminator import couples_samples
+from halikit.errors import InputError
 
 STACKS = {
     "image to image to vector": [(3, 16, 16), (2, 8, 8), (4, 4, 4), (5,)],
@@ -325,6 +327,16 @@ def test_joint_and_pairwise_are_two_cases_of_named_games(games):
     states = states_for(d)
     assert torch.equal(d(states).reshape(4, -1), other(states))
     assert torch.equal(d.features(states), other.features(states))
+
+
+def test_games_are_a_setting():
+    games = (("x", "z1", "z2"), ("x", "z2"))
+    model = hk.build(configured(data_shape=(6,), levels=2, hidden=8, discriminator__width=8, games=games))
+    assert [tuple(space.name for space in game.spaces) for game in model.discriminator.games] == list(games)
+    trainer = hk.Trainer(model, settings=configured(batch_size=8))
+    assert trainer.step(torch.randn(8, 6))["d_loss"] == pytest.approx(4 * math.log(2), rel=0.2)
+    with pytest.raises(InputError, match="discriminator: games are .* got .'x', 'z3'."):
+        hk.build(configured(data_shape=(6,), levels=2, games=(("x", "z3"),)))
 
 
 # --- discriminators of the user's -------------------------------------------------------------------------------------

@@ -259,9 +259,9 @@ class Probe(nn.Module):
         return cross_entropy(self.layer(z - self.centre), step.labels)
 
 
-def probe() -> hk.ExtraLoss:
+def probe(seed: int = 5) -> hk.ExtraLoss:
     with torch.random.fork_rng([]):
-        torch.manual_seed(5)
+        torch.manual_seed(seed)
         return hk.ExtraLoss(Probe(), "encoder", name="label_loss")
 
 
@@ -336,6 +336,27 @@ def test_a_skipped_step_leaves_the_module_as_it_was():
     before = copy.deepcopy(loss.module.state_dict())
     trainer.step(batch() * torch.nan, torch.arange(16) % 10)
     assert all(torch.equal(before[name], value) for name, value in loss.module.state_dict().items())
+
+
+def test_two_processes_have_the_same_module(tmp_path):
+    """Each process initialises its own; the weights of rank 0 are taken, and gradients are averaged."""
+    from test_processes import launch, succeed
+
+    def train(rank: int) -> None:
+        loss = probe(seed=rank)
+        trainer = hk.Trainer(small(), "digits", extra_losses=[loss])
+        torch.save(copy.deepcopy(loss.module.state_dict()), tmp_path / f"first-{rank}.pt")
+        trainer.fit(3)
+        torch.save(loss.module.layer.state_dict(), tmp_path / f"last-{rank}.pt")
+
+    succeed(launch(train, tmp_path))
+    found = {path.stem: torch.load(path, weights_only=True) for path in tmp_path.glob("*.pt")}
+    for name, tensor in probe(seed=0).module.state_dict().items():
+        assert torch.equal(found["first-0"][name], tensor)
+        assert torch.equal(found["first-1"][name], tensor)
+    for name, tensor in found["last-0"].items():
+        assert torch.equal(found["last-1"][name], tensor)
+        assert not torch.equal(found["first-0"][f"layer.{name}"], tensor)
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------------
@@ -491,7 +512,7 @@ def test_a_loss_that_does_not_use_the_samples_runs_beside_the_graph(monkeypatch)
 def test_machine_code_with_extra_losses_has_the_gradients_of_the_eager_step():
     found = []
     for mode in (None, "default"):
-        losses = [hk.ExtraLoss(everything, "generators"), hk.ExtraLoss(everything, "discriminator", "judged"), probe()]
+        losses = [hk.ExtraLoss(on_both_joints, "generators"), probe()]
         trainer = hk.Trainer(small(compile=mode), extra_losses=losses)
         trainer.step(batch(), torch.arange(16) % 10)
         modules = [*trainer.model.parts.values(), losses[-1].module]
