@@ -335,7 +335,7 @@ def test_games_are_a_setting():
     assert [tuple(space.name for space in game.spaces) for game in model.discriminator.games] == list(games)
     trainer = hk.Trainer(model, settings=configured(batch_size=8))
     assert trainer.step(torch.randn(8, 6))["d_loss"] == pytest.approx(4 * math.log(2), rel=0.2)
-    with pytest.raises(InputError, match="discriminator: games are .* got .'x', 'z3'."):
+    with pytest.raises(InputError, match=r"discriminator: games are .* got .'x', 'z3'."):
         hk.build(configured(data_shape=(6,), levels=2, games=(("x", "z3"),)))
 
 

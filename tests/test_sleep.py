@@ -41,6 +41,7 @@ from halikit.algorithm import add_both_gradients, play
 from halikit.config import ConfigError, GameSettings, override
 from halikit.errors import InputError
 from halikit.hardware import recompute
+from halikit.hardware.hardware import Hardware
 from halikit.hardware.recompute import recompute_activations
 from halikit.kernels import Gaussian
 from halikit.presets import PRESETS, families
@@ -925,16 +926,16 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, single_pass, monkeypa
 
     x = torch.linspace(-1, 1, 8 * 64).reshape(8, *DIGITS)
 
-    def gradients(processes: object, rows: slice) -> list[Tensor]:
-        model = in_evaluation(config(2), rows, processes.world, monkeypatch)
+    def gradients(hardware: Hardware, rows: slice) -> list[Tensor]:
+        model = in_evaluation(config(2), rows, hardware.processes.world, monkeypatch)
         method = GameMethod(model, configured(), [sleep_phase((1.0, 0.5))])
         method.single_pass = single_pass
         losses = method.add_gradients(x[rows], None, 0, 1)["sleep_loss"]
         parameters = [p for part in model.parts.values() for p in part.parameters()]
-        processes.average_gradients(parameters)
+        hardware.processes.average_gradients(parameters)
         found = [p.grad for p in parameters if p.grad is not None]
         assert losses > 0
-        processes.average([losses])
+        hardware.processes.average([losses])
         return [*found, losses]
 
     check_against_the_double_batch(gradients, tmp_path, monkeypatch)
