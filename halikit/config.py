@@ -215,7 +215,7 @@ def read_toml(path: Path) -> Config:
 
 
 def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:
-    """The config as TOML: every section, and in it every setting that has an effect given the others there.
+    """The config as TOML: every section that has an effect, and in it every setting that has one.
 
     Args:
         config: The settings.
@@ -224,7 +224,7 @@ def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:
     comments = comments or {}
     lines = [f"# {line}".rstrip() for line in comments.get("", "").splitlines()]
     # TOML has single values before tables.
-    for name in sorted(type(config).model_fields, key=lambda name: isinstance(getattr(config, name), Section)):
+    for name in sorted(config.applicable, key=lambda name: isinstance(getattr(config, name), Section)):
         value = getattr(config, name)
         if not isinstance(value, Section):
             lines.append(_toml_line(name, value, comments.get(name)))
