@@ -224,7 +224,7 @@ def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:
     comments = comments or {}
     lines = [f"# {line}".rstrip() for line in comments.get("", "").splitlines()]
     # TOML has single values before tables.
-    for name in sorted(config.applicable, key=lambda name: isinstance(getattr(config, name), Section)):
+    for name in sorted(type(config).model_fields, key=lambda name: isinstance(getattr(config, name), Section)):
         value = getattr(config, name)
         if not isinstance(value, Section):
             lines.append(_toml_line(name, value, comments.get(name)))
