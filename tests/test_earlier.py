@@ -283,7 +283,7 @@ def test_a_config_file_of_growth_is_refused(finished: Path) -> None:
     assert not (finished.parent / "new").exists()
 
 
-# --- before the settings had owners ------------------------------------------------------------------------------------
+# --- before the settings had owners -----------------------------------------------------------------------------------
 
 
 @pytest.fixture

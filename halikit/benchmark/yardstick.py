@@ -47,7 +47,10 @@ class Yardstick:
         assert model.discriminator is not None and model.config is not None
         config = model.config
         self.hierarchy: Hierarchy = in_stock_parts(model.hierarchy).train()
-        self.games: list[JointDiscriminator] = [in_stock_parts(game).train() for game in model.discriminator.games]
+        self.games: list[JointDiscriminator] = []
+        for game in model.discriminator.games:
+            assert isinstance(game, JointDiscriminator)
+            self.games.append(in_stock_parts(game).train())
         self.noise = config.training.encoder_noise
         self.sleep_weights, _ = sleep_weights(model.hierarchy, config.game.sleep_weights)
         self.is_careful = is_careful

@@ -119,8 +119,9 @@ class RunWriter:
         free = shutil.disk_usage(self.run.path).free
         if needed - own > free:
             raise ResourceError(
-                f"{self.run.path} has {free / 2**20:,.0f} MiB free, but the run needs {(needed - own) / 2**20:,.0f} MiB: "
-                f"{size / 2**20:,.1f} MiB for each checkpoint; lower record.keep_checkpoints, or choose another disk with --out"
+                f"{self.run.path} has {free / 2**20:,.0f} MiB free, but the run needs "
+                f"{(needed - own) / 2**20:,.0f} MiB: {size / 2**20:,.1f} MiB for each checkpoint; "
+                "lower record.keep_checkpoints, or choose another disk with --out"
             )
 
     def describe(self, config: Config) -> None:
