@@ -215,7 +215,7 @@ def read_toml(path: Path) -> Config:
 
 
 def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:
-    """The config as TOML: every section that has an effect, and in it every setting that has one.
+    """The config as TOML: every section, and in it every setting that has an effect given the others there.
 
     Args:
         config: The settings.

@@ -241,13 +241,8 @@ def test_autoencoders_have_the_kernels_and_the_budget_of_the_game(name: str) -> 
     vae, config = PRESETS[name](), PRESETS[name.replace("hvae_", "").replace("vae_", "ali_")]()
     assert vae.preset == name
     assert vae.data == config.data
-    kept = {
-        "training": ("steps", "batch_size", "ema_decay"),
-        "optimiser": ("learning_rate", "betas", "final_rate_share"),
-    }
-    for section, names in kept.items():
-        for name in names:
-            assert getattr(getattr(vae, section), name) == getattr(getattr(config, section), name), name
+    assert vae.training == config.training.model_copy(update={"method": "elbo", "encoder_noise": 0.0})
+    assert vae.optimiser == config.optimiser.model_copy(update={"discriminator_learning_rate": None})
     with torch.device("meta"):
         parts = [hk.build(with_shape(c)).hierarchy.state_dict() for c in (vae, config)]
     shapes = [{key: tensor.shape for key, tensor in part.items() if "norm." not in key} for part in parts]

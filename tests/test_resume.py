@@ -187,9 +187,8 @@ def test_resuming_from_a_step_leaves_later_ones_behind(run: Path, finished: Path
 
 
 def test_another_run_can_begin_at_a_checkpoint(run: Path, finished: Path, tmp_path: Path) -> None:
-    branch = trainer(
-        config(record__keep_checkpoints=9), tmp_path / "branch", resume=run / "checkpoints" / "step-0000012"
-    )
+    settings, checkpoint = config(record__keep_checkpoints=9), run / "checkpoints" / "step-0000012"
+    branch = trainer(settings, tmp_path / "branch", resume=checkpoint)
     assert branch.steps == 12
     branch.fit()
     assert steps_of(tmp_path / "branch") == [12, 16, 20]
