@@ -24,7 +24,9 @@ class OptimiserSettings(Section):
     """Adam for both players, and the schedule of the learning rates, which counts steps."""
 
     learning_rate: Rate = Field(3e-4, description="learning rate of encoder and decoder")
-    discriminator_learning_rate: Rate | None = Field(None, description="learning rate of the discriminator, if it differs")
+    discriminator_learning_rate: Rate | None = Field(
+        None, description="learning rate of the discriminator, if it differs"
+    )
     betas: tuple[Fraction, Fraction] = Field((0.5, 0.999), description="decay rates of Adam's two moments")
     final_rate_share: Rate = Field(1.0, description="share of the learning rates that is left at the last step")
     decay_from: Annotated[float, Field(ge=0, le=1)] = Field(
