@@ -584,3 +584,24 @@ def test_default_names():
     assert hk.ExtraLoss(Probe(), "encoder").name == "probe"
     assert hk.ExtraLoss(lambda step: step.labels, "encoder").name == "lambda"
     assert hk.ExtraLoss(relation, "encoder").module is None
+
+
+def test_a_loss_that_holds_parameters_of_the_model_is_refused() -> None:
+    model = small()
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hierarchy = model.hierarchy
+
+        def forward(self, step: StepContext) -> Tensor:
+            return step.encoder_states["z1"].square().mean()
+
+    with pytest.raises(InputError, match="has parameters of the model"):
+        hk.Trainer(model, extra_losses=[hk.ExtraLoss(Holder(), "encoder", name="holder")])
+
+
+def test_a_discriminator_over_other_spaces_is_refused() -> None:
+    model, other = small(), small(widths=(6, 4))
+    with pytest.raises(InputError, match=r"the discriminator reads z1 \(6\), and the hierarchy has"):
+        hk.Trainer(hk.Model(model.hierarchy, other.discriminator))

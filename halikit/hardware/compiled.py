@@ -13,7 +13,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from halikit.errors import InputError
 from halikit.utils.random import seeded
 
-__all__ = ["CompiledStep"]
+__all__ = ["CompiledStep", "NotCompilableError"]
+
+
+class NotCompilableError(InputError):
+    """A function cannot be compiled."""
 
 
 class CompiledStep:
@@ -51,7 +55,8 @@ class CompiledStep:
         """Run the function on tensors ``(n, ...)``.
 
         Raises:
-            InputError: If the function cannot be compiled, or there is no compiler.
+            NotCompilableError: If the function cannot be compiled.
+            InputError: If there is no compiler.
         """
         inputs = [*self._parameters.values(), *self._buffers.values(), *batch]
         inputs = [tensor.detach() for tensor in inputs]
@@ -96,7 +101,7 @@ class CompiledStep:
         except torch.OutOfMemoryError:  # not an error of the compilation; the trainer explains it
             raise
         except RuntimeError as error:
-            raise InputError(
+            raise NotCompilableError(
                 f"this step cannot be compiled, set hardware.compile to none: {str(error).strip().splitlines()[0]}"
             ) from error
         return compiled

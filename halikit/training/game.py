@@ -20,7 +20,7 @@ from halikit.algorithm import (
 from halikit.config import Config, GameSettings
 from halikit.data import Split
 from halikit.errors import InputError
-from halikit.hardware.compiled import CompiledStep
+from halikit.hardware.compiled import CompiledStep, NotCompilableError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
@@ -74,7 +74,8 @@ class GameMethod(Method):
         on_notice: Called with a message where a step cannot be compiled.
 
     Raises:
-        InputError: If there is no discriminator, or the name of an extra loss is taken.
+        InputError: If there is no discriminator, if it reads spaces that the hierarchy does not have, or if an extra
+            loss has the name of another or parameters of the model.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class GameMethod(Method):
         if model.discriminator is None:
             raise InputError("the game needs a discriminator: pass one to hk.Model, or set training.method to 'elbo'")
         check_names(extra_losses, _LOSSES)
+        _check_modules(model, extra_losses)
         self.settings, self.encoder_noise = config.game, config.training.encoder_noise
         self.objective = OBJECTIVES[self.settings.objective]
         self.columns = (*_LOSSES, *(loss.name for loss in extra_losses))
@@ -166,7 +168,7 @@ class GameMethod(Method):
             )
         try:
             return self._compiled[players, penalty](*(x,) if labels is None else (x, labels))
-        except InputError as error:
+        except NotCompilableError as error:
             if all(loss.name == "sleep_loss" for loss in losses):
                 raise
             self._compile_mode = None
@@ -192,6 +194,22 @@ class GameMethod(Method):
         with evaluating(hierarchy), seeded(0, hierarchy.prior.device), torch.no_grad():
             states = hierarchy.sample_states(4)
         return supports_single_pass(self._discriminator, self.objective, states)
+
+
+def _check_modules(model: Model, extra_losses: Sequence[ExtraLoss]) -> None:
+    """Refuse a discriminator over other spaces, and extra losses whose parameters would be trained twice."""
+    assert model.discriminator is not None
+    unknown = [str(space) for space in model.discriminator.spaces if space not in model.hierarchy.spaces]
+    if unknown:
+        there = ", ".join(map(str, model.hierarchy.spaces))
+        raise InputError(f"the discriminator reads {', '.join(unknown)}, and the hierarchy has {there}")
+    own = {id(parameter) for part in model.parts.values() for parameter in part.parameters()}
+    for loss in extra_losses:
+        if loss.module is not None and any(id(parameter) in own for parameter in loss.module.parameters()):
+            raise InputError(
+                f"the extra loss {loss.name} has parameters of the model, which two optimisers would train: use "
+                "step.hierarchy and step.discriminator instead"
+            )
 
 
 def _moves(player: Player, players: Players) -> bool:
