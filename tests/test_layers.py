@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ LAYERS = [
 ]
 
 
+@cache
 def files() -> list[Path]:
     return [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
 
@@ -30,9 +32,13 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def modules() -> set[str]:
+    return {module_of(path) for path in files()}
+
+
 def imports(path: Path) -> Iterator[str]:
     """The modules of halikit that a file imports anywhere, also within functions and for types alone."""
-    modules = {module_of(each) for each in files()}
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names = [name.name for name in node.names]
@@ -43,8 +49,8 @@ def imports(path: Path) -> Iterator[str]:
         for name in names:
             if name.startswith("halikit."):
                 inner = name.removeprefix("halikit.")
-                found = inner if inner in modules else inner.rpartition(".")[0]
-                if found in modules:
+                found = inner if inner in modules() else inner.rpartition(".")[0]
+                if found in modules():
                     yield found
 
 
