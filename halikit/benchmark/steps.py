@@ -127,10 +127,10 @@ class _Way:
 def time_steps(model: Model, *, rounds: int = 10) -> Benchmark:
     """Time ways to step in turns: the yardstick, a careful variant of it, and halikit's with two passes and with one.
 
-    The yardstick is :class:`~halikit.benchmark.yardstick.Yardstick`, on the threads that torch has by default. Where the
-    model's settings ask for other threads, it is timed on those as well. halikit's steps are :meth:`halikit.Trainer.step` whole,
-    with averaged weights and the guard against numbers that are not finite, which the yardstick does not have. The
-    whole stack plays on random data at the config's batch size. The model is changed by it.
+    The yardstick is :class:`~halikit.benchmark.yardstick.Yardstick`, on the threads that torch has by default. Where
+    the model's settings ask for other threads, it is timed on those as well. halikit's steps are
+    :meth:`halikit.Trainer.step` whole, with averaged weights and the guard against numbers that are not finite, which
+    the yardstick does not have. Batches are random data at the config's batch size. The model is changed by it.
 
     Args:
         model: Built from a config, with a discriminator.
