@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from halikit.utils.version import __version__
+
 if TYPE_CHECKING:
     from halikit import data as data
     from halikit import presets as presets
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from halikit.spaces import Space as Space
     from halikit.training.extra_losses import ExtraLoss as ExtraLoss
     from halikit.training.trainer import Trainer as Trainer
-
-__version__ = "0.2.0"
 
 _HOMES = {
     "halikit.config": ["Config"],

@@ -200,8 +200,8 @@ def _judge(game: Discriminator, q: Mapping[str, Tensor], p: Mapping[str, Tensor]
     losses = objective(*leaf.chunk(2))
     (discriminator_seed,) = torch.autograd.grad(losses.discriminator, leaf, retain_graph=True)
     (generator_seed,) = torch.autograd.grad(losses.generator, leaf)
-    losses = (losses.discriminator.detach(), losses.generator.detach())
-    return Game(states, logits, *losses, discriminator_seed, generator_seed)
+    detached = (losses.discriminator.detach(), losses.generator.detach())
+    return Game(states, logits, *detached, discriminator_seed, generator_seed)
 
 
 def _rescale(gradient: Tensor, r: Tensor) -> Tensor:

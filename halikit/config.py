@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from halikit.data.settings import DataSettings
 from halikit.hardware.hardware import HardwareSettings
@@ -215,7 +215,7 @@ def read_toml(path: Path) -> Config:
 
 
 def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:
-    """The config as TOML, with every section and every setting that has an effect within its section.
+    """The config as TOML: every section, and in it every setting that has an effect given the others there.
 
     Args:
         config: The settings.
@@ -223,9 +223,8 @@ def to_toml(config: Config, comments: Mapping[str, str] | None = None) -> str:
     """
     comments = comments or {}
     lines = [f"# {line}".rstrip() for line in comments.get("", "").splitlines()]
-    names = list(type(config).model_fields)
     # TOML has single values before tables.
-    for name in sorted(names, key=lambda name: isinstance(getattr(config, name), Section)):
+    for name in sorted(type(config).model_fields, key=lambda name: isinstance(getattr(config, name), Section)):
         value = getattr(config, name)
         if not isinstance(value, Section):
             lines.append(_toml_line(name, value, comments.get(name)))
@@ -290,7 +289,7 @@ def sections() -> dict[str, type[Section]]:
         name: kind
         for name, field in Config.model_fields.items()
         for kind in (field.annotation, *getattr(field.annotation, "__args__", ()))
-        if isinstance(kind, type) and issubclass(kind, BaseModel)
+        if isinstance(kind, type) and issubclass(kind, Section)
     }
 
 

@@ -1,6 +1,6 @@
 """Discriminators of two joints ``(x, z_1, …, z_L)``: what the game needs of one, and the form of Table 4.
 
-A discriminator plays one game or several. Each game compares the two joints on a subset of the spaces and has one logit.
+A discriminator plays one game or several. Each game compares the two joints on a subset of the spaces, with one logit.
 """
 
 from __future__ import annotations
@@ -258,12 +258,19 @@ class MultiGameDiscriminator(Discriminator):
 
     Args:
         games: Discriminators that each play one game.
+        spaces: The spaces that the games read, from the data up; by default in the order in which the games have them.
+
+    Raises:
+        ValueError: If there is no game.
     """
 
-    def __init__(self, games: Iterable[Discriminator]) -> None:
+    def __init__(self, games: Iterable[Discriminator], spaces: Iterable[Space] | None = None) -> None:
         super().__init__()
         self.parts = nn.ModuleList(games)
-        self.spaces = tuple(dict.fromkeys(space for game in self.games for space in game.spaces))
+        if not self.games:
+            raise ValueError("a discriminator needs at least one game")
+        read = tuple(dict.fromkeys(space for game in self.games for space in game.spaces))
+        self.spaces = read if spaces is None else tuple(space for space in spaces if space in read)
 
     @property
     def games(self) -> tuple[Discriminator, ...]:
@@ -284,7 +291,7 @@ class MultiGameDiscriminator(Discriminator):
         games = [game for game in self.games if kept.issuperset(space.name for space in game.spaces)]
         if not games:
             raise ValueError(f"no game of this discriminator reads {', '.join(sorted(kept))} alone")
-        view = MultiGameDiscriminator(games)
+        view = MultiGameDiscriminator(games, self.spaces)
         view.training = self.training
         return view
 

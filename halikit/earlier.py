@@ -1,7 +1,7 @@
-"""What halikit 0.1.0 wrote, as this version reads it.
+"""Reads configs, models and checkpoints of earlier versions.
 
-There, stacks of three levels and more grew level by level, and a discriminator had an adapter in front of its head for
-each level. The adapter of the top level is now the first layer of the head, so that Eq. 8 gives the same numbers.
+In halikit 0.1.0 stacks of three levels or more grew level by level, and a discriminator had one adapter for each level
+in front of its head. The adapter of the top level is now the first layer of the head, so Eq. 8 has the same values.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ __all__ = [
     "upgraded_tensors",
 ]
 
-# Settings of growth, which every config of 0.1.0 names.
+# Settings of growth; every config of 0.1.0 has them.
 _GROWTH = ("grow_every", "settled_rate")
-# A tensor of an adapter or of a head, what is before it in its name, and whether it is of a pair.
+# Names of the tensors of adapters and heads. "pair" matches in the discriminators of several games only.
 _TENSOR = re.compile(
     r"(?P<before>.*?(?P<pair>parts\.\d+\.)?)(adapters\.(?P<level>\d+)\.1|head\.(?P<layer>\d+))\.(?P<rest>.+)"
 )
-# Layers that the adapter adds in front of the head.
+# Number of layers in front of the old head: a flattening and the adapter.
 _ADDED = 2
 
 
 def upgraded_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a config with the names of this version.
+    """The table of a config with the names and defaults of this version.
 
-    A config of 0.1.0 names settings of growth. It has neither linear skips nor the sleep phase.
+    A config of 0.1.0 has settings of growth, which are removed. Its model had neither linear skips nor a sleep phase.
     """
     training, model = values.get("training"), values.get("model")
     if not isinstance(training, Mapping) or not isinstance(model, Mapping):
@@ -59,36 +59,35 @@ def upgraded_config(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(labels, dict) and labels.get("number") in (None, "none"):
         del tables["labels"]
     if training.get("method", "adversarial") != "adversarial":
-        # Settings without effect were written with defaults that are not those of this version.
+        # These sections have no effect with this method, but have the defaults of the version that wrote them.
         tables = {name: table for name, table in tables.items() if name not in ("game", "discriminator")}
     return tables
 
 
-def read_config(run: Path) -> Config:
-    """The ``config.toml`` of a run directory, of this version or an earlier one.
+def read_config(path: Path) -> Config:
+    """The ``config.toml`` of a run, of this version or an earlier one.
 
     Raises:
         ConfigError: If it is missing, is not TOML, or holds an unknown setting.
     """
-    path = run / "config.toml"
     return Config.parse(upgraded_config(read_table(path)), str(path))
 
 
 def levels_in(names: Iterable[str]) -> int:
-    """How many levels the hierarchy has whose tensors have these names."""
-    found = (re.match(r"hierarchy\.links\.(\d+)\.", name) for name in names)
-    return 1 + max((int(match[1]) for match in found if match), default=0)
+    """Number of levels of a hierarchy, from the names of its tensors."""
+    matches = (re.match(r"hierarchy\.links\.(\d+)\.", name) for name in names)
+    return 1 + max((int(match[1]) for match in matches if match), default=0)
 
 
 def upgraded_tensors(tensors: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
-    """The tensors by the names of this version.
+    """Rename tensors to the names of this version.
 
-    The top adapter of 0.1.0 becomes the first layer of the head; its other adapters are left out. Until 0.2.0 a
+    The top adapter of 0.1.0 becomes the first layer of the head; the other adapters are dropped. Before 0.2.0 a
     discriminator of several games called them pairs, and the state of the labels had other names.
 
     Args:
-        tensors: Of a discriminator, and whatever else has none of its names; the states of optimisers as well.
-        level: Levels that had been trained.
+        tensors: Tensors of a model or a checkpoint by name, states of optimisers included.
+        level: Number of levels trained so far.
     """
     tensors = {_upgraded_name(name): tensor for name, tensor in tensors.items()}
     matches = {name: _TENSOR.fullmatch(name) for name in tensors}
@@ -114,26 +113,26 @@ def _upgraded_name(name: str) -> str:
 
 
 def adapter_in(tensors: Mapping[str, Tensor], discriminator: JointDiscriminator) -> nn.Linear:
-    """The first layer of the head, of as many features as the file's adapter takes.
+    """A first layer for the head, with as many input features as the adapter in the file.
 
     Args:
-        tensors: As :func:`upgraded_tensors` gives them, each name behind ``discriminator.``.
-        discriminator: Of the whole stack.
+        tensors: Tensors as returned by :func:`upgraded_tensors`, named ``discriminator.…``.
+        discriminator: The discriminator of the whole stack.
     """
-    whole, found = discriminator.head[1], tensors.get("discriminator.head.1.weight")
+    whole, weight = discriminator.head[1], tensors.get("discriminator.head.1.weight")
     assert isinstance(whole, nn.Linear)
-    # A file without one is refused where its tensors are compared.
-    features = whole.in_features if found is None or found.dim() != 2 else found.shape[1]
+    # If the file has no adapter, the later comparison of the tensors raises the error.
+    features = whole.in_features if weight is None or weight.dim() != 2 else weight.shape[1]
     return nn.Linear(features, whole.out_features)
 
 
 def first_levels(discriminator: JointDiscriminator, level: int, tensors: Mapping[str, Tensor]) -> JointDiscriminator:
-    """The discriminator of a stack that was still growing: its first stages under the adapter that the file holds.
+    """The discriminator of a stack that was still growing: the first stages, then the adapter in the file.
 
     Args:
-        discriminator: Of the whole stack.
-        level: Levels that had been trained.
-        tensors: As :func:`adapter_in` takes them.
+        discriminator: The discriminator of the whole stack.
+        level: Number of levels trained so far.
+        tensors: As for :func:`adapter_in`.
     """
     head = nn.Sequential(nn.Flatten(), adapter_in(tensors, discriminator), *list(discriminator.head)[_ADDED:])
     return JointDiscriminator(
@@ -145,11 +144,11 @@ def first_levels(discriminator: JointDiscriminator, level: int, tensors: Mapping
 
 
 def columns_of(method: str, *, has_sleep: bool) -> list[str]:
-    """Names of the losses of a step, in the order of checkpoints that do not name them.
+    """Names of the losses of a step, for checkpoints that do not contain the names.
 
     Args:
         method: ``training.method``.
-        has_sleep: Whether the version knew the sleep phase: not 0.1.0.
+        has_sleep: Whether the version that wrote the checkpoint had the sleep phase; 0.1.0 did not.
     """
     if method == "adversarial":
         return ["d_loss", "g_loss", "rho_q", "rho_p", *["sleep_loss"] * has_sleep, "supervised_loss"]

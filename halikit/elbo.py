@@ -1,12 +1,12 @@
-"""The evidence lower bound, by which a variational autoencoder trains: the baseline on the hierarchy's own kernels.
+"""The evidence lower bound (Kingma and Welling 2014), which trains the kernels of a hierarchy as an autoencoder.
 
-The paper compares with it in sections 5.2 and 7.1; the bound is Kingma and Welling's (2014).
+The paper compares with such variational autoencoders in sections 5.2 and 7.1.
 
-Densities are defined in evaluation mode. While it trains, batch normalisation within the networks takes the statistics
-of the batch, as is usual for autoencoders, so the loss of a training step is that of the networks as they stand under
-these statistics; a bound in the strict sense is what :func:`negative_elbo` gives in evaluation mode. A gauge would
-couple the samples in the density itself, raises in training mode, and has nothing to do here: the divergences already
-fix location and scale of every latent.
+:func:`negative_elbo` is a bound only in evaluation mode. In training mode the networks' batch normalisation uses the
+statistics of the batch, as is usual for autoencoders, so the density of a sample depends on the other samples.
+
+Kernels with a gauge cannot be trained in this way: they have no density in training mode. They need no gauge either,
+because the divergences fix the location and the scale of every latent.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ __all__ = ["check_trains_by_elbo", "negative_elbo"]
 def negative_elbo(hierarchy: Hierarchy, x: Tensor) -> Tensor:
     """``−E_q [log p(x, z_1 … z_L) − log q(z_1 … z_L|x)]`` per sample, in nats, ``()``; differentiable.
 
-    An estimate, with one draw of the latents per sample, of an upper bound on ``−log p(x)``. It is a density's
-    logarithm, in the units of ``x`` (images lie in [−1, 1]), and may well be negative.
+    An estimate of an upper bound on ``−log p(x)``, from one sample of the latents for each ``x``. Densities are over
+    ``x`` in its own units (images are in [−1, 1]), so the value may be negative.
 
     Args:
-        hierarchy: All kernels with densities.
+        hierarchy: A hierarchy in which every kernel has a density.
         x: ``(n, *shape of x)``.
 
     Raises:
-        NoDensityError: At a kernel without a density.
+        NoDensityError: If a kernel has no density.
     """
-    # Every kernel reparametrises, so the surrogate is the loss itself.
+    # All samples are reparametrised, so Pyro's surrogate loss equals the loss.
     return Trace_ELBO().differentiable_loss(hierarchy.model, hierarchy.guide, x) / len(x)
 
 
 def check_trains_by_elbo(hierarchy: Hierarchy) -> None:
-    """Refuse kernels that have no density while they train.
+    """Check that every kernel has a density in training mode.
 
     Raises:
-        InputError: Naming the kernels and the settings that would give them one.
+        InputError: If one has none; the message names the kernels and the settings that give them a density.
     """
     kernels = [kernel for link in hierarchy for kernel in (link.up, link.down)]
     without = [str(kernel) for kernel in kernels if not isinstance(kernel, DensityKernel)]

@@ -1,4 +1,4 @@
-"""What can go wrong, by the exit code that the command line gives for it."""
+"""The errors of halikit, with the exit codes of the command line."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ __all__ = ["DivergedError", "HalikitError", "InputError", "ResourceError", "Stop
 
 
 class HalikitError(Exception):
-    """An error whose message says what is wrong, where, and what would be right."""
+    """Base class of the errors whose messages are written for users."""
 
     exit_code = 1
 
 
 class InputError(HalikitError, ValueError):
-    """Bad usage or input: a setting, a file, a data set."""
+    """Wrong usage or input: a setting, a file, a data set."""
 
     exit_code = 2
 
 
 class DivergedError(HalikitError, RuntimeError):
-    """Training came to a loss that is not finite."""
+    """Training has diverged: its losses or gradients are not finite."""
 
     exit_code = 3
 
 
 class ResourceError(HalikitError, RuntimeError):
-    """Out of disk or memory."""
+    """Disk or memory is full, or another process of the training has ended."""
 
     exit_code = 4
 
 
 class StoppedError(HalikitError):
-    """A signal has ended the training, which is saved.
+    """A signal has stopped the training, after a checkpoint was written.
 
     Args:
-        message: Where it is saved.
-        signal: Its number.
+        message: Message for the user, with the place of the checkpoint.
+        signal: Number of the signal.
     """
 
     def __init__(self, message: str, signal: int) -> None:

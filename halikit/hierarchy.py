@@ -1,4 +1,4 @@
-"""The stack of latent variables and both ways through it (paper, section 3.1)."""
+"""The stack of latent variables, with its encoder and its decoder (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ __all__ = ["Hierarchy", "Link"]
 
 
 class Link(nn.Module):
-    """One level: ``up = q(z_l|z_{l−1})`` and the way back ``down = p(z_{l−1}|z_l)``, each the other's adjoint (Eq. 2).
+    """One level: the encoder's kernel ``up = q(z_l|z_{l−1})`` and its adjoint ``down = p(z_{l−1}|z_l)`` (Eq. 2).
 
-    A composition is linked as a whole: its factors have adjoints only if they are in links of their own.
+    If a kernel is a composition, its factors get no adjoints from this link; they need links of their own.
 
     Args:
         up: Kernel of the encoder.
         down: Kernel of the decoder.
 
     Raises:
-        ValueError: If the spaces do not mirror each other, or a kernel is already in a link with another one.
+        ValueError: If ``down`` does not go from the target of ``up`` to its source, or one of them is already linked
+            with another kernel.
     """
 
     def __init__(self, up: Kernel, down: Kernel) -> None:
@@ -52,19 +53,18 @@ class Link(nn.Module):
 
 
 class Hierarchy(nn.Module):
-    """Links stacked to ``x ⇄ z_1 ⇄ … ⇄ z_L`` under a prior on ``z_L``. It owns all parameters.
+    """A stack of links ``x ⇄ z_1 ⇄ … ⇄ z_L`` with a prior on ``z_L``. It owns all parameters.
 
-    ``h[:l]`` is the hierarchy of the first ``l`` levels with a standard normal prior on ``z_l``: a view on the same
-    parameters. Encoder (Eq. 1) and decoder (Eq. 2) are views as well.
+    ``h[:l]`` is the hierarchy of the first ``l`` levels, with a standard normal prior on ``z_l``. It shares the
+    parameters of ``h``, as do :attr:`encoder` (Eq. 1) and :attr:`decoder` (Eq. 2). States are passed as dictionaries
+    from names of spaces to tensors ``(n, *space.shape)``.
 
     Args:
-        links: From the data up, at least one.
+        links: The links from the data up, at least one.
         prior: Distribution over the top space; standard normal by default.
 
     Raises:
-        ValueError: If there is no link, neighbours do not fit, or two spaces share a name.
-
-    States travel in dictionaries from space names to tensors ``(n, *space.shape)``.
+        ValueError: If there is no link, adjacent links do not share a space, or two spaces have the same name.
     """
 
     def __init__(self, links: Iterable[Link], prior: dist.TorchDistribution | None = None) -> None:
@@ -101,7 +101,7 @@ class Hierarchy(nn.Module):
         if len(levels) == len(self):
             return self
         view = Hierarchy(list(self)[: len(levels)])
-        view.prior.to(self.prior.device)
+        view.prior.to(self.prior.device, self.prior.dtype)
         view.training = self.training
         return view
 
@@ -116,15 +116,15 @@ class Hierarchy(nn.Module):
         return compose(*(link.down for link in self))
 
     def encode(self, x: Tensor, *, sample: bool = False, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Ascend the encoder from data.
+        """Run the encoder on data, level by level.
 
         Args:
             x: ``(n, *shape of x)``.
-            sample: Draw every state instead of following the means.
-            generator: Source of randomness for draws.
+            sample: Whether to sample each state; otherwise each is the conditional mean given the state below.
+            generator: Random generator for the samples; torch's global one by default.
 
         Returns:
-            Every state, ``x`` first.
+            The states by name, ``(n, *shape)`` each, ``x`` first.
         """
         states = {self.spaces[0].name: x}
         for link in self:
@@ -135,16 +135,16 @@ class Hierarchy(nn.Module):
     def decode(
         self, z: Tensor, level: int | None = None, *, sample: bool = False, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Descend the decoder from level ``level``, the top by default.
+        """Run the decoder from a latent down to the data.
 
         Args:
-            z: A state of ``z_level``, ``(n, *its shape)``.
-            level: Between 1 and L.
-            sample: Draw every state instead of following the means.
-            generator: Source of randomness for draws.
+            z: States of ``z_level``, ``(n, *shape of z_level)``.
+            level: Level of the latent, between 1 and L; L by default.
+            sample: Whether to sample each state; otherwise each is the conditional mean given the state above.
+            generator: Random generator for the samples; torch's global one by default.
 
         Returns:
-            The states from ``z_level`` down to ``x``, in this order.
+            The states by name, ``(n, *shape)`` each, from ``z_level`` down to ``x``.
 
         Raises:
             ValueError: If there is no such level.
@@ -159,18 +159,31 @@ class Hierarchy(nn.Module):
     def reconstruct(
         self, x: Tensor, level: int | None = None, *, sample: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
-        """``x̂_l ~ T_{x|z_l} ∘ T_{z_l|x}`` (section 3.2), ``(n, *shape of x)``; along the means unless ``sample``."""
+        """Encode to ``z_l`` and decode: ``x̂_l ~ T_{x|z_l} ∘ T_{z_l|x}`` (section 3.2).
+
+        Args:
+            x: ``(n, *shape of x)``.
+            level: l, between 1 and L; L by default.
+            sample: Whether to sample each state; otherwise each is a conditional mean.
+            generator: Random generator for the samples; torch's global one by default.
+
+        Returns:
+            ``(n, *shape of x)``.
+
+        Raises:
+            ValueError: If there is no such level.
+        """
         level = self._checked(level)
         z = self[:level].encode(x, sample=sample, generator=generator)[self.spaces[level].name]
         return self.decode(z, level, sample=sample, generator=generator)[self.spaces[0].name]
 
     def sample_states(self, n: int, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Draw all states of the decoder's joint (Eq. 4), ``x`` first, ``(n, *shape)`` each."""
+        """Sample the decoder's joint (Eq. 4): the states by name, ``(n, *shape)`` each, ``x`` first."""
         states = self.decode(self.prior.sample(n, generator=generator), sample=True, generator=generator)
         return {space.name: states[space.name] for space in self.spaces}
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw data from the decoder's joint, ``(n, *shape of x)``."""
+        """Sample data from the decoder's joint, ``(n, *shape of x)``."""
         return self.sample_states(n, generator=generator)[self.spaces[0].name]
 
     def encoder_joint(self, x: Tensor) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ The programs need the density of every kernel; a kernel without one raises an er
 other methods of a :class:`~halikit.Hierarchy` call the functions here with the kernels of the hierarchy.
 
 The parameters belong to torch, not to Pyro's parameter store. Train with
-``Trace_ELBO().differentiable_loss(h.model, h.guide, x)`` and a torch optimiser: ``SVI.step`` looks for parameters in the
-store, finds none there and would train nothing.
+``Trace_ELBO().differentiable_loss(h.model, h.guide, x)`` and a torch optimiser: ``SVI.step`` looks for parameters in
+the store, finds none there and would train nothing.
 """
 
 from __future__ import annotations

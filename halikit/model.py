@@ -1,4 +1,4 @@
-"""A model as one thing: built from a config, saved to and loaded from one file."""
+"""Models: built from a config, saved to one file and loaded from it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from halikit.config import Config, DiscriminatorSettings, ModelSettings, override
+from halikit.config import Config, override
 from halikit.discriminator import Discriminator, JointDiscriminator, PlainDiscriminator
 from halikit.earlier import adapter_in, first_levels, upgraded_config, upgraded_tensors
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.networks import paper
 from halikit.networks.blocks import initialise
-from halikit.networks.discriminator import build_discriminator
+from halikit.networks.discriminator import discriminator_for
 from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder, ladder_choices
-from halikit.networks.paper import paper_discriminator, paper_hierarchy
+from halikit.networks.paper import paper_hierarchy
 from halikit.supervision import with_classes
 from halikit.utils.files import write_atomically
 
@@ -31,12 +31,12 @@ __all__ = ["Model", "ModelError", "build", "describe", "load", "resolved", "save
 
 FILE_NAME = "model.safetensors"
 SCHEMA = 3
-# Models that ship, by name: averaged weights in half precision.
+# Models that are part of the package, by name: averaged weights in half precision.
 _SHIPPED = Path(__file__).parent / "pretrained"
 
 
 class ModelError(InputError):
-    """A saved model is missing, damaged, or does not fit the code that is to load it."""
+    """A saved model is missing or damaged, or does not fit the code that loads it."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Model:
     Attributes:
         hierarchy: Encoder, decoder and prior.
         discriminator: A discriminator over the hierarchy's spaces, or any module from states ``(n, *shape)`` by name to
-            logits ``(n,)``; ``None`` where there is no game, as for an autoencoder.
-        config: What it was built from; ``None`` for kernels of the user's own.
+            logits ``(n,)``; ``None`` if there is no game, as for an autoencoder.
+        config: Config that the model was built from; ``None`` for kernels of the user's own.
     """
 
     hierarchy: Hierarchy
@@ -61,13 +61,13 @@ class Model:
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """The modules that there are, by name: ``hierarchy``, ``discriminator``."""
+        """The hierarchy and, if there is one, the discriminator, by name."""
         parts: dict[str, nn.Module | None] = {"hierarchy": self.hierarchy, "discriminator": self.discriminator}
         return {name: part for name, part in parts.items() if part is not None}
 
 
 def build(config: Config) -> Model:
-    """Build the model that a config describes, with fresh weights from torch's global generator.
+    """Build the model that a config describes; its weights are initialised by torch's global generator.
 
     Raises:
         InputError: If the shape of the data is missing or a setting does not fit it.
@@ -75,15 +75,21 @@ def build(config: Config) -> Model:
     settings = config.model
     if settings.data_shape is None:
         raise InputError("model.data_shape is not set: the shape of x, such as [1, 28, 28]")
-    make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
+    others = {"levels", "data_shape", "classes", "initial_scale"}
+    options = settings.model_dump(include=set(settings.applicable), exclude=others)
+    if settings.family == "paper":
+        del options["family"]
     try:
-        options = _options(settings, "levels", "data_shape", "classes")
+        make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
         hierarchy = make_hierarchy(settings.levels, settings.data_shape, **options)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
     if settings.classes is not None:
         hierarchy = with_classes(hierarchy, settings.classes, gauge=settings.gauge, max_scale=settings.max_scale)
-    discriminator = _discriminator(config.discriminator, hierarchy) if config.plays else None
+    try:
+        discriminator = discriminator_for(hierarchy, config.discriminator) if config.plays else None
+    except ValueError as error:
+        raise InputError(f"discriminator: {error}") from None
     model = Model(hierarchy, discriminator, config)
     for name, section in (("hierarchy", settings), ("discriminator", config.discriminator)):
         if name in model.parts and section.initial_scale is not None:
@@ -92,34 +98,26 @@ def build(config: Config) -> Model:
 
 
 def resolved(config: Config) -> Config:
-    """The config with what the ladder chooses written out, so that a saved model outlives a change of defaults.
+    """The config with the ladder's default choices filled in.
+
+    A saved config then gives the same model, even if a later version has other defaults.
 
     Raises:
-        InputError: As :func:`build`.
+        InputError: As in :func:`build`.
     """
     settings = config.model
     if settings.family == "paper" or settings.data_shape is None:
         return config
-    told = settings.model_dump(include={"family", "maps", "widths", "hidden", "skips"})
+    arguments = settings.model_dump(include={"family", "maps", "widths", "hidden", "skips"})
     try:
-        choices = ladder_choices(settings.levels, settings.data_shape, **told)
+        choices = ladder_choices(settings.levels, settings.data_shape, **arguments)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
     return override(config, {f"model.{name}": value for name, value in choices.items()})
 
 
-def _discriminator(settings: DiscriminatorSettings, hierarchy: Hierarchy) -> Discriminator:
-    options = _options(settings)
-    try:
-        if settings.family == "paper":
-            return paper_discriminator(hierarchy.spaces, **options)
-        return build_discriminator(hierarchy, **options)
-    except ValueError as error:
-        raise InputError(f"discriminator: {error}") from None
-
-
 def describe(model: Model) -> str:
-    """What the networks of a model are, in a sentence."""
+    """The networks of a model in one phrase."""
     if model.config is None:
         return "of your own"
     spaces = model.hierarchy.spaces[: model.config.model.levels + 1]
@@ -127,27 +125,19 @@ def describe(model: Model) -> str:
     return paper.describe(spaces) if family == "paper" else ladder_in_words(spaces, family)
 
 
-def _options(section: ModelSettings | DiscriminatorSettings, *but: str) -> dict[str, Any]:
-    """The settings that a builder takes under their own names."""
-    options = section.model_dump(include=set(section.applicable), exclude={"initial_scale", *but})
-    if section.family == "paper":
-        del options["family"]
-    return options
-
-
 # ``load`` has an argument of the same name.
 _build = build
 
 
 def save_model(path: Path, model: Model, averaged: Hierarchy, *, config: Config | None, step: int) -> None:
-    """Write raw and averaged weights and the config to one safetensors file, whole or not at all.
+    """Write raw and averaged weights and the config to one safetensors file, atomically.
 
     Args:
         path: The file.
-        model: With its raw weights.
+        model: The model with its raw weights.
         averaged: The hierarchy with averaged weights.
-        config: What the model was built from and trained with; ``None`` for kernels of the user's own.
-        step: Steps trained.
+        config: Config that the model was built from and trained with; ``None`` for kernels of the user's own.
+        step: Number of training steps so far.
 
     Raises:
         ResourceError: If the disk is full.
@@ -163,18 +153,18 @@ def save_model(path: Path, model: Model, averaged: Hierarchy, *, config: Config 
 
 
 def named_tensors(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """The weights and running statistics of several modules, each name behind that of its module."""
+    """The weights and running statistics of several modules, as ``part.name``."""
     return {f"{part}.{name}": tensor for part, m in parts.items() for name, tensor in m.state_dict().items()}
 
 
 def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, those that share memory copied: kernels may share weights, which safetensors cannot hold."""
+    """The tensors, with copies of those that share memory: kernels may share weights, but safetensors refuses them."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        result[name] = (tensor.detach().clone() if place in seen else tensor.detach()).contiguous()
-        seen.add(place)
+        address = tensor.untyped_storage().data_ptr()
+        result[name] = (tensor.detach().clone() if address in seen else tensor.detach()).contiguous()
+        seen.add(address)
     return result
 
 
@@ -188,14 +178,15 @@ def load(
     """Load a trained model, in evaluation mode.
 
     Args:
-        run: A run directory, its ``model.safetensors``, or ``"digits"`` for the model that ships with halikit.
-        weights: Averaged over training (better pictures) or as the last step left them.
-        device: Where to.
-        build: Makes the model where it was not built from a config: needed for kernels of your own. No code is
-            ever imported because a file names it.
+        run: A run directory, its ``model.safetensors``, or ``"digits"`` for the model that is part of halikit.
+        weights: ``"averaged"`` for the exponential moving average over training, which gives better pictures;
+            ``"raw"`` for the weights after the last step.
+        device: Device of the loaded model.
+        build: Function that makes the model, for kernels of your own. Other models are built from the config in the
+            file. halikit never imports code that a file names.
 
     Raises:
-        ModelError: If the file is missing or damaged, or does not fit the model built.
+        ModelError: If the file is missing or damaged, or does not fit the model that was built.
     """
     if weights not in ("averaged", "raw"):
         raise ModelError(f"weights are 'averaged' or 'raw', got {weights!r}")
@@ -218,22 +209,22 @@ def load(
 
 
 def _grown_so_far(model: Model, level: int, tensors: dict[str, Tensor]) -> Model:
-    """The levels that had been trained of a model of 0.1.0 that was still growing; others' tensors are left out."""
+    """The trained levels of a model that halikit 0.1.0 had not fully grown. Removes the tensors of other levels."""
     hierarchy, discriminator = model.hierarchy[:level], model.discriminator
     if isinstance(discriminator, JointDiscriminator):
         discriminator = first_levels(discriminator, level, tensors)
     elif discriminator is not None:
         discriminator = discriminator[:level]
     grown = replace(model, hierarchy=hierarchy, discriminator=discriminator)
-    wanted = named_tensors(grown.parts).keys()
-    beyond = [name for name in tensors if name not in wanted and name in named_tensors(model.parts)]
-    for name in beyond:
+    names = named_tensors(grown.parts).keys()
+    removed = [name for name in tensors if name not in names and name in named_tensors(model.parts)]
+    for name in removed:
         del tensors[name]
     return grown
 
 
 def levels_of(run: str | Path) -> int:
-    """How many levels the model in a run has.
+    """Number of levels of the model in a run.
 
     Raises:
         ModelError: If the file is missing or damaged.
@@ -242,7 +233,7 @@ def levels_of(run: str | Path) -> int:
 
 
 def _file_of(run: str | Path) -> Path:
-    """The model of a run directory, a model file itself, or that of a name that ships where neither is there."""
+    """The model file of a run directory, or the given file, or, if neither exists, the shipped model of this name."""
     run = Path(run)
     path = run / FILE_NAME if run.is_dir() else run
     shipped = _SHIPPED / f"{run}.safetensors"
@@ -256,7 +247,7 @@ def _about(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["halikit"])
             schema = int(about["schema"])
-            # The levels trained so far, of a stack that grew under schema 1.
+            # Under schema 1 stacks grew; "level" is the number of levels trained so far.
             about["levels"] = levels = int(about["levels" if schema > 1 else "level"])
             _ = (about["config"], int(about["step"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
@@ -269,19 +260,21 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Model:
-    """Build the model that a file describes, which may be a stranger's: no larger than what the file holds.
+    """Build the model that a file describes, after a check that the file has the tensors of this model.
+
+    The file may come from an untrusted source, so no memory is allocated before the check.
 
     Raises:
-        ModelError: If it is not the model whose weights the file holds.
+        ModelError: If the config is damaged or describes other tensors.
     """
     if not isinstance(about["config"], Mapping):
         raise ModelError(f"{path} is damaged: its config is no table")
     config = Config.parse(upgraded_config(about["config"]), str(path))
-    # Every level and every layer has tensors of its own.
+    # Every level and every layer has tensors of its own, so a small file cannot describe a huge model.
     if max(config.model.levels, config.model.depth, config.discriminator.depth, about["levels"]) > len(tensors):
         raise ModelError(f"{path} is damaged: its config is of a larger model than the {len(tensors)} tensors in it")
     try:
-        # Shapes alone, which take no memory.
+        # Tensors on the meta device have shapes, but take no memory.
         with torch.device("meta"):
             planned = _build(config)
             grows = about["schema"] == 1 and about["levels"] < len(planned.hierarchy)
@@ -301,39 +294,47 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
 
 
 def _read(path: Path, weights: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a file says, and its tensors, those of the weights asked for as the hierarchy's."""
+    """The metadata and the tensors of a file, with the chosen weights under the names of the hierarchy's weights."""
     about = _about(path)
-    wanted, unwanted = ("averaged.", "hierarchy.") if weights == "averaged" else ("hierarchy.", "averaged.")
+    chosen, others = ("averaged.", "hierarchy.") if weights == "averaged" else ("hierarchy.", "averaged.")
     with safe_open(path, "pt") as file:
-        names = [name for name in file.keys() if not name.startswith(unwanted)]  # noqa: SIM118
-        if not any(name.startswith(wanted) for name in names):
+        names = [name for name in file.keys() if not name.startswith(others)]  # noqa: SIM118
+        if not any(name.startswith(chosen) for name in names):
             raise ModelError(f"{path} holds no {weights} weights")
         tensors = {name: file.get_tensor(name) for name in names}
     return about, {
-        f"hierarchy.{name.removeprefix(wanted)}" if name.startswith(wanted) else name: tensor
+        f"hierarchy.{name.removeprefix(chosen)}" if name.startswith(chosen) else name: tensor
         for name, tensor in tensors.items()
     }
 
 
 def fill(path: Path, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
-    """Load those of :func:`named_tensors` that are of ``part`` into a module.
+    """Load the tensors of one part into a module.
+
+    Args:
+        path: File that the tensors come from, for the message.
+        module: The module.
+        tensors: Tensors of several parts, named as by :func:`named_tensors`.
+        part: Name of the part.
 
     Raises:
-        ModelError: If they are not those that the module has; ``path`` is where they are from.
+        ModelError: If the part has tensors of other names or shapes than the module.
     """
     module.load_state_dict(_check_fit(path, module.state_dict(), tensors, part))
 
 
-def _check_fit(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    found = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
-    wrong = [f"{name} is missing" for name in wanted if name not in found]
-    wrong += [f"{name} is unknown" for name in found if name not in wanted]
-    wrong += [
-        f"{name} is {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in found and found[name].shape != wanted[name].shape
+def _check_fit(
+    path: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], part: str
+) -> dict[str, Tensor]:
+    stored = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+    problems = [f"{name} is missing" for name in expected if name not in stored]
+    problems += [f"{name} is unknown" for name in stored if name not in expected]
+    problems += [
+        f"{name} is {tuple(stored[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in stored and stored[name].shape != expected[name].shape
     ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ModelError(f"{path} does not fit the model built ({part}): {'; '.join(wrong[:3])}{more}")
-    return found
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ModelError(f"{path} does not fit the model built ({part}): {'; '.join(problems[:3])}{more}")
+    return stored

@@ -1,6 +1,6 @@
 """Pictures and curves, as functions of arrays.
 
-Pictures are ``(height, width, 3)`` bytes; curves are matplotlib figures, which :func:`as_picture` draws.
+A picture is an array of bytes ``(height, width, 3)``; curves are figures of matplotlib, which :func:`as_picture` draws.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from halikit.data.dataset import DataError, DataSet
 from halikit.utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from halikit.analysis.health import Health
-    from halikit.analysis.propositions import Case
+    from halikit.analysis.propositions import Case, LevelTerms
     from halikit.analysis.quantity import Quantity
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "as_pixels",
     "as_png",
     "as_svg",
+    "contact_sheet",
     "curves",
     "grid",
     "health",
@@ -43,20 +45,24 @@ __all__ = [
     "training_curves",
 ]
 
-# Images are enlarged by whole factors until their shorter side has this many pixels.
+# Images are enlarged by a whole factor until their shorter side has this many pixels.
 _LEGIBLE = 48
+# Pixels between images, and their grey value.
 _GAP = 2
 _BACKGROUND = 255
+# With more classes than this, a contact sheet has no row for each class.
+_CONTACT_ROWS = 20
+_CONTACT_COLUMNS = 12
 
 
 def as_pixels(images: Tensor) -> NDArray[np.uint8]:
     """Images in [−1, 1] as bytes.
 
     Args:
-        images: ``(n, C, H, W)`` with 1 or 3 channels; others show their first channel.
+        images: ``(n, C, H, W)`` with 1 or 3 channels; of other numbers the first channel is shown.
 
     Returns:
-        ``(n, H, W, 3)``, enlarged to be legible.
+        ``(n, H, W, 3)``, enlarged by a whole factor if they are small.
 
     Raises:
         ValueError: If these are not images.
@@ -76,7 +82,7 @@ def grid(images: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
 
     Args:
         images: ``(n, C, H, W)`` in [−1, 1].
-        columns: How many a row; the square root by default.
+        columns: Number of columns; the square root of n by default.
 
     Returns:
         One picture, ``(height, width, 3)``.
@@ -95,11 +101,11 @@ def grid(images: Tensor, columns: int | None = None) -> NDArray[np.uint8]:
 def labelled_rows(
     rows: Mapping[str, Tensor] | Sequence[tuple[str, Tensor]], headings: Sequence[str] = ()
 ) -> NDArray[np.uint8]:
-    """Rows of images with their names to the left: inputs above their reconstructions from every level (Fig. 1).
+    """Rows of images with names on the left, such as inputs above their reconstructions from each level (Fig. 1).
 
     Args:
-        rows: ``(n, C, H, W)`` in [−1, 1] by name, or names with images; all of one shape.
-        headings: What to write above the columns.
+        rows: ``(n, C, H, W)`` in [−1, 1] by name, or pairs of name and images; all of one shape.
+        headings: Headings of the columns.
 
     Returns:
         One picture, ``(height, width, 3)``.
@@ -126,12 +132,12 @@ def labelled_rows(
 
 
 def alternating_columns(inputs: Tensor, reconstructions: Tensor, columns: int = 12) -> NDArray[np.uint8]:
-    """Inputs in odd columns, their reconstructions in the even ones to the right (Fig. 7).
+    """Inputs in odd columns, and their reconstructions in even columns on the right (Fig. 7).
 
     Args:
         inputs: ``(n, C, H, W)`` in [−1, 1].
-        reconstructions: The same shape.
-        columns: How many a row, even.
+        reconstructions: ``(n, C, H, W)`` in [−1, 1].
+        columns: Number of columns, even.
 
     Returns:
         One picture, ``(height, width, 3)``.
@@ -141,12 +147,12 @@ def alternating_columns(inputs: Tensor, reconstructions: Tensor, columns: int = 
 
 
 def inpainting_rows(x: Tensor, masked: Tensor, steps: Mapping[str, Tensor]) -> NDArray[np.uint8]:
-    """The originals, what was given, and what each level made of it, from the top down (Fig. 4).
+    """The original images, the masked ones, and the result of each level, from the top down (Fig. 4).
 
     Args:
         x: ``(n, C, H, W)`` in [−1, 1].
-        masked: The same shape.
-        steps: Likewise, by name of the latent reconstructed from.
+        masked: ``(n, C, H, W)`` in [−1, 1].
+        steps: ``(n, C, H, W)`` in [−1, 1] after each step, by the name of the latent reconstructed from.
     """
     return labelled_rows({"x": x, "given": masked} | {f"from {name}": images for name, images in steps.items()})
 
@@ -154,13 +160,13 @@ def inpainting_rows(x: Tensor, masked: Tensor, steps: Mapping[str, Tensor]) -> N
 def strips(
     names: Sequence[str], images: Tensor, values: Sequence[float], original: Tensor | None = None
 ) -> NDArray[np.uint8]:
-    """A strip per row and a column per value, the originals in the last column (Figs. 5 and 6).
+    """A grid with a row for each base and a column for each value, and originals in the last column (Figs. 5 and 6).
 
     Args:
-        names: Of the rows.
+        names: Names of the rows.
         images: ``(rows, values, C, H, W)`` in [−1, 1].
-        values: What each column was made with.
-        original: ``(rows, C, H, W)``, if there is one.
+        values: Values of the columns.
+        original: Original images, ``(rows, C, H, W)``, if there are any.
 
     Returns:
         One picture, ``(height, width, 3)``.
@@ -174,12 +180,12 @@ def strips(
 
 
 def save_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write a picture ``(height, width, 3)``, whole or not at all."""
+    """Write a picture ``(height, width, 3)`` as a PNG file, atomically."""
     write_atomically(path, as_png(picture))
 
 
 def as_png(picture: NDArray[np.uint8]) -> bytes:
-    """A picture ``(height, width, 3)`` as a PNG file."""
+    """The bytes of a PNG file of a picture ``(height, width, 3)``."""
     from PIL import Image
 
     buffer = BytesIO()
@@ -190,13 +196,13 @@ def as_png(picture: NDArray[np.uint8]) -> bytes:
 def curves(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, x_label: str, y_label: str
 ) -> Figure:
-    """Lines through points, those that are not a number left out.
+    """Curves through points; points with NaN are left out.
 
     Args:
-        series: Abscissae and ordinates by name.
-        title: Above the axes.
-        x_label: Of the abscissa.
-        y_label: Of the ordinate, with its unit.
+        series: x and y values by name.
+        title: Title.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis, with its unit.
     """
     from matplotlib.figure import Figure
 
@@ -204,7 +210,7 @@ def curves(
     axes = figure.subplots()
     for name, (xs, ys) in series.items():
         measured = [(a, b) for a, b in zip(xs, ys, strict=True) if not math.isnan(b)]
-        # A line of one point is not seen.
+        # A line through one point is invisible, so a single point has a marker.
         axes.plot(*zip(*measured, strict=True), marker="" if len(measured) > 1 else "o", label=name, linewidth=1.4)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
@@ -214,15 +220,15 @@ def curves(
 
 
 def training_curves(metrics: Mapping[str, Sequence[float]], *, has_bound: bool = False) -> dict[str, Figure]:
-    """What a run's ``metrics.csv`` tells: losses with predictions, and both distances of Fig. 3 for every level.
+    """The curves of a run's ``metrics.csv``: losses, predictions, and both distances of Fig. 3 for each level.
 
     Args:
         metrics: Columns by name, NaN where nothing was measured.
-        has_bound: Whether ``log 2 − L_d/2`` is a lower bound on D_JS: that of the Jensen–Shannon objective, one game.
+        has_bound: Whether ``log 2 − L_d/2`` is a lower bound on D_JS: with one game and the Jensen–Shannon objective.
 
     Returns:
-        Figures by name: ``losses``, ``elbo``, ``predictions``, ``bound``, ``error``, ``embedded``, ``recovery``; those
-        that there are data for.
+        Figures by name, as far as there are data: ``losses``, ``elbo``, ``predictions``, ``bound``, ``error``,
+        ``embedded``, ``recovery``.
     """
     steps = metrics["step"]
 
@@ -253,7 +259,7 @@ def training_curves(metrics: Mapping[str, Sequence[float]], *, has_bound: bool =
             {"negative_elbo": "training", "held_out_negative_elbo": "held out"}, "Upper bound on $-\\log p(x)$", "nats"
         ),
         "predictions": drawn({"rho_q": "encoder’s joint", "rho_p": "decoder’s joint"}, "Mean prediction ρ", "ρ"),
-        "error": drawn(per_level("error"), "Reconstruction error", "root mean square per element"),
+        "error": drawn(per_level("error"), "Reconstruction error", "root mean square error"),
         "embedded": drawn(per_level("embedded"), "Embedded reconstruction error", "$d_c$ (Eq. 8)"),
         "recovery": drawn(per_level("recovery"), "Latents recovered from samples, in one step", "$R^2$"),
     }
@@ -269,48 +275,31 @@ def propositions(cases: Sequence[Case]) -> Figure:
     """The identity, Proposition 2 and Proposition 1, from left to right.
 
     Args:
-        cases: As :func:`halikit.analysis.propositions.examine` gives them; the identity is shown on the first with the
-            most levels.
+        cases: Results of :func:`halikit.analysis.propositions.examine`; the identity is shown for the first case with
+            the most levels.
     """
     from matplotlib.figure import Figure
 
     figure = Figure((13, 4.2), layout="constrained")
     identity, second, first = figure.subplots(1, 3)
-    terms = max((case.terms for case in cases), key=len)
-    levels = [term.level for term in terms]
-    entropy, pair, latent, error = (
-        np.array([getattr(term, name).value for term in terms]) for name in ("entropy", "kl_pair", "kl_latent", "error")
-    )
-    identity.bar(levels, entropy, 0.5, label="$H(x|z_l)$")
-    identity.bar(levels, pair, 0.5, bottom=entropy, label="$+$ KL$(q(x,z_l)$ ‖ $p(x,z_l))$")
-    identity.bar(levels, -latent, 0.16, bottom=entropy + pair, color="black", label="$-$ KL$(q(z_l)$ ‖ $p(z_l))$")
-    identity.plot(levels, error, "D", color="tab:red", markersize=8, label="$E[L^l]$, computed by itself")
-    identity.set(title="The identity, one hierarchy", xlabel="level $l$", ylabel="nats", xticks=levels)
-    identity.set_ylim(min(0.0, entropy.min()), 1.45 * (entropy + pair).max())
-    identity.legend(frameon=False, loc="upper left", fontsize=8)
+    _draw_identity(identity, max((case.terms for case in cases), key=len))
     for kind in dict.fromkeys(case.kind for case in cases):
-        found = [term for case in cases if case.kind == kind for term in case.terms]
-        gaps = [(term.entropy.value, term.error.value - term.entropy.value) for term in found]
+        terms = [term for case in cases if case.kind == kind for term in case.terms]
+        gaps = [(term.entropy.value, term.error.value - term.entropy.value) for term in terms]
         second.scatter(*zip(*gaps, strict=True), s=8, alpha=0.5, label=kind)
         sides = [
             (term.constant * term.js_joint.value, term.error.value - term.entropy.value)
-            for term in found
+            for term in terms
             if math.isfinite(term.constant)
         ]
         if sides:
             first.scatter(*zip(*sides, strict=True), s=8, alpha=0.5, label=kind)
-    second.set(
-        title="Proposition 2: nothing lies below 0", xlabel="$H(x|z_l)$, nats", ylabel="$E[L^l] - H(x|z_l)$, nats"
-    )
+    gap = "$E[L^l] - H(x|z_l)$, nats"
+    second.set(title="Proposition 2: no point is below 0", xlabel="$H(x|z_l)$, nats", ylabel=gap)
     second.axhline(0, color="black", linewidth=0.8)
     second.set_yscale("symlog", linthresh=1)
-    first.set(
-        title="Proposition 1: nothing lies above the line",
-        xlabel="$K\\,D_{JS}(p, q)$, nats",
-        ylabel="$E[L^l] - H(x|z_l)$, nats",
-        xscale="log",
-        yscale="log",
-    )
+    first.set(title="Proposition 1: no point is above the line", xlabel="$K\\,D_{JS}(p, q)$, nats", ylabel=gap)
+    first.set(xscale="log", yscale="log")
     first.axline((1e-3, 1e-3), (1, 1), color="black", linewidth=0.8)
     for axes in (second, first):
         axes.legend(frameon=False, fontsize=8)
@@ -319,11 +308,25 @@ def propositions(cases: Sequence[Case]) -> Figure:
     return figure
 
 
+def _draw_identity(axes: Axes, terms: Sequence[LevelTerms]) -> None:
+    levels = [term.level for term in terms]
+    entropy, pair, latent, error = (
+        np.array([getattr(term, name).value for term in terms]) for name in ("entropy", "kl_pair", "kl_latent", "error")
+    )
+    axes.bar(levels, entropy, 0.5, label="$H(x|z_l)$")
+    axes.bar(levels, pair, 0.5, bottom=entropy, label="$+$ KL$(q(x,z_l)$ ‖ $p(x,z_l))$")
+    axes.bar(levels, -latent, 0.16, bottom=entropy + pair, color="black", label="$-$ KL$(q(z_l)$ ‖ $p(z_l))$")
+    axes.plot(levels, error, "D", color="tab:red", markersize=8, label="$E[L^l]$, computed independently")
+    axes.set(title="The identity, one hierarchy", xlabel="level $l$", ylabel="nats", xticks=levels)
+    axes.set_ylim(min(0.0, entropy.min()), 1.45 * (entropy + pair).max())
+    axes.legend(frameon=False, loc="upper left", fontsize=8)
+
+
 def health(found: Health) -> Figure:
-    """What each latent is used for, and where the joints differ, with standard errors.
+    """The use of each latent, and where the joints differ, with standard errors.
 
     Args:
-        found: As :func:`halikit.analysis.health.examine` gives it.
+        found: Result of :func:`halikit.analysis.health.examine`.
     """
     from matplotlib.figure import Figure
 
@@ -346,7 +349,7 @@ def health(found: Health) -> Figure:
     use.set(title="Encoder: lower bound on $I(x; z_l)$", ylabel="nats, at most 4.85")
     bars(ablation, [level.error for level in found.levels], "own $z_l$", -0.18)
     bars(ablation, [level.error_shuffled for level in found.levels], "another’s", 0.18)
-    ablation.set(title="Decoder: reconstruction error", ylabel="root mean square per element")
+    ablation.set(title="Decoder: reconstruction error", ylabel="root mean square error")
     bars(mismatch, [level.aggregate.js_bound for level in found.levels], "$q(z_l)$, $p(z_l)$", -0.18)
     bars(mismatch, [level.pair.js_bound for level in found.levels], "with the state below", 0.18)
     mismatch.set(title="Mismatch: lower bound on $D_{JS}$", ylabel="nats, at most 0.69")
@@ -371,10 +374,41 @@ def as_picture(figure: Figure) -> NDArray[np.uint8]:
 
 
 def as_svg(figure: Figure) -> bytes:
-    """A figure as an SVG file, its letters as outlines, the same bytes every time."""
+    """The bytes of an SVG file of a figure, with letters as outlines; equal figures give equal bytes."""
     from matplotlib import rc_context
 
     buffer = BytesIO()
     with rc_context({"svg.hashsalt": "halikit"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def contact_sheet(data: DataSet) -> NDArray[np.uint8]:
+    """A picture of training images.
+
+    With 2 to 20 classes there is one row for each class, with its first images. Otherwise the images are evenly spaced
+    over the training part.
+
+    Args:
+        data: A data set.
+
+    Returns:
+        ``(height, width, 3)`` uint8.
+
+    Raises:
+        DataError: If the data are not images.
+    """
+    if len(data.shape) != 3:
+        raise DataError(f"{data.spec}: a contact sheet needs images, but these are vectors of shape {data.shape}")
+    train, labels = data.train, data.train.labels
+    if labels is None or not 2 <= len(data.classes) <= _CONTACT_ROWS:
+        return grid(
+            train.batch(torch.linspace(0, len(train) - 1, min(len(train), _CONTACT_COLUMNS**2)).long()),
+            _CONTACT_COLUMNS,
+        )
+    rows: dict[str, Tensor] = {}
+    for label, name in enumerate(data.classes):
+        some = (labels == label).nonzero()[:_CONTACT_COLUMNS, 0]
+        blank = torch.ones(_CONTACT_COLUMNS - len(some), *data.shape)
+        rows[name] = torch.cat([train.batch(some), blank])
+    return labelled_rows(rows)

@@ -17,10 +17,10 @@ class Prior(nn.Module):
 
     Args:
         space: The top space.
-        distribution: Over one state: empty batch shape, event shape ``space.shape``.
+        distribution: Distribution of one state: empty batch shape, event shape ``space.shape``.
 
     Raises:
-        ValueError: If the distribution is not over that space.
+        ValueError: If the distribution has other shapes.
     """
 
     _origin: Tensor
@@ -38,8 +38,13 @@ class Prior(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it draws."""
+        """Device of the samples."""
         return self._origin.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of samples of floats."""
+        return self._origin.dtype
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution over one state, event shape ``space.shape``."""
@@ -50,7 +55,7 @@ class Prior(nn.Module):
         )
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``(n, *space.shape)``, from torch's global generator by default."""
+        """Samples ``(n, *space.shape)``, by torch's global generator if none is given."""
         if self.distribution is not None:
             with drawing_from(generator, torch.device("cpu")):
                 draw: Tensor = self.distribution.sample(torch.Size([n]))

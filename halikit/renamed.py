@@ -1,4 +1,4 @@
-"""Settings that had other names before 0.2.0, by old name: old runs load, and an old name is refused with the new one."""
+"""Old names of settings. Old runs load by this table, and elsewhere an old name is refused with the new one."""
 
 from __future__ import annotations
 

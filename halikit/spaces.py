@@ -1,4 +1,4 @@
-"""The spaces that a hierarchy runs through: x = z_0, z_1, …, z_L (paper, section 3.1)."""
+"""The spaces of a hierarchy: x = z_0, z_1, …, z_L (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["Space"]
 
 @dataclass(frozen=True)
 class Space:
-    """A named space of tensors: what a Markov kernel goes from or to.
+    """A named space of tensors: the source or the target of a Markov kernel.
 
-    Two spaces are the same when name and shape agree. By convention the data live in ``x`` and the
-    latents in ``z1`` … ``zL``.
+    Two spaces are equal if their names and shapes are equal. By convention the data are in ``x`` and the latents in
+    ``z1`` … ``zL``.
 
     Args:
-        name: Name of the variable; the key under which its states are found everywhere.
+        name: Name of the variable; dictionaries of states use it as the key.
         shape: Shape of one state without batch dimensions: ``(D,)`` for a vector, ``(C, H, W)`` for
             an image, ``()`` for a scalar.
 
     Raises:
-        ValueError: If the name is no identifier or a dimension is not a positive integer.
+        ValueError: If the name is not an identifier or a dimension is not a positive integer.
 
     Example:
         >>> str(Space("z1", (64, 16, 16)))
@@ -44,7 +44,7 @@ class Space:
 
     @property
     def rank(self) -> int:
-        """Number of dimensions of one state: the event dimensions of a density on this space."""
+        """Number of dimensions of one state; a density on this space has as many event dimensions."""
         return len(self.shape)
 
     @property

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import halikit as hk
 from halikit.cli import main
+from halikit.config import override
 
 # A script of its own, for an extra that does not install everywhere; tests/test_fuzz.py starts it.
 collect_ignore = ["fuzz_atheris.py"]
@@ -66,6 +67,11 @@ def without_machine_code(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr("torch._inductor.compile", interpreted)
     return graphs
+
+
+def configured(**changes: object) -> hk.Config:
+    """The default settings with some changed, each by the last part of its name, or as ``section__name``."""
+    return override(hk.Config(), {name.replace("__", "."): value for name, value in changes.items()})
 
 
 def size_of(path: str | Path) -> tuple[int, int]:

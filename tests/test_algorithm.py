@@ -11,7 +11,14 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 import halikit as hk
-from halikit.algorithm import ascend, descend, gradient_penalty, play, supports_single_pass
+from halikit.algorithm import (
+    add_both_gradients,
+    add_discriminator_gradients,
+    add_generator_gradients,
+    gradient_penalty,
+    play,
+    supports_single_pass,
+)
 from halikit.objectives import Losses, jensen_shannon, least_squares, relativistic
 
 EXACT = 1e-10
@@ -21,23 +28,42 @@ levels_1_to_4 = pytest.mark.parametrize("levels", range(1, 5))
 families = pytest.mark.parametrize(
     ("shape", "options"), [((6,), {}), ((1, 16, 16), {"family": "conv"})], ids=["dense", "conv"]
 )
-forms = pytest.mark.parametrize("form", ["joint", "pairwise"])
+forms = pytest.mark.parametrize("games", ["joint", "pairwise", "subsets"])
 single_pass_objectives = pytest.mark.parametrize("objective", [jensen_shannon, relativistic])
 
 
 def game(levels, shape, options=None, *, n=6, **discriminator):
     """A hierarchy, its discriminator with dropout and input noise on, and data, in float64."""
     h = tiny_ladder(levels, shape, **(options or {}))
+    if discriminator.get("games") == "subsets":
+        # A space that one game reads and the other does not, and one that both read.
+        names = [space.name for space in h.spaces]
+        discriminator["games"] = [names, ["x", f"z{max(1, levels - 1)}"]]
     d = hk.build_discriminator(h, **{"width": 16, **discriminator})
     return h.double(), d.double(), torch.randn(n, *shape, dtype=torch.float64)
 
 
-def played(h, d, x, **options):
+def add_gradients(step, h, d, *, single_pass):
+    """Both players' gradients, in one backward pass or in two."""
+    if single_pass:
+        add_both_gradients(step)
+    else:
+        add_discriminator_gradients(step, d)
+        add_generator_gradients(step, h)
+
+
+def played(h, d, x, *, single_pass=True, **options):
     """One step on copies under a seed: the step and both players' gradients."""
     h, d = copy.deepcopy((h, d))
     torch.manual_seed(SEED)
     step = play(h, d, x, **options)
+    add_gradients(step, h, d, single_pass=single_pass)
     return step, gradients(h), gradients(d)
+
+
+def reported(step):
+    """``L_d``, ``L_g``, ``ρ_q`` and ``ρ_p`` of a step."""
+    return torch.stack([step.discriminator_loss, step.generator_loss, *step.rho])
 
 
 def textbook(h, d, x, discriminator_loss, generator_loss):
@@ -94,22 +120,22 @@ def coupled_stage(kind):
 @families
 @forms
 @single_pass_objectives
-def test_single_pass_two_pass_and_textbook_agree(levels, shape, options, form, objective):
-    h, d, x = game(levels, shape, options, form=form)
+def test_single_pass_two_pass_and_textbook_agree(levels, shape, options, games, objective):
+    h, d, x = game(levels, shape, options, games=games)
     one, h_one, d_one = played(h, d, x, objective=objective, single_pass=True)
     two, h_two, d_two = played(h, d, x, objective=objective, single_pass=False)
     assert relative_error(h_one, h_two) < EXACT
     assert relative_error(d_one, d_two) < EXACT
-    assert one._asdict() == two._asdict()
+    assert torch.equal(reported(one), reported(two))
     h_book, d_book = textbook(h, d, x, *TEXTBOOK[objective])
     assert relative_error(h_one, h_book) < EXACT
     assert relative_error(d_one, d_book) < EXACT
 
 
 @forms
-def test_the_textbook_with_an_evaluation_per_joint_agrees_too(form):
+def test_the_textbook_with_an_evaluation_per_joint_agrees_too(games):
     """Without noise the discriminator may as well look at each joint by itself, with the samples cut off for L_d."""
-    h, d, x = game(3, (6,), form=form, dropout=0.0, input_noise=0.0)
+    h, d, x = game(3, (6,), games=games, dropout=0.0, input_noise=0.0)
     _, h_one, d_one = played(h, d, x)
     torch.manual_seed(SEED)
     q = h.encode(x, sample=True)
@@ -169,12 +195,12 @@ def test_classes_by_index_are_states_as_well():
     d = hk.build_discriminator(h, width=16).double()
     data = torch.randn(6, 3, dtype=torch.float64)
     assert h.sample_states(6)["z1"].dtype == torch.int64
-    assert supports_single_pass(d, jensen_shannon, ascend(h, data))[0]
+    assert supports_single_pass(d, jensen_shannon, h.encode(data, sample=True))[0]
     _, h_one, d_one = played(h, d, data, single_pass=True)
     _, h_two, d_two = played(h, d, data, single_pass=False)
     assert relative_error(h_one, h_two) < EXACT
     assert relative_error(d_one, d_two) < EXACT
-    assert gradient_penalty(d, ascend(h, data)) > 0
+    assert gradient_penalty(d, h.encode(data, sample=True)) > 0
 
 
 @pytest.mark.parametrize("single_pass", [True, False])
@@ -194,14 +220,14 @@ def test_a_frozen_player_lets_the_other_learn(single_pass, frozen):
 @forms
 @families
 @single_pass_objectives
-def test_built_discriminators_support_a_single_pass(form, shape, options, objective):
-    h, d, x = game(2, shape, options, form=form)
-    assert supports_single_pass(d, objective, ascend(h, x)) == (True, "one backward pass for both players")
+def test_built_discriminators_support_a_single_pass(games, shape, options, objective):
+    h, d, x = game(2, shape, options, games=games)
+    assert supports_single_pass(d, objective, h.encode(x, sample=True)) == (True, "one backward pass for both players")
 
 
 def test_objectives_with_a_pole_do_not():
     h, d, x = game(2, (6,))
-    allowed, reason = supports_single_pass(d, least_squares, ascend(h, x))
+    allowed, reason = supports_single_pass(d, least_squares, h.encode(x, sample=True))
     assert not allowed
     assert "least_squares" in reason
 
@@ -211,7 +237,7 @@ def test_objectives_of_the_users_do_not_unless_known():
         return Losses((1 - s_q).relu().mean() + (1 + s_p).relu().mean(), s_q.mean() - s_p.mean())
 
     h, d, x = game(2, (6,))
-    allowed, reason = supports_single_pass(d, hinge, ascend(h, x))
+    allowed, reason = supports_single_pass(d, hinge, h.encode(x, sample=True))
     assert not allowed
     assert "hinge" in reason
     _, h_two, d_two = played(h, d, x, objective=hinge, single_pass=False)
@@ -224,15 +250,15 @@ def test_objectives_of_the_users_do_not_unless_known():
 @single_pass_objectives
 def test_discriminators_that_couple_samples_do_not(kind, objective):
     h, d, x = game(2, (6,), stages={0: coupled_stage(kind)})
-    allowed, reason = supports_single_pass(d, objective, descend(h, len(x)))
+    allowed, reason = supports_single_pass(d, objective, h.sample_states(len(x)))
     assert not allowed
     assert "couples" in reason
 
 
 def test_asking_needs_any_batch_of_either_joint():
     h, d, x = game(2, (6,), n=2)
-    assert supports_single_pass(d, jensen_shannon, ascend(h, x))[0]
-    assert supports_single_pass(d, jensen_shannon, descend(h, 2))[0]
+    assert supports_single_pass(d, jensen_shannon, h.encode(x, sample=True))[0]
+    assert supports_single_pass(d, jensen_shannon, h.sample_states(2))[0]
 
 
 # --- extreme logits ---------------------------------------------------------------------------------------------------
@@ -282,7 +308,7 @@ def test_extreme_logits_give_finite_and_correct_gradients(logit, objective):
     """
     h, d, x = extreme_game(logit)
     step, h_one, d_one = played(h, d, x, objective=objective)
-    assert all(value.isfinite() for value in step)
+    assert reported(step).isfinite().all()
     assert all(g is None or g.isfinite().all() for g in h_one + d_one)
 
     h, d, x = h.double(), d.double(), x.double()
@@ -320,7 +346,7 @@ def test_any_finite_logit_counts_as_forty(size):
             return torch.full((len(x), 1), size) + 0 * x[:, :1]
 
     d = hk.JointDiscriminator(h.spaces, [nn.Identity(), Constant()], nn.Sequential(nn.Identity()))
-    step = play(h, d, torch.zeros(4, 1), players="generator")
+    step = play(h, d, torch.zeros(4, 1))
     assert step.discriminator_loss.item() == pytest.approx(40)
     assert step.generator_loss.item() == pytest.approx(40)
 
@@ -329,14 +355,19 @@ def test_any_finite_logit_counts_as_forty(size):
 
 
 @forms
-def test_one_player_leaves_the_gradients_of_the_other_alone(form):
-    h, d, x = game(2, (6,), form=form)
+def test_one_player_leaves_the_gradients_of_the_other_alone(games):
+    h, d, x = game(2, (6,), games=games)
     _, h_both, d_both = played(h, d, x)
-    for players, mine, other, expected in (("discriminator", d, h, d_both), ("generator", h, d, h_both)):
+    for player, mine, other, expected in (("discriminator", d, h, d_both), ("generators", h, d, h_both)):
         for parameter in other.parameters():
             parameter.grad = torch.full_like(parameter, 7.0)
         torch.manual_seed(SEED)
-        play(h, d, x, players=players)
+        if player == "discriminator":
+            with torch.no_grad():
+                step = play(h, d, x)
+            add_discriminator_gradients(step, d)
+        else:
+            add_generator_gradients(play(h, d, x), h)
         assert all((parameter.grad == 7).all() for parameter in other.parameters())
         assert relative_error(gradients(mine), expected) < EXACT
         h.zero_grad()
@@ -349,9 +380,27 @@ def test_gradients_add_up(single_pass):
     _, h_once, d_once = played(h, d, x, single_pass=single_pass)
     for _ in range(2):
         torch.manual_seed(SEED)
-        play(h, d, x, single_pass=single_pass)
+        add_gradients(play(h, d, x), h, d, single_pass=single_pass)
     assert relative_error(gradients(h), [2 * g for g in h_once]) < EXACT
     assert relative_error(gradients(d), [None if g is None else 2 * g for g in d_once]) < EXACT
+
+
+@pytest.mark.parametrize("single_pass", [True, False])
+def test_several_games_are_the_sum_of_single_ones(single_pass):
+    """A discriminator's part has the gradient of its game alone; the generators have the sum over the games."""
+    names = [["x", "z1", "z2"], ["x", "z2"], ["z1", "z2"]]
+    h, d, x = game(2, (6,), games=names, dropout=0.0, input_noise=0.0)
+    step, h_all, _ = played(h, d, x, single_pass=single_pass)
+    alone = [played(h, one, x, single_pass=single_pass) for one in d.games]
+    total = [sum(g for g in each if g is not None) for each in zip(*(of_h for _, of_h, _ in alone), strict=True)]
+    assert relative_error(h_all, total) < EXACT
+    torch.testing.assert_close(reported(step)[:2], sum(reported(each)[:2] for each, *_ in alone))
+    torch.testing.assert_close(step.rho, sum(each.rho for each, *_ in alone) / 3)
+    h, d = copy.deepcopy((h, d))
+    torch.manual_seed(SEED)
+    add_gradients(play(h, d, x), h, d, single_pass=single_pass)
+    for one, (_, _, expected) in zip(d.games, alone, strict=True):
+        assert relative_error(gradients(one), expected) < EXACT
 
 
 def test_descending_the_gradients_lowers_each_players_loss():
@@ -360,30 +409,32 @@ def test_descending_the_gradients_lowers_each_players_loss():
         before, *_ = played(h, d, x)
         moved_h, moved_d = copy.deepcopy((h, d))
         torch.manual_seed(SEED)
-        play(moved_h, moved_d, x)
+        add_both_gradients(play(moved_h, moved_d, x))
         mover = moved_d if player is d else moved_h
         with torch.no_grad():
             for parameter in mover.parameters():
                 if parameter.grad is not None:
                     parameter.sub_(0.01 * parameter.grad)
         after, *_ = played(*((h, moved_d) if player is d else (moved_h, d)), x)
-        assert after[index] < before[index]
+        assert reported(after)[index] < reported(before)[index]
 
 
 # --- what a step reports ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("form", "games"), [("joint", 1), ("pairwise", 3)])
-def test_an_undecided_discriminator_loses_two_log_two_per_game(form, games):
-    h, d, x = game(3, (6,), form=form)
+@pytest.mark.parametrize(
+    ("games", "number"), [("joint", 1), ("pairwise", 3), ([["x", "z1", "z3"], ["z2", "z3"]], 2)], ids=str
+)
+def test_an_undecided_discriminator_loses_two_log_two_per_game(games, number):
+    h, d, x = game(3, (6,), games=games)
     for one in d.games:
         nn.init.zeros_(one.head[-1].weight)
         nn.init.zeros_(one.head[-1].bias)
     step = play(h, d, x)
-    assert step.discriminator_loss.item() == pytest.approx(2 * math.log(2) * games)
-    assert step.generator_loss.item() == pytest.approx(2 * math.log(2) * games)
-    assert step.rho_q.item() == step.rho_p.item() == 0.5
-    assert not any(value.requires_grad for value in step)
+    assert step.discriminator_loss.item() == pytest.approx(2 * math.log(2) * number)
+    assert step.generator_loss.item() == pytest.approx(2 * math.log(2) * number)
+    assert step.rho.tolist() == [0.5, 0.5]
+    assert not reported(step).requires_grad
 
 
 def test_the_joints_are_told_apart_in_the_right_direction():
@@ -393,27 +444,29 @@ def test_the_joints_are_told_apart_in_the_right_direction():
     optimiser = torch.optim.Adam(d.parameters(), lr=1e-2)
     for _ in range(60):
         optimiser.zero_grad()
-        step = play(h, d, x, players="discriminator")
+        with torch.no_grad():
+            step = play(h, d, x)
+        add_discriminator_gradients(step, d)
         optimiser.step()
-    assert step.rho_q > 0.9
-    assert step.rho_p < 0.1
+    rho_q, rho_p = step.rho
+    assert rho_q > 0.9
+    assert rho_p < 0.1
 
 
 # --- the chains -------------------------------------------------------------------------------------------------------
 
 
 def test_the_joint_holds_the_data_and_the_encoder_sees_noise():
-    h, _, x = game(2, (6,))
+    h, d, x = game(2, (6,))
     h.eval()
     torch.manual_seed(SEED)
-    clean = ascend(h, x)
+    clean = play(h, d, x).encoder_states
     torch.manual_seed(SEED)
     assert torch.equal(h.encode(x, sample=True)["z2"], clean["z2"])
-    noisy = ascend(h, x, 0.3)
+    torch.manual_seed(SEED)
+    noisy = play(h, d, x, encoder_noise=0.3).encoder_states
     assert noisy["x"] is x
     assert list(noisy) == ["x", "z1", "z2"]
-    torch.manual_seed(SEED)
-    noisy = ascend(h, x, 0.3)
     torch.manual_seed(SEED)
     states = h.encode(x + 0.3 * torch.randn_like(x), sample=True)
     torch.testing.assert_close(noisy["z2"], states["z2"])
@@ -430,12 +483,12 @@ def test_the_encoders_noise_changes_the_game_and_single_pass_stays_exact():
 
 
 def test_both_chains_pass_gradients_to_their_own_kernels():
-    h, _, x = game(3, (6,))
-    ascend(h, x)["z3"].sum().backward()
+    h, d, x = game(3, (6,))
+    play(h, d, x).encoder_states["z3"].sum().backward()
     assert all(p.grad is not None for link in h for p in link.up.parameters())
     assert all(p.grad is None for link in h for p in link.down.parameters())
     h.zero_grad()
-    descend(h, 6)["x"].sum().backward()
+    play(h, d, x).decoder_states["x"].sum().backward()
     assert all(p.grad is None for link in h for p in link.up.parameters())
     assert all(p.grad is not None for link in h for p in link.down.parameters())
 
@@ -444,25 +497,27 @@ def test_both_chains_pass_gradients_to_their_own_kernels():
 
 
 @pytest.mark.parametrize(
-    ("form", "shape", "options"),
+    ("games", "shape", "options"),
     [
         ("joint", (6,), {}),
         ("joint", (1, 8, 8), {"family": "dense"}),
         ("pairwise", (6,), {}),
+        ([["x", "z1"], ["x", "z2"], ["z1", "z3"], ["x", "z2", "z4"]], (6,), {}),
         ("pairwise", (1, 16, 16), {"family": "conv"}),
     ],
-    ids=["joint, vectors", "joint, image", "pairs, vectors", "pairs, maps"],
+    ids=["joint, vectors", "joint, image", "pairs, vectors", "subsets, vectors", "pairs, maps"],
 )
 @pytest.mark.parametrize("single_pass", [True, False])
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_the_first_levels_play_and_no_other(form, shape, options, single_pass, level):
-    h, d, x = game(4, shape, options, form=form)
-    play(h[:level], d[:level], x, single_pass=single_pass)
+def test_the_first_levels_play_and_no_other(games, shape, options, single_pass, level):
+    h, d, x = game(4, shape, options, games=games)
+    add_gradients(play(h[:level], d[:level], x), h[:level], d[:level], single_pass=single_pass)
     for index, link in enumerate(h, 1):
         assert all((g is not None) == (index <= level) for g in gradients(link))
-    if form == "pairwise":
-        for index, pair in enumerate(d.games, 1):
-            assert all((g is not None) == (index <= level) for g in gradients(pair))
+    if games != "joint":
+        within = set(h.spaces[: level + 1])
+        for one in d.games:
+            assert all((g is not None) == within.issuperset(one.spaces) for g in gradients(one))
         return
     for index, module in enumerate(d.stages):
         assert all((g is not None) == (index <= level) for g in gradients(module))
@@ -470,15 +525,15 @@ def test_the_first_levels_play_and_no_other(form, shape, options, single_pass, l
 
 
 @forms
-def test_the_first_levels_play_the_game_of_the_shorter_stack(form):
+def test_the_first_levels_play_the_game_of_the_shorter_stack(games):
     """The same gradients as a hierarchy and a discriminator cut to that size by hand."""
-    h, d, x = game(3, (6,), form=form)
+    h, d, x = game(3, (6,), games=games)
     _, h_view, d_view = played(h[:2], d[:2], x)
     short = hk.Hierarchy(copy.deepcopy(list(h))[:2]).double()
-    if form == "joint":
+    if games == "joint":
         d_cut = hk.JointDiscriminator(d.spaces[:3], d.stages[:3], d.head, input_noise=d.noise.scale)
     else:
-        d_cut = hk.MultiGameDiscriminator(d.games[:2])
+        d_cut = hk.MultiGameDiscriminator(g for g in d.games if d.spaces[3] not in g.spaces)
     _, h_short, d_short = played(short, copy.deepcopy(d_cut), x)
     assert relative_error(h_view, h_short) < EXACT
     assert relative_error(d_view, d_short) < EXACT
@@ -498,7 +553,7 @@ def test_the_penalty_of_a_linear_discriminator_is_its_squared_norm():
     h, _, x = game(2, (6,))
     d, _ = linear_discriminator(h)
     weight = d.head[0].weight
-    penalty = gradient_penalty(d, ascend(h, x))
+    penalty = gradient_penalty(d, h.encode(x, sample=True))
     torch.testing.assert_close(penalty, weight.square().sum())
     penalty.backward()
     torch.testing.assert_close(weight.grad, 2 * weight.detach())
@@ -513,16 +568,16 @@ def test_the_penalty_of_a_quadratic_discriminator_depends_on_the_samples():
             return states.square().sum(1, keepdim=True) / 2
 
     d = hk.JointDiscriminator(h.spaces, [nn.Identity(), HalfSquare()], nn.Sequential(nn.Identity()))
-    states = ascend(h, x)
+    states = h.encode(x, sample=True)
     expected = sum(state.detach().square().sum(1).mean() for state in states.values())
     torch.testing.assert_close(gradient_penalty(d, states), expected)
 
 
 @forms
 @families
-def test_the_penalty_is_the_discriminators_alone(form, shape, options):
-    h, d, x = game(2, shape, options, form=form)
-    for states in (ascend(h, x), descend(h, len(x))):
+def test_the_penalty_is_the_discriminators_alone(games, shape, options):
+    h, d, x = game(2, shape, options, games=games)
+    for states in (h.encode(x, sample=True), h.sample_states(len(x))):
         assert any(state.requires_grad for state in states.values())
         gradient_penalty(d, states).backward()
         assert all(g is None for g in gradients(h))
@@ -535,14 +590,21 @@ def test_the_penalty_adds_to_a_step_without_touching_the_generators():
     h, d, x = game(2, (6,), dropout=0.0, input_noise=0.0)
     _, h_plain, d_plain = played(h, d, x)
     torch.manual_seed(SEED)
-    play(h, d, x)
-    gradient_penalty(d, ascend(h, x)).backward()
+    add_both_gradients(play(h, d, x))
+    gradient_penalty(d, h.encode(x, sample=True)).backward()
     assert relative_error(gradients(h), h_plain) < EXACT
     assert relative_error(gradients(d), d_plain) > 1e-6
 
 
-def test_pairwise_penalties_add_up():
-    h, d, x = game(2, (6,), games="pairwise", dropout=0.0, input_noise=0.0)
-    states = ascend(h, x)
+@pytest.mark.parametrize("games", ["pairwise", "subsets"])
+def test_penalties_of_several_games_add_up(games):
+    h, d, x = game(2, (6,), games=games, dropout=0.0, input_noise=0.0)
+    states = h.encode(x, sample=True)
     total = sum(gradient_penalty(pair, {s.name: states[s.name] for s in pair.spaces}) for pair in d.games)
     torch.testing.assert_close(gradient_penalty(d, states), total)
+
+
+def test_penalties_at_both_joints_add_up():
+    h, d, x = game(2, (6,), dropout=0.0, input_noise=0.0)
+    joints = h.encode(x, sample=True), h.sample_states(len(x))
+    torch.testing.assert_close(gradient_penalty(d, *joints), sum(gradient_penalty(d, joint) for joint in joints))

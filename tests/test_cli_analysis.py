@@ -16,9 +16,12 @@ import pytest
 from conftest import Shell, size_of
 from PIL import Image
 
-from halikit.runs.report import Finding, keep, write_report
+from halikit.cli import common
+from halikit.runs.report import write_report
+from halikit.runs.run import Result, Run
 
-QUICK = ["--steps", "20", "--batch-size", "16", "--set", "evaluate_every=5", "--set", "hidden=16", "--set", "width=16"]
+QUICK = ["--steps", "20", "--batch-size", "16", "--set", "evaluate_every=5", "--set", "model.hidden=16"]
+QUICK += ["--set", "discriminator.width=16"]
 
 
 @pytest.fixture(scope="module")
@@ -193,13 +196,13 @@ def test_the_snippet_of_the_documentation_runs(run: Path, monkeypatch: pytest.Mo
 
 def test_reports_are_escaped(run: Path) -> None:
     evil = "<script>alert(1)</script>&\"'"
-    keep(run, Finding("evil", evil, evil, [evil]))
-    page = Page(write_report(run).read_text("utf-8"))
+    common.keep(Run(run), Result("evil", evil, {}, [evil]), evil)
+    page = Page((run / "report.html").read_text("utf-8"))
     assert page.text.count(evil) == 3
     assert "<script" not in (run / "report.html").read_text("utf-8")
     (run / "figures" / "evil.json").write_text("{")
     with pytest.raises(ValueError, match=r"evil\.json is damaged"):
-        write_report(run)
+        write_report(Run(run))
 
 
 def test_a_browser_shows_the_report(halikit: Shell, run: Path, tmp_path: Path) -> None:

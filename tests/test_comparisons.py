@@ -28,7 +28,7 @@ from halikit.analysis.svm import (
     balanced_accuracy,
     encoder_features,
     feature_scores,
-    questions,
+    questions_of,
     random_encoder,
     svm_scores,
 )
@@ -93,10 +93,10 @@ def test_balanced_accuracy_by_hand() -> None:
 def test_svms_find_what_is_linear_and_nothing_in_noise() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(400, 6)), rng.normal(size=(400, 6))
-    asked = Questions(
+    questions = Questions(
         ("linear", "noise"), *(np.stack([z[:, 0] + z[:, 1] > 1, rng.random(400) > 0.5], 1) for z in (x, y))
     )
-    linear, noise = svm_scores(x, y, asked).scores
+    linear, noise = svm_scores(x, y, questions).scores
     assert linear > 0.95
     assert 0.4 < noise < 0.6
 
@@ -151,9 +151,9 @@ def test_compression_changes_no_answer() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 300)), rng.normal(size=(500, 300))
     answers = [z[:, :40].sum(1) > 0 for z in (x, y)]
-    asked = Questions(("a",), *(a[:, None] for a in answers))
+    questions = Questions(("a",), *(a[:, None] for a in answers))
     told: list[tuple[int, int]] = []
-    found = svm_scores(x, y, asked, on_progress=lambda *progress: told.append(progress))
+    found = svm_scores(x, y, questions, on_progress=lambda *progress: told.append(progress))
     assert told == [(1, 1)]
     mean, std = x.mean(0), x.std(0)
     plain = LinearSVC(C=found.regularisation[0], dual=False, class_weight="balanced").fit((x - mean) / std, answers[0])
@@ -164,23 +164,23 @@ def test_compression_changes_no_answer() -> None:
 def test_the_test_part_chooses_no_regularisation() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(80, 5)), rng.normal(size=(80, 5))
-    asked = [Questions(("a",), (x[:, :1] > 0), answers[:, None]) for answers in (y[:, 0] > 0, y[:, 0] < 0)]
-    first, second = (svm_scores(x, y, a) for a in asked)
+    questions = [Questions(("a",), (x[:, :1] > 0), answers[:, None]) for answers in (y[:, 0] > 0, y[:, 0] < 0)]
+    first, second = (svm_scores(x, y, a) for a in questions)
     assert first.regularisation == second.regularisation
     assert first.scores[0] == pytest.approx(1 - second.scores[0])
 
 
 def test_questions_are_attributes_or_classes_with_rare_ones_apart() -> None:
     data = faces()
-    asked = questions(data, data.validation, data.test)
-    assert asked.names == ("left", "top", "rare")
-    assert asked.rare(10) == {"rare"}
+    questions = questions_of(data, data.validation, data.test)
+    assert questions.names == ("left", "top", "rare")
+    assert questions.rare(10) == {"rare"}
     digits = load("digits")
-    asked = questions(digits, digits.train, digits.test)
-    assert asked.names == tuple("0123456789")
-    assert (asked.fit.sum(1) == 1).all()
+    questions = questions_of(digits, digits.train, digits.test)
+    assert questions.names == tuple("0123456789")
+    assert (questions.fit.sum(1) == 1).all()
     with pytest.raises(InputError, match="neither attributes nor classes"):
-        questions(hk.data.from_tensor(torch.zeros(9, 2)), digits.train, Split(torch.zeros(3, 2)))
+        questions_of(hk.data.from_tensor(torch.zeros(9, 2)), digits.train, Split(torch.zeros(3, 2)))
 
 
 def test_features_of_sets_of_levels() -> None:
@@ -204,15 +204,15 @@ def test_a_random_encoder_is_that_of_the_config_with_statistics_of_the_data() ->
     assert not h.training
     z = encoder_features(h, data.train, [1])
     assert np.abs(z.mean(0)).max() < 0.5
-    asked = questions(data, data.train, data.test)
-    assert np.mean(feature_scores(h, [1], data.train, data.test, asked).scores) > 0.6
+    questions = questions_of(data, data.train, data.test)
+    assert np.mean(feature_scores(h, [1], data.train, data.test, questions).scores) > 0.6
 
 
 def test_attributes_kept_by_reconstructions(tmp_path: Path) -> None:
     data = faces(2400)
-    asked = questions(data, data.train, data.validation)
+    questions = questions_of(data, data.train, data.validation)
     told: list[tuple[int, int]] = []
-    parts = (data.train, data.validation, asked)
+    parts = (data.train, data.validation, questions)
     judge = fit_classifier(
         *parts, spec="faces:somewhere", width=6, epochs=8, on_progress=lambda *progress: told.append(progress)
     )
@@ -227,19 +227,19 @@ def test_attributes_kept_by_reconstructions(tmp_path: Path) -> None:
     assert features.shape == (5, 48)
     torch.testing.assert_close(loaded.network.layers[-1](features), judge.network(x))
     h = tiny_ladder(1, (1, 8, 8)).eval()
-    scores = reconstruction_scores(loaded, h, data.validation, asked, 1)
-    assert scores == reconstruction_scores(judge, h, data.validation, asked, 1)
-    table = preservation(loaded, {"model z1": scores, "perfect": judge.scores}, asked, "t", fewest=60)
+    scores = reconstruction_scores(loaded, h, data.validation, questions, 1)
+    assert scores == reconstruction_scores(judge, h, data.validation, questions, 1)
+    table = preservation(loaded, {"model z1": scores, "perfect": judge.scores}, questions, "t", fewest=60)
     assert table.models == ("data", "model z1", "perfect")
     assert [row[2] for row in table.scores] == [1.0] * 3
-    assert table.apart == {"rare"}
+    assert table.rare == {"rare"}
     assert table.best == (0, 2)
 
 
 def test_files_that_are_no_classifier(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    with pytest.raises(InputError, match="no classifier of attributes"):
+    with pytest.raises(InputError, match="not a classifier of attributes"):
         load_classifier(path)
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match="no classifier of attributes"):
+    with pytest.raises(InputError, match="not a classifier of attributes"):
         load_classifier(path)

@@ -1,16 +1,19 @@
 """Discriminators of any stack: shapes, views, parts of the user's, noise, coupling."""
 
 import copy
+import math
+import re
 from itertools import pairwise
 
 import pytest
 import torch
-from conftest import gaussian, tiny_ladder
+from conftest import configured, gaussian, tiny_ladder
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import halikit as hk
 from halikit.discriminator import couples_samples
+from halikit.errors import InputError
 
 STACKS = {
     "image to image to vector": [(3, 16, 16), (2, 8, 8), (4, 4, 4), (5,)],
@@ -26,7 +29,7 @@ STACKS = {
     "scalar data": [(), (2,)],
 }
 stacks = pytest.mark.parametrize("shapes", STACKS.values(), ids=STACKS)
-forms = pytest.mark.parametrize("form", ["joint", "pairwise"])
+forms = pytest.mark.parametrize("games", ["joint", "pairwise"])
 
 
 def stack(shapes):
@@ -99,8 +102,8 @@ def test_features_are_what_the_logits_layer_reads(shapes):
 
 @stacks
 @forms
-def test_every_state_matters_to_the_logit(shapes, form):
-    d = build(shapes, form=form).eval()
+def test_every_state_matters_to_the_logit(shapes, games):
+    d = build(shapes, games=games).eval()
     states = states_for(d)
     logits = d(states)
     for name, state in states.items():
@@ -109,8 +112,8 @@ def test_every_state_matters_to_the_logit(shapes, form):
 
 @stacks
 @forms
-def test_every_parameter_gets_a_gradient(shapes, form):
-    d = build(shapes, form=form)
+def test_every_parameter_gets_a_gradient(shapes, games):
+    d = build(shapes, games=games)
     d(states_for(d, 16)).square().sum().backward()
     for game in d.games:
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in game.parameters())
@@ -192,9 +195,9 @@ def test_slicing_leaves_no_trace():
 @pytest.mark.parametrize(
     ("index", "error"), [(0, TypeError), (slice(1, 2), TypeError), (slice(0), IndexError)], ids=str
 )
-def test_slices_start_at_the_data_and_keep_a_level(form, index, error):
+def test_slices_start_at_the_data_and_keep_a_level(games, index, error):
     with pytest.raises(error):
-        build([(6,), (5,), (4,)], form=form)[index]
+        build([(6,), (5,), (4,)], games=games)[index]
 
 
 def test_the_number_of_stages_must_fit():
@@ -237,9 +240,16 @@ def test_building_leaves_a_users_stage_as_it_was():
 def test_what_cannot_be_built_is_refused():
     with pytest.raises(ValueError, match="no stage 5"):
         build([(6,), (5,)], stages={5: nn.Identity()})
-    with pytest.raises(ValueError, match="'joint' or 'pairwise'"):
-        build([(6,), (5,)], form="triple")
-    with pytest.raises(ValueError, match="joint form"):
+    with pytest.raises(
+        ValueError, match="games are 'joint', 'pairwise', or lists of two spaces or more among x, z1; got 'triple'"
+    ):
+        build([(6,), (5,)], games="triple")
+    for wrong in (["x", "z9"], ["x"], ["z1", "z1"]):
+        with pytest.raises(ValueError, match=f"lists of two spaces or more among x, z1; got {re.escape(repr(wrong))}"):
+            build([(6,), (5,)], games=[["x", "z1"], wrong])
+    with pytest.raises(ValueError, match="at least one game"):
+        build([(6,), (5,)], games=[])
+    with pytest.raises(ValueError, match="joint game"):
         build([(6,), (5,)], games="pairwise", stages={0: nn.Identity()})
 
 
@@ -251,11 +261,11 @@ def test_weight_norm_is_on_the_stages_and_a_switch(use):
     assert not any(hasattr(m, "parametrizations") for m in d.head.modules())
 
 
-# --- the pairwise form ------------------------------------------------------------------------------------------------
+# --- several games ----------------------------------------------------------------------------------------------------
 
 
 @stacks
-def test_the_pairwise_form_is_a_game_per_adjacent_pair(shapes):
+def test_the_pairwise_games_are_one_for_each_adjacent_pair(shapes):
     d = build(shapes, games="pairwise").eval()
     levels = len(shapes) - 1
     assert isinstance(d, hk.MultiGameDiscriminator)
@@ -282,6 +292,139 @@ def test_a_pair_reads_its_own_levels_only():
     assert not torch.equal(changed[:, 1], logits[:, 1])
 
 
+def test_games_read_the_spaces_that_they_name_and_no_others():
+    d = build([(6,), (5,), (4,), (3,)], games=[["x", "z3"], ["z2", "x", "z1"], ["z1", "z2"]]).eval()
+    assert [[space.name for space in game.spaces] for game in d.games] == [["x", "z3"], ["x", "z1", "z2"], ["z1", "z2"]]
+    assert [space.name for space in d.spaces] == ["x", "z1", "z2", "z3"]
+    states = states_for(d)
+    logits = d(states)
+    assert logits.shape == (4, 3)
+    for name in states:
+        changed = d({**states, name: states[name] + 1})
+        reads = [name in [space.name for space in game.spaces] for game in d.games]
+        assert [not torch.equal(changed[:, i], logits[:, i]) for i in range(3)] == reads
+
+
+def test_a_slice_of_several_games_has_those_on_the_first_levels():
+    """In the order of the levels, whatever the order of the games."""
+    d = build([(6,), (5,), (4,), (3,)], games=[["x", "z3"], ["x", "z2"], ["z1", "z2"], ["x", "z1"]])
+    assert d[:3].games == d.games
+    assert d[:2].games == d.games[1:]
+    assert d[:1].games == d.games[3:]
+    assert d[:2][:1].games == d.games[3:]
+    with pytest.raises(ValueError, match="no game of this discriminator reads x, z1 alone"):
+        build([(6,), (5,), (4,)], games=[["x", "z2"], ["z1", "z2"]])[:1]
+
+
+@pytest.mark.parametrize("games", ["joint", "pairwise"])
+def test_joint_and_pairwise_are_two_cases_of_named_games(games):
+    shapes = [(6,), (5,), (4,)]
+    named = {"joint": [["x", "z1", "z2"]], "pairwise": [["x", "z1"], ["z1", "z2"]]}[games]
+    torch.manual_seed(0)
+    d = build(shapes, games=games).eval()
+    torch.manual_seed(0)
+    other = build(shapes, games=named).eval()
+    states = states_for(d)
+    assert torch.equal(d(states).reshape(4, -1), other(states))
+    assert torch.equal(d.features(states), other.features(states))
+
+
+def test_games_are_a_setting():
+    games = (("x", "z1", "z2"), ("x", "z2"))
+    model = hk.build(configured(data_shape=(6,), levels=2, hidden=8, discriminator__width=8, games=games))
+    assert [tuple(space.name for space in game.spaces) for game in model.discriminator.games] == list(games)
+    trainer = hk.Trainer(model, settings=configured(batch_size=8))
+    assert trainer.step(torch.randn(8, 6))["d_loss"] == pytest.approx(4 * math.log(2), rel=0.2)
+    with pytest.raises(InputError, match=r"discriminator: games are .* got .'x', 'z3'."):
+        hk.build(configured(data_shape=(6,), levels=2, games=(("x", "z3"),)))
+
+
+# --- discriminators of the user's -------------------------------------------------------------------------------------
+
+
+class Columns(nn.Module):
+    """A user's module from states to logits, which knows nothing of halikit."""
+
+    def __init__(self, size=11, logits=1, keeps=False):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(size, 8), nn.Tanh(), nn.Linear(8, logits))
+        self.keeps = keeps
+
+    def forward(self, states):
+        logits = self.layers(torch.cat([states["x"], states["z1"]], 1))
+        return logits if self.keeps else logits.squeeze(1)
+
+
+class OwnDiscriminator(hk.Discriminator):
+    """A user's discriminator with the interface of halikit, without features."""
+
+    def __init__(self, spaces):
+        super().__init__()
+        self.spaces = tuple(spaces)
+        self.network = Columns()
+
+    def forward(self, states):
+        return self.network(states)
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["(n,)", "(n, 1)"])
+def test_any_module_from_states_to_logits_is_a_discriminator(keeps):
+    module, h = Columns(keeps=keeps), stack([(6,), (5,)])
+    d = hk.Model(h, module).discriminator
+    assert isinstance(d, hk.Discriminator)
+    assert d.spaces == h.spaces
+    assert d.games == (d,)
+    assert not d.has_features
+    states = states_for(d)
+    assert d(states).shape == (4,)
+    assert torch.equal(d(states), module(states).reshape(4))
+    assert {id(p) for p in d.parameters()} == {id(p) for p in module.parameters()}
+
+
+def test_a_module_with_other_than_one_logit_is_refused_in_words():
+    d = hk.Model(stack([(6,), (5,)]), Columns(logits=2, keeps=True)).discriminator
+    with pytest.raises(ValueError, match=r"gives logits \(n,\); Columns gives \(4, 2\)"):
+        d(states_for(d))
+
+
+def test_a_discriminator_without_features_or_parts_says_so():
+    h = stack([(6,), (5,), (4,)])
+    d = OwnDiscriminator(h.spaces[:2])
+    assert hk.Model(h, d).discriminator is d
+    assert not d.has_features
+    assert not hk.MultiGameDiscriminator([d, hk.build_discriminator(h, width=16)]).has_features
+    assert hk.MultiGameDiscriminator([hk.build_discriminator(h, width=16)]).has_features
+    with pytest.raises(NotImplementedError, match="OwnDiscriminator has no features"):
+        d.features(states_for(d))
+    with pytest.raises(ValueError, match="OwnDiscriminator has no part that reads fewer levels"):
+        d[:1]
+
+
+@pytest.mark.parametrize("kind", ["module", "discriminator", "among several games"])
+def test_a_users_discriminator_trains_and_is_saved(kind, tmp_path):
+    def model():
+        torch.manual_seed(0)
+        h = tiny_ladder(1, (6,))
+        if kind == "module":
+            return hk.Model(h, Columns(h.spaces[0].size + h.spaces[1].size))
+        own = OwnDiscriminator(h.spaces)
+        own.network = Columns(h.spaces[0].size + h.spaces[1].size)
+        return hk.Model(
+            h, own if kind == "discriminator" else hk.MultiGameDiscriminator([own, hk.build_discriminator(h)])
+        )
+
+    settings = configured(steps=4, batch_size=8, log_every=2, checkpoint_every=2)
+    trained = model()
+    before = copy.deepcopy(trained.discriminator.state_dict())
+    trainer = hk.Trainer(trained, torch.randn(60, 6), settings=settings, out=tmp_path / "run")
+    trainer.fit()
+    assert trainer.method.single_pass
+    after = trained.discriminator.state_dict()
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    loaded = hk.load(tmp_path / "run", weights="raw", build=model)
+    assert all(torch.equal(after[name], value) for name, value in loaded.discriminator.state_dict().items())
+
+
 # --- noise ------------------------------------------------------------------------------------------------------------
 
 
@@ -289,8 +432,8 @@ def test_a_pair_reads_its_own_levels_only():
     "options", [{"input_noise": 0.2, "dropout": 0.0}, {"input_noise": 0.0, "dropout": 0.2}], ids=str
 )
 @forms
-def test_noise_and_dropout_act_in_training_only(form, options):
-    d = build([(6,), (5,), (4,)], form=form, **options)
+def test_noise_and_dropout_act_in_training_only(games, options):
+    d = build([(6,), (5,), (4,)], games=games, **options)
     states = states_for(d)
     assert not torch.equal(d(states), d(states))
     d.eval()
@@ -321,8 +464,8 @@ def test_input_noise_has_its_scale_and_is_on_the_data_alone():
 
 @stacks
 @forms
-def test_what_is_built_couples_no_samples(shapes, form):
-    d = build(shapes, form=form)
+def test_what_is_built_couples_no_samples(shapes, games):
+    d = build(shapes, games=games)
     states = states_for(d)
     assert not couples_samples(d, states)
     d.eval()

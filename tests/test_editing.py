@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import halikit as hk
 from halikit.analysis.directions import along, mean_direction
 from halikit.analysis.innovation import influence_on_data, innovate, scaling
-from halikit.analysis.inpainting import centre_mask, inpaint, inpainting_errors, rectangle_mask
+from halikit.analysis.inpainting import Inpainting, centre_mask, inpaint, inpainting_errors, mean_image, rectangle_mask
 from halikit.analysis.interpolation import interpolate
 from halikit.analysis.neighbours import nearest_neighbours
 from halikit.analysis.sampling import sample
@@ -99,6 +99,38 @@ def test_inpainting_errors_are_of_the_missing_pixels_alone() -> None:
     assert errors.interval[0] <= errors.difference.value <= errors.interval[1]
 
 
+def test_inpainting_errors_are_over_all_missing_elements_of_all_images() -> None:
+    """The root of the mean of squares; the interval of the difference is that of the paired delta method."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 1, 4, 4, generator=generator)
+    mask = centre_mask((1, 4, 4))
+    scale = torch.rand(50, 1, 1, 1, generator=generator)
+    given, filled = (torch.where(mask, x + size * scale, x) for size in (1.0, 0.7))
+    found = inpainting_errors(x, mask, Inpainting(given, {"z1": filled}))
+    rms = float(scale.double().square().mean().sqrt())
+    assert found.baseline.value == pytest.approx(rms)
+    assert found.steps["z1"].value == pytest.approx(0.7 * rms)
+    assert found.difference.value == pytest.approx(-0.3 * rms)
+    # The two errors of an image are proportional, so the standard error of the difference is 0.3 times one of theirs.
+    assert found.difference.standard_error == pytest.approx(0.3 * found.baseline.standard_error, rel=1e-4)
+    low, high = found.interval
+    assert high - low == pytest.approx(2 * 1.96 * found.difference.standard_error)
+
+
+def test_inpainting_errors_weigh_masks_by_their_size() -> None:
+    x = torch.zeros(2, 1, 1, 4)
+    mask = torch.tensor([[True, False, False, False], [True, True, True, False]])[:, None, None]
+    errors = torch.tensor([3.0, 1.0])[:, None, None, None]
+    found = inpainting_errors(x, mask, Inpainting(torch.where(mask, errors, x), {"z1": x}))
+    assert found.baseline.value == pytest.approx(((9 + 3) / 4) ** 0.5)
+    assert found.steps["z1"].value == 0
+
+
+def test_the_mean_image_is_read_in_batches() -> None:
+    images = torch.rand(2100, 1, 2, 2)
+    torch.testing.assert_close(mean_image(Split(images)), images.mean(0))
+
+
 def test_traversals_change_one_entry(hierarchy: hk.Hierarchy) -> None:
     for level in range(1, len(hierarchy) + 1):
         z = base_latents(hierarchy, 2, level)
@@ -165,7 +197,7 @@ def test_directions_are_differences_of_class_means() -> None:
     # The level decodes a step along the direction to the difference of the data's means.
     edited = innovate(hierarchy, x[2:], 2, along(direction, 1.0)).x
     torch.testing.assert_close(edited, x[:2].mean(0, keepdim=True))
-    with pytest.raises(InputError, match="has none"):
+    with pytest.raises(InputError, match="has no data"):
         mean_direction(hierarchy, Split(x), 1, first, torch.zeros(3, dtype=torch.bool))
 
 

@@ -410,7 +410,7 @@ def test_a_run_without_its_data_says_so(tmp_path: Path) -> None:
         told = Client(json.loads(line)["url"]).ask("about")
         assert (told["images"], told["fill"]) == (0, "the mean of 256 samples")
         process.send_signal(signal.SIGINT)
-        assert "there are no held-out data to pick from" in process.communicate(timeout=60)[1]
+        assert "there are no held-out data to choose from" in process.communicate(timeout=60)[1]
 
 
 def test_bad_usage_is_told_before_anything_is_served(halikit: Any, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import halikit as hk
 from halikit.analysis.health import examine, information
 from halikit.analysis.sample_quality import frechet_distance, kernel_distance, manifolds, onnx_features
 from halikit.analysis.two_sample import two_sample_test
-from halikit.config import Config, ModelSettings, TrainingConfig
+from halikit.config import Config, ModelSettings, TrainingSettings
 from halikit.errors import InputError
 
 
@@ -152,7 +152,7 @@ def test_feature_networks_in_onnx(tmp_path: Path) -> None:
 
 
 def test_the_commands(halikit: Shell, tmp_path: Path) -> None:
-    config = Config(model=ModelSettings(levels=2, data_shape=(1, 8, 8), hidden=16), training=TrainingConfig(steps=4))
+    config = Config(model=ModelSettings(levels=2, data_shape=(1, 8, 8), hidden=16), training=TrainingSettings(steps=4))
     run = tmp_path / "run"
     hk.Trainer(hk.build(config), "digits", out=run).fit()
     said = json.loads(halikit("evaluate", "health", run, "--json"))

@@ -8,7 +8,7 @@ import torch
 from conftest import Network, cases, gaussian, gradients, linear_hierarchy, link_back, moved, tiny_ladder
 
 import halikit as hk
-from halikit.algorithm import play
+from halikit.algorithm import add_both_gradients, add_generator_gradients, play
 
 levels_1_to_6 = pytest.mark.parametrize("levels", range(1, 7))
 # Data shape and options of the ladder.
@@ -192,6 +192,7 @@ def test_a_slice_has_a_standard_normal_prior_on_its_top():
     assert h[:1].sample_states(100)["z1"].abs().max() < 10
     assert (h.sample_states(100)["z2"] > 40).all()
     assert h[:1].prior().event_shape == (2,)
+    assert h.double()[:1].sample(4).dtype == torch.float64
 
 
 @torch.no_grad()
@@ -259,7 +260,7 @@ def test_state_dicts_load_into_the_same_shape_of_stack():
 def test_every_parameter_gets_a_gradient_from_the_generators_loss(levels, shape, options):
     h = moved(tiny_ladder(levels, shape, **options))
     d = hk.build_discriminator(h, width=16)
-    play(h, d, torch.randn(8, *shape), players="generator")
+    add_generator_gradients(play(h, d, torch.randn(8, *shape)), h)
     assert all(g is not None and g.isfinite().all() and g.abs().sum() > 0 for g in gradients(h))
     assert all(g is None for g in gradients(d))
 
@@ -271,7 +272,7 @@ def test_every_kernel_class_gets_gradients_inside_a_hierarchy(case):
     h = hk.Hierarchy(
         [hk.Link(case.kernel(x, middle), gaussian(middle, x)), hk.Link(gaussian(middle, top), case.kernel(top, middle))]
     ).train()
-    play(h, hk.build_discriminator(h, width=16), torch.randn(8, 3), players="generator")
+    add_generator_gradients(play(h, hk.build_discriminator(h, width=16), torch.randn(8, 3)), h)
     assert all(g is not None and g.abs().sum() > 0 for g in gradients(h))
 
 
@@ -309,6 +310,7 @@ def test_a_hierarchy_of_users_kernels_in_odd_shapes():
     assert shapes == {"x": (4, 2, 3), "z1": (4,), "z2": (4, 2)}
     d = hk.build_discriminator(h, width=16)
     step = play(h, d, torch.randn(4, 2, 3))
+    add_both_gradients(step)
     assert step.discriminator_loss.isfinite()
     assert all(g is not None for g in gradients(h) + gradients(d.stages) + gradients(d.head))
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Shell, UniformKernel, density_ladder, gaussian
-from test_speed_options import batch, small
 from torch import Tensor
 
 import halikit as hk
 from halikit.analysis.features import encoded
 from halikit.analysis.inference import Inference
+from halikit.config import Config, override
 from halikit.data import Split
 from halikit.errors import InputError
 from halikit.runs.export import Exported, export
@@ -24,6 +24,10 @@ pytestmark = [
 ]
 
 SHAPE = (1, 16, 16)
+
+
+def batch(shape: tuple[int, ...], n: int = 12) -> Tensor:
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(1)).tanh()
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +179,8 @@ def test_what_torch_cannot_trace_is_refused_with_its_reason(tmp_path: Path) -> N
 
 def test_the_command(tmp_path: Path, halikit: Shell) -> None:
     run = tmp_path / "run"
-    hk.Trainer(small(levels=1, steps=2), "digits", out=run).fit()
+    config = override(Config(), {"levels": 1, "data_shape": (1, 8, 8), "hidden": 16, "steps": 2, "batch_size": 12})
+    hk.Trainer(hk.build(config), "digits", out=run).fit()
     said = json.loads(halikit("export", run, "--format", "pt2", "--json"))
     assert [Path(file["path"]).name for file in said["files"]] == ["encoder.pt2", "decoder-z1.pt2"]
     assert all(Path(file["path"]).is_file() and file["difference"] < 1e-5 for file in said["files"])

@@ -108,10 +108,10 @@ def test_the_embedded_distance_is_eq_8() -> None:
     assert embedded_distance(hierarchy, discriminator, u, u).max() == 0
 
 
-@pytest.mark.parametrize("form", ["joint", "pairwise"])
-def test_distances_of_every_level(form: str) -> None:
+@pytest.mark.parametrize("games", ["joint", "pairwise"])
+def test_distances_of_every_level(games: str) -> None:
     hierarchy = tiny_ladder(3, (1, 4, 4)).eval()
-    discriminator = hk.build_discriminator(hierarchy, width=8, form=form)
+    discriminator = hk.build_discriminator(hierarchy, width=8, games=games)
     x = torch.rand(6, 1, 4, 4)
     found = distances(hierarchy, discriminator, x)
     for level in (1, 2, 3):
@@ -148,6 +148,38 @@ def test_draws_differ_in_what_a_level_leaves_free() -> None:
     assert (drawn.std(0) > 0).all()
     certain = draws(tiny_ladder(1, (4,)).eval(), x, 1, 3)
     torch.testing.assert_close(certain[0], certain[2])
+
+
+def test_the_root_mean_square_has_its_closed_form() -> None:
+    """Over images of unequal errors: not the mean of their roots."""
+    squares = torch.tensor([1.0, 9.0, 4.0, 2.0])
+    found = Quantity.root_mean_square(squares, "estimate", "nats")
+    assert found.value == pytest.approx(2.0)
+    assert found.standard_error == pytest.approx(float(squares.std()) / 2 / (2 * 2.0))
+    assert (found.kind, found.unit, found.count) == ("estimate", "nats", 4)
+    assert Quantity.root_mean_square(squares[:1], "exact").standard_error is None
+    zero = Quantity.root_mean_square(torch.zeros(3), "estimate")
+    assert (zero.value, zero.standard_error) == (0, 0)
+
+
+def test_the_standard_error_of_a_root_mean_square_is_that_of_repetitions() -> None:
+    squares = torch.distributions.Exponential(torch.tensor(1.0)).sample((2000, 400))
+    repeated = squares.mean(1).sqrt()
+    found = Quantity.root_mean_square(squares[0], "estimate")
+    assert found.standard_error == pytest.approx(float(repeated.std()), rel=0.15)
+
+
+def test_differences_of_root_mean_squares_are_paired() -> None:
+    a = torch.distributions.Exponential(torch.tensor(1.0)).sample((2000, 400))
+    b = 0.8 * a + 0.1 * torch.rand(2000, 400)
+    differences = a.mean(1).sqrt() - b.mean(1).sqrt()
+    found = Quantity.root_mean_square_difference(a[0], b[0], "estimate")
+    assert found.value == pytest.approx(float(differences[0]), abs=1e-6)
+    assert found.standard_error == pytest.approx(float(differences.std()), rel=0.2)
+    alone = Quantity.root_mean_square(a[0], "estimate").standard_error
+    assert found.standard_error < 0.3 * alone
+    same = Quantity.root_mean_square_difference(a[0], a[0], "estimate")
+    assert (same.value, same.standard_error) == (0, 0)
 
 
 def test_quantities_say_what_they_are() -> None:

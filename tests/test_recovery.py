@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import halikit as hk
 from halikit.analysis.health import Health, examine
 from halikit.analysis.recovery import LEAST, decoder_use, recovery
-from halikit.config import Config, DiscriminatorSettings, ModelSettings, TrainingConfig
+from halikit.config import Config, override
 from halikit.kernels import Gaussian
-from halikit.runs.run import Record
+from halikit.runs.record import Record
 
 ENOUGH = 40_000
 
@@ -259,9 +259,9 @@ def playing(h: hk.Hierarchy, said: list[str], **settings: object) -> list[Record
     """Train without moving, and give the records."""
     records: list[Record] = []
     d = hk.build_discriminator(h, width=8)
-    training = TrainingConfig(batch_size=16, learning_rate=1e-9, **settings)
+    config = override(Config(), {"batch_size": 16, "optimiser.learning_rate": 1e-9, **settings})
     hk.Trainer(
-        hk.Model(h, d), torch.randn(200, 3), settings=training, on_record=records.append, on_notice=said.append
+        hk.Model(h, d), torch.randn(200, 3), settings=config, on_record=records.append, on_notice=said.append
     ).fit()
     return records
 
@@ -274,7 +274,7 @@ def test_the_end_of_training_warns_of_levels_that_are_lost():
     value = records[-1].recovery[1]
     assert value < LEAST == 0.5
     assert notice.startswith(f"the encoder does not recover z2 ({value:.2f}) from the decoder's own samples")
-    assert "--metric health" in notice
+    assert "halikit evaluate health RUN" in notice
 
 
 def test_it_does_not_where_all_are_recovered():
@@ -295,7 +295,8 @@ def test_records_have_it_of_averaged_weights_in_evaluation_mode():
         ]
     )
     records: list[Record] = []
-    settings = TrainingConfig(batch_size=16, steps=40, evaluate_every=40, averaging=0.99, learning_rate=0.05)
+    changes = {"batch_size": 16, "steps": 40, "evaluate_every": 40, "ema_decay": 0.99, "optimiser.learning_rate": 0.05}
+    settings = override(Config(), changes)
     model = hk.Model(h, hk.build_discriminator(h, width=8))
     trainer = hk.Trainer(
         model, torch.randn(200, 3), settings=settings, on_record=records.append, on_notice=lambda _: None
@@ -312,11 +313,9 @@ def test_records_have_it_of_averaged_weights_in_evaluation_mode():
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recovery") / "run"
     torch.manual_seed(0)
-    config = Config(
-        model=ModelSettings(levels=2, data_shape=(1, 8, 8), hidden=16, depth=1),
-        discriminator=DiscriminatorSettings(width=16),
-        training=TrainingConfig(steps=4, batch_size=16, log_every=1, evaluate_every=4),
-    )
+    changes = {"levels": 2, "data_shape": (1, 8, 8), "hidden": 16, "model.depth": 1, "discriminator.width": 16}
+    changes |= {"steps": 4, "batch_size": 16, "log_every": 1, "evaluate_every": 4}
+    config = override(Config(), changes)
     hk.Trainer(hk.build(config), "digits", out=path, on_notice=lambda _: None).fit()
     return path
 
@@ -336,15 +335,14 @@ def told(run: Path, name: str) -> list[str]:
     return json.loads((run / "figures" / f"{name}.json").read_text())["lines"]
 
 
-@pytest.mark.parametrize("metric", ["labels", "recovery"])
-def test_evaluating_gives_both_lists(run, metric, halikit):
-    options = () if metric == "labels" else ("--metric", metric)
-    said = json.loads(halikit("evaluate", run, *options, "-n", "2000", "--json"))
+@pytest.mark.parametrize("measure", ["labels", "recovery"])
+def test_evaluating_gives_both_lists(run, measure, halikit):
+    said = json.loads(halikit("evaluate", measure, run, "-n", "2000", "--json"))
     h = hk.load(run).hierarchy
     found = recovery(h, ENOUGH)
     assert said["recovery"] == pytest.approx(found.in_one_step, abs=0.1)
     assert said["recovery_from_x"] == pytest.approx(found.from_x, abs=0.1)
-    lines = told(run, f"evaluate-{metric}")
+    lines = told(run, f"evaluate-{measure}")
     for name, values in zip(("z1", "z2"), zip(said["recovery"], said["recovery_from_x"], strict=True), strict=True):
         assert f"  {name}  {values[0]:.3f}  {values[1]:.3f}" in lines
 

@@ -6,13 +6,13 @@ import tomllib
 
 import pytest
 import torch
-from conftest import Network, tiny_ladder
+from conftest import Network, configured, tiny_ladder
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import halikit as hk
-from halikit.config import Config, DiscriminatorSettings, ModelSettings, TrainingConfig, override
+from halikit.config import Config
 from halikit.errors import InputError
 from halikit.model import resolved
 from halikit.networks.blocks import LayerOptions, LinearSkip, dense, initialise, linear_skips
@@ -22,12 +22,9 @@ sizes = st.integers(1, 12)
 
 
 def settings(levels: int = 3, shape: tuple[int, ...] = DIGITS, **changes: object) -> Config:
-    config = Config(
-        model=ModelSettings(levels=levels, data_shape=shape, widths=(5, 4, 3)[:levels], hidden=8, depth=1),
-        discriminator=DiscriminatorSettings(width=8),
-        training=TrainingConfig(steps=2, batch_size=12, evaluate_every=2),
-    )
-    return override(config, changes)
+    small = {"model.levels": levels, "data_shape": shape, "widths": (5, 4, 3)[:levels], "hidden": 8, "model.depth": 1}
+    small |= {"discriminator.width": 8, "steps": 2, "batch_size": 12, "evaluate_every": 2}
+    return configured(**small | changes)
 
 
 def skips_of(h: hk.Hierarchy) -> list[tuple[bool, bool]]:
@@ -289,9 +286,9 @@ def test_a_users_kernels_with_skips_play_a_step(scale):
         )
     h = hk.Hierarchy(links)
     before = [link.up.network.weight.detach().clone() for link in h]
-    trainer = hk.Trainer(hk.Model(h, hk.build_discriminator(h, width=8)), settings=TrainingConfig(steps=2))
+    trainer = hk.Trainer(hk.Model(h, hk.build_discriminator(h, width=8)), settings=configured(steps=2))
     outcome = trainer.step(torch.randn(8, 6))
-    assert all(value.isfinite() for value in outcome)
+    assert all(value.isfinite() for value in outcome.values())
     for link, start in zip(h, before, strict=True):
         assert not torch.equal(link.up.network.weight, start)
         assert not torch.equal(link.down.network.weight, start.T)

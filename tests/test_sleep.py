@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pyro.distributions as dist
 import pytest
@@ -22,6 +23,7 @@ from conftest import (
     UniformKernel,
     cases,
     composite,
+    configured,
     gaussian,
     gradients,
     linear_gaussian,
@@ -29,20 +31,22 @@ from conftest import (
     tiny_ladder,
     without_machine_code,
 )
-from halikit.game.sleep_weights import RULE, sleep_loss, sleep_weights
-from halikit.optimisation.schedule import Schedule
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import halikit as hk
-from halikit.algorithm import Joints, Judges, ascend, descend, play
-from halikit.config import Config, ConfigError, DiscriminatorSettings, ModelSettings, TrainingConfig, override
+from halikit.algorithm import add_both_gradients, play
+from halikit.config import ConfigError, GameSettings, override
 from halikit.errors import InputError
 from halikit.hardware import recompute
+from halikit.hardware.hardware import Hardware
+from halikit.hardware.recompute import recompute_activations
 from halikit.kernels import Gaussian
 from halikit.presets import PRESETS, families
+from halikit.training.game import GameMethod, penalty_weight, players_of
+from halikit.training.sleep import RULE, sleep_loss, sleep_phase, sleep_weights
 
 EXACT = 1e-10
 SEED = 11
@@ -59,10 +63,10 @@ def spaces(*sizes: int) -> list[hk.Space]:
 def small(levels: int = 2, shape: tuple[int, ...] = DIGITS, **settings: object) -> hk.Model:
     torch.manual_seed(0)
     conv = settings.get("model.family") == "conv"
-    config = Config(
-        model=ModelSettings(levels=levels, data_shape=shape, widths=(4,) * levels, hidden=4 if conv else 16, depth=1),
-        discriminator=DiscriminatorSettings(width=16),
-        training=TrainingConfig(steps=4, batch_size=12, log_every=2, evaluate_every=4, checkpoint_every=2),
+    config = configured(
+        **{"model.levels": levels, "data_shape": shape, "widths": (4,) * levels, "hidden": 4 if conv else 16},
+        **{"model.depth": 1, "discriminator.width": 16, "steps": 4, "batch_size": 12},
+        **{"log_every": 2, "evaluate_every": 4, "checkpoint_every": 2},
     )
     return hk.build(override(config, settings))
 
@@ -327,7 +331,7 @@ def of_kernels(*ups: Callable[[hk.Space, hk.Space], hk.Kernel], sizes: tuple[int
 @pytest.mark.parametrize("weights", [(1.0, 2.0, 0.5), (0.0, 1.0, 0.0)], ids=["all", "the second"])
 def test_it_reaches_the_encoders_weighted_levels_and_nothing_else(stack, weights, training):
     h = stack().train(training)
-    states = descend(h, 8)
+    states = h.sample_states(8)
     assert states["x"].requires_grad
     sleep_loss(h, states, weights).backward()
     for link, weight in zip(h, weights, strict=True):
@@ -352,7 +356,7 @@ def test_it_does_not_reach_the_prior():
 @modes
 def test_levels_add_up_with_their_weights(training):
     h = tiny_ladder(3, (6,)).double().train(training)
-    states = {name: state.detach() for name, state in descend(h, 8).items()}
+    states = {name: state.detach() for name, state in h.sample_states(8).items()}
     apart = [sleep_loss(h, states, [float(i == level) for i in range(3)]) for level in range(3)]
     for level, link in enumerate(h):
         own = copy.deepcopy(link.up).sleep_loss(states[link.up.target.name], states[link.up.source.name])
@@ -390,10 +394,10 @@ def counting() -> hk.Hierarchy:
 )
 def test_no_buffer_changes_and_statistics_are_those_of_the_batch(stack, again):
     h = stack().train()
-    for link in h:
-        link.up.recomputes = again
-    ascend(h, torch.randn(8, *h.spaces[0].shape))
-    states, weights = descend(h, 8), [1.0] * len(h)
+    if again:
+        recompute_activations(h)
+    h.encode(torch.randn(8, *h.spaces[0].shape), sample=True)
+    states, weights = h.sample_states(8), [1.0] * len(h)
     places = {name: buffer.data_ptr() for name, buffer in h.named_buffers()}
     before = {name: buffer.clone() for name, buffer in h.named_buffers()}
     assert any(name.endswith("num_batches_tracked") for name in before)
@@ -413,7 +417,7 @@ def test_no_buffer_changes_and_statistics_are_those_of_the_batch(stack, again):
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_the_encoder_is_shown_as_much_noise_as_in_the_game(noise):
     h = tiny_ladder(2, (6,)).double().eval()
-    states = {name: state.detach() for name, state in descend(h, 8).items()}
+    states = {name: state.detach() for name, state in h.sample_states(8).items()}
     torch.manual_seed(SEED)
     found = sleep_loss(h, states, (1.0, 1.0), noise)
     torch.manual_seed(SEED)
@@ -585,7 +589,7 @@ class Told(UniformKernel):
 def test_a_users_kernel_may_bring_its_own_loss():
     h = of_kernels(Told, sizes=(3, 2))
     assert sleep_weights(h) == ((1.0,), [])
-    states = descend(h, 8)
+    states = h.sample_states(8)
     up = h.links[0].up
     torch.testing.assert_close(sleep_loss(h, states, (1.0,)), (states["z1"] - up.network(states["x"])).abs().mean())
 
@@ -633,13 +637,13 @@ def test_too_few_or_too_many_weights_are_refused(wanted):
     with pytest.raises(InputError, match=message):
         sleep_weights(tiny_ladder(2, (6,)), wanted)
     with pytest.raises(InputError, match=message):
-        hk.Trainer(small(sleep=wanted))
+        hk.Trainer(small(sleep_weights=wanted))
 
 
 @pytest.mark.parametrize("wrong", [-1.0, (1.0, -0.5), "always", math.inf])
 def test_what_is_no_weight_is_refused(wrong):
     with pytest.raises(ConfigError, match="sleep"):
-        override(Config(), {"game.sleep_weights": wrong})
+        configured(sleep_weights=wrong)
 
 
 @pytest.mark.parametrize("wanted", ["auto", 1.0, (1.0, 2.0)])
@@ -650,10 +654,10 @@ def test_a_kernel_that_can_only_be_sampled_is_left_out_with_one_notice(wanted):
     assert said == ["no sleep phase at z2: T_{z2|z1} has neither a density nor a mean to learn by"]
     told: list[str] = []
     model = hk.Model(h, hk.build_discriminator(h, width=4))
-    trainer = hk.Trainer(model, settings=TrainingConfig(sleep=wanted, steps=2), on_notice=told.append)
+    trainer = hk.Trainer(model, settings=configured(sleep_weights=wanted, steps=2), on_notice=told.append)
     assert told == said
-    assert trainer.settings.sleep == weights
-    assert trainer.step(torch.randn(8, 3)).sleep_loss != 0
+    assert trainer.config.game.sleep_weights == weights
+    assert trainer.step(torch.randn(8, 3))["sleep_loss"] != 0
 
 
 def tied(*, by_buffers: bool = False) -> hk.Hierarchy:
@@ -681,13 +685,16 @@ def test_weights_shared_with_the_decoder_are_not_trained_by_it():
     assert said == ["no sleep phase at z2: T_{z2|z1} shares weights with the decoder"]
     assert sleep_weights(h, (1.0, 0.0)) == ((1.0, 0.0), [])
     for wanted in (0.5, (1.0, 0.5)):
-        with pytest.raises(InputError, match=r"sleep is 0.5 at z2, but T_{z2\|z1} shares weights with the decoder"):
+        with pytest.raises(
+            InputError, match=r"game.sleep_weights is 0.5 at z2, but T_{z2\|z1} shares weights with the decoder"
+        ):
             sleep_weights(h, wanted)
     model, told = hk.Model(h, hk.build_discriminator(h, width=4)), []
-    assert hk.Trainer(model, settings=TrainingConfig(steps=2), on_notice=told.append).settings.sleep == (1.0, 0.0)
+    trainer = hk.Trainer(model, settings=configured(steps=2), on_notice=told.append)
+    assert trainer.config.game.sleep_weights == (1.0, 0.0)
     assert told == said
     with pytest.raises(InputError, match="has to be 0 there"):
-        hk.Trainer(model, settings=TrainingConfig(sleep=1.0))
+        hk.Trainer(model, settings=configured(sleep_weights=1.0))
 
 
 def test_weights_shared_with_the_decoder_of_another_level_are_not_trained_either():
@@ -702,7 +709,7 @@ def test_shared_buffers_are_no_reason():
     h = tied(by_buffers=True)
     assert sleep_weights(h) == ((1.0, 1.0), [])
     before = h.links[1].down.network.scale.running_mean.clone()
-    states = {name: state.detach() for name, state in descend(h.eval(), 8).items()}
+    states = {name: state.detach() for name, state in h.eval().sample_states(8).items()}
     sleep_loss(h.train(), states, (1.0, 1.0)).backward()
     assert torch.equal(h.links[1].down.network.scale.running_mean, before)
     assert all(g is None for g in gradients(h.links[1].down))
@@ -717,11 +724,31 @@ def game(shape: tuple[int, ...] = (6,), options: dict[str, object] | None = None
     return h.double(), d.double(), torch.randn(6, *shape).double()
 
 
-def played(h: hk.Hierarchy, d: nn.Module, x: Tensor, **options: object):
-    """One step on copies under a seed: the step, and the gradients of encoder, decoder and discriminator."""
+MOVERS = {
+    "both": (configured(), 0),
+    "discriminator": (configured(discriminator_steps=1, generator_steps=2), 0),
+    "generators": (configured(discriminator_steps=1, generator_steps=2), 1),
+}
+
+
+def played(
+    h: hk.Hierarchy,
+    d: nn.Module,
+    x: Tensor,
+    *,
+    weights: tuple[float, ...] = (),
+    single_pass: bool = True,
+    players: str = "both",
+    noise: float = 0.0,
+):
+    """One step on copies under a seed: its losses, and the gradients of encoder, decoder and discriminator."""
     h, d = copy.deepcopy((h, d))
+    config, number = MOVERS[players]
+    losses = [sleep_phase(weights, noise)] if weights else []
+    method = GameMethod(hk.Model(h, d), override(config, {"encoder_noise": noise}), losses)
+    method.single_pass = single_pass
     torch.manual_seed(SEED)
-    step = play(h, d, x, **options)
+    step = method.add_gradients(x, None, number, 1)
     return step, *(gradients(part) for part in (ups(h), downs(h), d))
 
 
@@ -737,8 +764,8 @@ def alone(h: hk.Hierarchy, x: Tensor, weights: tuple[float, ...], noise: float =
     """The sleep phase by itself under the noise of a game: its value and its gradient."""
     h = copy.deepcopy(h)
     torch.manual_seed(SEED)
-    ascend(h, x, noise)
-    loss = sleep_loss(h, descend(h, len(x)), weights, noise)
+    h.encode(x + noise * torch.randn_like(x) if noise else x, sample=True)
+    loss = sleep_loss(h, h.sample_states(len(x)), weights, noise)
     return loss, torch.autograd.grad(loss, list(ups(h).parameters()), allow_unused=True)
 
 
@@ -748,30 +775,30 @@ def summed(a: list[Tensor | None], b: list[Tensor | None]) -> list[Tensor]:
 
 @modes
 @pytest.mark.parametrize("single_pass", [True, False], ids=["one pass", "two passes"])
-@pytest.mark.parametrize("form", ["joint", "pairwise"])
+@pytest.mark.parametrize("games", ["joint", "pairwise"])
 @pytest.mark.parametrize("noise", [0.0, 0.4])
 @pytest.mark.parametrize("weights", [(1.0, 2.0), (0.0, 0.3)], ids=["all", "the second"])
-def test_its_gradient_is_added_to_the_encoders_and_to_no_other(training, single_pass, form, noise, weights):
+def test_its_gradient_is_added_to_the_encoders_and_to_no_other(training, single_pass, games, noise, weights):
     # Under noise the sleep phase draws some of its own: the discriminator's would be another one.
     quiet = {"dropout": 0.0, "input_noise": 0.0} if noise else {}
-    h, d, x = game(form=form, **quiet)
+    h, d, x = game(games=games, **quiet)
     h.train(training)
-    options = {"single_pass": single_pass, "encoder_noise": noise}
-    step, of_q, of_p, of_d = played(h, d, x, **options, sleep=weights)
+    options = {"single_pass": single_pass, "noise": noise}
+    step, of_q, of_p, of_d = played(h, d, x, **options, weights=weights)
     without, q, p, of_d_without = played(h, d, x, **options)
     loss, asleep = alone(h, x, weights, noise)
     assert relative_error(of_q, summed(q, asleep)) < EXACT
     assert relative_error(of_q, q) > 1e-2
     assert relative_error(of_p, p) < EXACT
     assert relative_error(of_d, of_d_without) < EXACT
-    torch.testing.assert_close(step.sleep_loss, loss.detach())
-    assert without.sleep_loss == 0
-    assert step[:4] == without[:4]
+    torch.testing.assert_close(step.pop("sleep_loss"), loss.detach().float())
+    assert step == without
+    assert list(without) == ["d_loss", "g_loss", "rho_q", "rho_p"]
 
 
 def test_on_feature_maps_as_well():
     h, d, x = game((1, 16, 16), {"family": "conv"})
-    _, of_q, of_p, of_d = played(h, d, x, sleep=(1.0, 1.0))
+    _, of_q, of_p, of_d = played(h, d, x, weights=(1.0, 1.0))
     _, q, p, of_d_without = played(h, d, x)
     assert relative_error(of_q, summed(q, alone(h, x, (1.0, 1.0))[1])) < EXACT
     assert relative_error(of_p, p) < EXACT
@@ -780,37 +807,37 @@ def test_on_feature_maps_as_well():
 
 def test_it_acts_where_the_generators_move():
     h, d, x = game()
-    step, of_q, of_p, of_d = played(h, d, x, players="discriminator", sleep=(1.0, 1.0))
-    assert step.sleep_loss == 0
+    step, of_q, of_p, of_d = played(h, d, x, players="discriminator", weights=(1.0, 1.0))
+    assert "sleep_loss" not in step
     assert all(g is None for g in of_q + of_p)
     assert relative_error(of_d, played(h, d, x)[3]) < EXACT
-    step, of_q, of_p, of_d = played(h, d, x, players="generator", sleep=(1.0, 1.0))
-    both, q, p, _ = played(h, d, x, sleep=(1.0, 1.0))
+    step, of_q, of_p, of_d = played(h, d, x, players="generators", weights=(1.0, 1.0))
+    both, q, p, _ = played(h, d, x, weights=(1.0, 1.0))
     assert relative_error(of_q, q) < EXACT
     assert relative_error(of_p, p) < EXACT
     assert all(g is None for g in of_d)
-    assert step.sleep_loss == both.sleep_loss != 0
+    assert step["sleep_loss"] == both["sleep_loss"] != 0
 
 
 @pytest.mark.parametrize("single_pass", [True, False])
 def test_a_frozen_encoder_is_left_alone(single_pass):
     h, d, x = game()
     ups(h).requires_grad_(False)
-    step, of_q, of_p, of_d = played(h, d, x, single_pass=single_pass, sleep=(1.0, 1.0))
+    step, of_q, of_p, of_d = played(h, d, x, single_pass=single_pass, weights=(1.0, 1.0))
     assert all(g is None for g in of_q)
     assert all(g is not None for g in of_p)
     assert any(g is not None for g in of_d)
-    assert step.sleep_loss.isfinite()
+    assert step["sleep_loss"].isfinite()
 
 
 def test_statistics_are_those_of_the_game():
     h, d, x = game()
     found = []
-    for weights in ((), (1.0, 1.0)):
-        model = copy.deepcopy((h, d))
+    for losses in ([], [sleep_phase((1.0, 1.0))]):
+        model = hk.Model(*copy.deepcopy((h, d)))
         torch.manual_seed(SEED)
-        play(*model, x, sleep=weights)
-        found.append(dict(model[0].named_buffers()))
+        GameMethod(model, configured(), losses).add_gradients(x, None, 0, 1)
+        found.append(dict(model.hierarchy.named_buffers()))
     for name, buffer in found[0].items():
         assert torch.equal(found[1][name], buffer), name
 
@@ -832,20 +859,25 @@ def assert_same(actual: hk.Trainer, expected: hk.Trainer) -> None:
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_micro_batches_average(noise, monkeypatch):
     """The gradient of a step of two parts is the mean of theirs, under the noise that they draw one after the other."""
-    monkeypatch.setattr("halikit.training.trainer._noise_seed", lambda *_: SEED)
+    # Steps draw from the generator as it is.
+    monkeypatch.setattr("halikit.training.stepper.seeded", lambda *_: nullcontext())
     reference, x = small(), batch()
     hierarchy = reference.hierarchy
     torch.manual_seed(SEED)
-    steps = [
-        play(hierarchy, reference.discriminator, part, encoder_noise=noise, sleep=(1.0, 0.5)) for part in x.chunk(2)
-    ]
-    trainer = hk.Trainer(small(accumulate=2, encoder_noise=noise, sleep=(1.0, 0.5)))
+    losses = []
+    for part in x.chunk(2):
+        step = play(hierarchy, reference.discriminator, part, encoder_noise=noise)
+        add_both_gradients(step)
+        losses.append(sleep_loss(hierarchy, step.decoder_states, (1.0, 0.5), noise))
+        losses[-1].backward()
+    trainer = hk.Trainer(small(accumulate=2, encoder_noise=noise, sleep_weights=(1.0, 0.5)))
+    torch.manual_seed(SEED)
     outcome = trainer.step(x)
     of_both = [g for part in trainer.model.parts.values() for g in gradients(part)]
     expected = [g / 2 for part in reference.parts.values() for g in gradients(part)]
     assert relative_error(of_both, expected) < 1e-6
-    torch.testing.assert_close(outcome.sleep_loss, torch.stack([step.sleep_loss for step in steps]).mean())
-    assert outcome.sleep_loss > 0
+    torch.testing.assert_close(outcome["sleep_loss"], torch.stack(losses).mean().detach())
+    assert outcome["sleep_loss"] > 0
 
 
 @pytest.mark.filterwarnings(r"ignore:.*torch\.jit:DeprecationWarning")
@@ -853,17 +885,17 @@ def test_micro_batches_average(noise, monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [
-        {"accumulate": 2, "encoder_noise": 0.1},
+        {"encoder_noise": 0.1},
         {"discriminator_steps": 2, "gradient_penalty": 0.1},
         {"model.family": "conv", "sleep_weights": 1.0, "objective": "least_squares"},
     ],
-    ids=["one pass, in parts", "rounds", "two passes, on maps"],
+    ids=["one pass", "rounds", "two passes, on maps"],
 )
 def test_a_captured_step_is_the_eager_one(options, monkeypatch):
     without_machine_code(monkeypatch)
     options = {"sleep_weights": (1.0, 0.5)} | options
     trainers = [hk.Trainer(small(**options, compile=mode)) for mode in (None, "default")]
-    losses = [[float(trainer.step(batch()).sleep_loss) for _ in range(3)] for trainer in trainers]
+    losses = [[float(trainer.step(batch()).get("sleep_loss", 0)) for _ in range(3)] for trainer in trainers]
     assert_same(*reversed(trainers))
     assert losses[0] == losses[1]
     assert max(losses[0]) > 0
@@ -874,6 +906,19 @@ def test_a_captured_step_is_the_eager_one(options, monkeypatch):
         assert_same(other, trainers[0])
 
 
+@pytest.mark.filterwarnings(r"ignore:.*torch\.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_a_captured_step_in_parts_is_the_eager_one(monkeypatch):
+    """Up to rounding: a graph adds up the losses of a micro-batch before it adds to those of the other ones."""
+    without_machine_code(monkeypatch)
+    options = {"accumulate": 2, "encoder_noise": 0.1, "sleep_weights": (1.0, 0.5)}
+    trainers = [hk.Trainer(small(**options, compile=mode)) for mode in (None, "default")]
+    losses = [trainer.step(batch()) for trainer in trainers]
+    assert losses[0] == losses[1]
+    eager, captured = ([g for part in t.model.parts.values() for g in gradients(part)] for t in trainers)
+    assert relative_error(captured, eager) < 1e-6
+
+
 @pytest.mark.parametrize("single_pass", [True, False])
 def test_two_processes_have_the_gradients_of_one(tmp_path, single_pass, monkeypatch):
     from test_processes import check_against_the_double_batch, in_evaluation
@@ -881,15 +926,16 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, single_pass, monkeypa
 
     x = torch.linspace(-1, 1, 8 * 64).reshape(8, *DIGITS)
 
-    def gradients(processes: object, rows: slice) -> list[Tensor]:
-        model = in_evaluation(config(2), rows, processes.world, monkeypatch)
-        draw, judge = (processes.wrap(m) for m in (Joints(model.hierarchy), Judges(model.discriminator)))
-        options = {"single_pass": single_pass, "sleep_weights": (1.0, 0.5), "draw": draw, "judge": judge}
-        step = play(model.hierarchy, model.discriminator, x[rows], **options)
-        found = [p.grad for part in model.parts.values() for p in part.parameters() if p.grad is not None]
-        losses = step.sleep_loss.clone()
+    def gradients(hardware: Hardware, rows: slice) -> list[Tensor]:
+        model = in_evaluation(config(2), rows, hardware.processes.world, monkeypatch)
+        method = GameMethod(model, configured(), [sleep_phase((1.0, 0.5))])
+        method.single_pass = single_pass
+        losses = method.add_gradients(x[rows], None, 0, 1)["sleep_loss"]
+        parameters = [p for part in model.parts.values() for p in part.parameters()]
+        hardware.processes.average_gradients(parameters)
+        found = [p.grad for p in parameters if p.grad is not None]
         assert losses > 0
-        processes.average([losses])
+        hardware.processes.average([losses])
         return [*found, losses]
 
     check_against_the_double_batch(gradients, tmp_path, monkeypatch)
@@ -906,7 +952,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, single_pass, monkeypa
 def test_a_resumed_run_is_the_undisturbed_one(changes, tmp_path):
     from test_resume import config, cut_at, fingerprint, trainer
 
-    settings = config(2, **{f"training__{name}": value for name, value in changes.items()})
+    settings = config(2, **changes)
     trainer(settings, tmp_path / "whole").fit()
     cut_at(trainer(settings, tmp_path / "cut"), 7)
     trainer(settings, tmp_path / "cut", resume=True).fit()
@@ -921,8 +967,9 @@ def test_half_precision_trains_by_it(family):
     options = {"model.family": family, "sleep_weights": 1.0, "discriminator.dropout": 0.0, "input_noise": 0.0}
     single, half = (hk.Trainer(small(**options, precision=precision)) for precision in ("32", "bf16"))
     outcomes = [trainer.step(batch(96)) for trainer in (single, half)]
-    assert outcomes[1].sleep_loss.dtype == torch.float32
-    torch.testing.assert_close(outcomes[1].sleep_loss, outcomes[0].sleep_loss, atol=0.02, rtol=0.02)
+    losses = [outcome["sleep_loss"] for outcome in outcomes]
+    assert losses[1].dtype == torch.float32
+    torch.testing.assert_close(losses[1], losses[0], atol=0.02, rtol=0.02)
     found = [torch.cat([g.flatten() for g in gradients(ups(t.model.hierarchy))]) for t in (single, half)]
     assert torch.nn.functional.cosine_similarity(*found, 0) > 0.98
     assert all(value.isfinite().all() for value in weights_of(half).values())
@@ -945,17 +992,17 @@ def test_activations_are_computed_again_with_the_same_result(monkeypatch):
     ("asked", "written"), [("auto", [1.0, 1.0]), (0.5, [0.5, 0.5]), ((0.0, 2.0), [0.0, 2.0]), (0.0, 0.0)]
 )
 def test_a_run_names_the_weights_it_was_trained_with(asked, written, tmp_path):
-    hk.Trainer(small(sleep=asked), "digits", out=tmp_path / "run", on_notice=lambda _: None).fit(2)
-    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["training"]["sleep"] == written
+    hk.Trainer(small(sleep_weights=asked), "digits", out=tmp_path / "run", on_notice=lambda _: None).fit(2)
+    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["game"]["sleep_weights"] == written
     again = hk.load(tmp_path / "run").config.game.sleep_weights
     assert again == (tuple(written) if isinstance(written, list) else written)
 
 
 def test_a_run_of_users_kernels_names_them_too(tmp_path):
     h = of_kernels(gaussian, UniformKernel, sizes=(3, 2, 2))
-    model, settings = hk.Model(h, hk.build_discriminator(h, width=4)), TrainingConfig(batch_size=8, steps=2)
+    model, settings = hk.Model(h, hk.build_discriminator(h, width=4)), configured(batch_size=8, steps=2)
     hk.Trainer(model, torch.randn(40, 3), settings=settings, out=tmp_path / "run", on_notice=lambda _: None).fit()
-    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["training"]["sleep"] == [1.0, 0.0]
+    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["game"]["sleep_weights"] == [1.0, 0.0]
 
 
 def test_the_papers_presets_have_none_and_the_dense_family_has_it_everywhere():
@@ -970,7 +1017,7 @@ def test_the_command_line_says_the_weights_and_writes_them(tmp_path, halikit):
     sizes = ["--batch-size", "16", "--set", "model.hidden=16", "--set", "discriminator.width=16", "--steps", "3"]
 
     def written(out: str) -> dict[str, object]:
-        return tomllib.loads((tmp_path / out / "config.toml").read_text())["training"]["sleep"]
+        return tomllib.loads((tmp_path / out / "config.toml").read_text())["game"]["sleep_weights"]
 
     done = subprocess.run(
         [sys.executable, "-m", "halikit", "train", "--levels", "2", "--out", "rule", *sizes],
@@ -995,24 +1042,28 @@ def test_the_command_line_says_the_weights_and_writes_them(tmp_path, halikit):
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.floats(0.01, 10))
 def test_a_lazy_penalty_is_the_penalty_on_average(every, d_steps, g_steps, weight):
     """``k γ`` at every k-th step of the discriminator, whatever the rounds."""
-    settings = TrainingConfig(penalty_every=every, gradient_penalty=weight, d_steps=d_steps, g_steps=g_steps)
-    schedule = Schedule(settings, 1000)
-    steps = [step for step in range(10 * every * (d_steps + g_steps)) if schedule.players(step) != "generator"]
-    found = [schedule.penalty(step) for step in steps]
+    settings = GameSettings(
+        penalty_every=every, gradient_penalty=weight, discriminator_steps=d_steps, generator_steps=g_steps
+    )
+    steps = [step for step in range(10 * every * (d_steps + g_steps)) if players_of(settings, step) != "generators"]
+    found = [penalty_weight(settings, step) for step in steps]
     assert found == [every * weight if i % every == 0 else 0.0 for i in range(len(steps))]
     whole = found[: len(found) // every * every]
     assert sum(whole) / len(whole) == pytest.approx(weight)
 
 
-def test_a_lazy_penalty_is_played():
+def test_a_lazy_penalty_is_played(monkeypatch):
     """At the first step twice the weight, at the second one none."""
+    # Steps draw from the generator as it is.
+    monkeypatch.setattr("halikit.training.stepper.seeded", lambda *_: nullcontext())
     options = {"gradient_penalty": 0.5, "penalised_joint": "both"}
     lazy = hk.Trainer(small(**options, penalty_every=2))
     for step, weight in enumerate((1.0, 0.0)):
         before = copy.deepcopy(lazy.model)
-        plain = hk.Trainer(before, settings=override(Config(), options | {"gradient_penalty": weight}).training)
-        plain.steps = step
+        settings = override(before.config, {"penalty_every": 1, "gradient_penalty": weight})
+        plain = hk.Trainer(before, settings=settings)
         for trainer in (lazy, plain):
+            torch.manual_seed(SEED + step)
             trainer.step(batch())
         found, expected = (gradients(trainer.model.discriminator) for trainer in (lazy, plain))
         assert relative_error(found, expected) < 1e-6

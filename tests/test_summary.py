@@ -51,6 +51,25 @@ def test_networks_of_ones_own_have_a_row_per_layer() -> None:
     }
 
 
+def test_a_discriminator_of_ones_own_is_one_part() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 4)
+            self.weight = nn.Parameter(torch.ones(4, 1))
+
+        def forward(self, states: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self.layer(torch.cat([states["x"], states["z1"]], 1)) @ self.weight
+
+    hierarchy = hk.ladder(1, (3,), widths=(2,), hidden=4, depth=1)
+    (part,) = summarise(hk.Model(hierarchy, Own())).discriminator
+    assert part.name == "reads x, z1"
+    assert [(row.operation, row.parameters, row.multiply_adds) for row in part.rows] == [
+        ("Dense", 24, 20),
+        ("other", 4, 4),
+    ]
+
+
 def test_what_is_computed_outside_of_modules_is_the_kernels_own() -> None:
     class Matrix(hk.Kernel):
         def __init__(self, source: hk.Space, target: hk.Space) -> None:

@@ -6,49 +6,40 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import gradients, moved
+from conftest import configured, gradients, moved
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import halikit as hk
 from halikit.analysis.classification import class_errors
-from halikit.config import Config, ConfigError, DiscriminatorSettings, ModelSettings, TrainingConfig, override
+from halikit.config import ConfigError
 from halikit.data import Augmentation, DataSet, Split, load
 from halikit.errors import InputError
-from halikit.runs.run import Record
-from halikit.supervision import (
-    Graph,
-    Guess,
-    Shares,
-    choose_labelled,
-    classify,
-    guess,
-    propagate,
-    supervise,
-    with_classes,
-)
+from halikit.runs.record import Record
+from halikit.semi.consistency import DistributionAlignment, pseudo_labels
+from halikit.semi.labelled import choose_labelled
+from halikit.semi.propagation import PropagatedLabels, propagate
+from halikit.semi.settings import LabelSettings
+from halikit.supervision import classify, supervised_cost, with_classes
+from halikit.training.extra_losses import StepContext
+from halikit.training.labels import Labelled, Supervision
 
 DIGITS = (1, 8, 8)
 
 
-def small(levels: int = 2, classes: int | None = 10, **training: object) -> hk.Model:
+def small(levels: int = 2, classes: int | None = 10, **changes: object) -> hk.Model:
     torch.manual_seed(0)
-    settings = {"steps": 20, "batch_size": 16, "log_every": 5, "evaluate_every": 10, "labels.number": 30} | training
-    return hk.build(
-        Config(
-            model=ModelSettings(levels=levels, data_shape=DIGITS, widths=(8, 6)[:levels], hidden=32, classes=classes),
-            discriminator=DiscriminatorSettings(width=16),
-            training=TrainingConfig(**settings),
-        )
-    )
+    settings = {"levels": levels, "data_shape": DIGITS, "widths": (8, 6)[:levels], "hidden": 32, "classes": classes}
+    settings |= {"discriminator.width": 16, "steps": 20, "batch_size": 16, "log_every": 5, "evaluate_every": 10}
+    return hk.build(configured(**settings | {"labels.number": 30} | changes))
 
 
-def alone(**training: object) -> hk.Model:
+def alone(**changes: object) -> hk.Model:
     torch.manual_seed(0)
-    settings = {"steps": 60, "batch_size": 32, "labels.number": 100, "learning_rate": 3e-3, "ema_decay": 0.9} | training
-    model = ModelSettings(levels=1, data_shape=DIGITS, widths=(10,), hidden=64, classes=10)
-    return hk.build(Config(model=model, training=TrainingConfig(method="supervised", **settings)))
+    settings = {"levels": 1, "data_shape": DIGITS, "widths": (10,), "hidden": 64, "classes": 10, "steps": 60}
+    settings |= {"batch_size": 32, "labels.number": 100, "learning_rate": 3e-3, "ema_decay": 0.9}
+    return hk.build(configured(method="supervised", **settings | changes))
 
 
 def test_the_class_kernel_is_one_more_level() -> None:
@@ -91,7 +82,7 @@ def test_other_seeds_draw_other_labels() -> None:
     assert not torch.equal(choose_labelled(labels, 100, 10, 0), choose_labelled(labels, 100, 10, 1))
 
 
-@pytest.mark.parametrize(("number", "message"), [(15, "multiple of 10"), (5, "multiple of 10"), (2000, "want 200 of")])
+@pytest.mark.parametrize(("number", "message"), [(15, "multiple of 10"), (5, "multiple of 10"), (2000, "need 200 of")])
 def test_labels_that_cannot_be_even(number: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         choose_labelled(load("digits").train.labels, number, 10, 0)
@@ -103,23 +94,27 @@ def test_the_supervised_cost_is_the_cross_entropy_and_reaches_the_encoder_alone(
     for link in h.links[:-1]:
         link.up.max_scale = 0.0011
     x, y = torch.randn(40, *DIGITS), torch.arange(40) % 10
-    loss = supervise(h, x, y).supervised_loss
+    cost = supervised_cost(h, x, y)
+    assert cost.shape == (40,)
+    cost.mean().backward()
     with torch.no_grad():
         probabilities = classify(h, x).softmax(1)
-    torch.testing.assert_close(loss, -probabilities[torch.arange(40), y].log().mean(), rtol=1e-2, atol=1e-3)
+    expected = -probabilities[torch.arange(40), y].log().mean()
+    torch.testing.assert_close(cost.mean().detach(), expected, rtol=1e-2, atol=1e-3)
     for link in h:
         assert all(g is not None and g.any() for g in gradients(link.up))
         assert all(g is None for g in gradients(link.down))
 
 
 def test_its_weight_scales_its_gradient() -> None:
-    found = []
-    for weight in (1.0, 3.0):
-        h = small().hierarchy
-        torch.manual_seed(1)
-        supervise(h, torch.randn(20, *DIGITS), torch.arange(20) % 10, noise=0.1, weight=weight)
-        found.append(h.links[-1].up.network[-1].weight.grad)
-    torch.testing.assert_close(3 * found[0], found[1])
+    """The weight is a factor on the gradient, and not on the loss in the record."""
+    found, losses = [], []
+    for weight in (0.0, 1.0, 3.0):
+        trainer = hk.Trainer(small(**{"labels.weight": weight}), "digits")
+        losses.append(trainer.step(torch.ones(16, *DIGITS))["supervised_loss"])
+        found.append(trainer.model.hierarchy.links[-1].up.network[-1].weight.grad)
+    assert losses[0] == losses[1] == losses[2]
+    torch.testing.assert_close(3 * (found[1] - found[0]), found[2] - found[0])
 
 
 @pytest.mark.filterwarnings("ignore:.*no bfloat16 in hardware")
@@ -127,8 +122,8 @@ def test_its_weight_scales_its_gradient() -> None:
 def test_the_game_with_labels_trains_and_records(precision: str, tmp_path: Path) -> None:
     records: list[Record] = []
     trainer = hk.Trainer(small(precision=precision), "digits", out=tmp_path / "run", on_record=records.append)
-    assert trainer.single_pass
-    assert "labelled" in trainer.reason
+    assert trainer.method.single_pass
+    assert "supervised_loss" in trainer.method.columns
     trainer.fit()
     last = records[-1].losses
     game = {"d_loss", "g_loss", "rho_q", "rho_p", "sleep_loss"}
@@ -193,10 +188,10 @@ def test_views_have_the_same_say_as_the_image_itself() -> None:
 
 def test_what_labels_need_is_refused_in_words() -> None:
     with pytest.raises(ConfigError, match="needs labels"):
-        override(Config(), {"method": "supervised"})
-    with pytest.raises(ConfigError, match="labels = 30 has no effect here"):
-        override(Config(), {"method": "elbo", "labels.number": 30})
-    with pytest.raises(InputError, match="there are no labels in the data"):
+        configured(method="supervised")
+    with pytest.raises(ConfigError, match=r"\[labels\] has no effect here: training.method = 'elbo' uses no labels"):
+        configured(method="elbo", labels__number=30)
+    with pytest.raises(InputError, match=r"labels\.number = 30, but the data have no labels"):
         hk.Trainer(small(), torch.zeros(40, *DIGITS))
     with pytest.raises(InputError, match=r"the top of this hierarchy is z2 \(6\), not classes"):
         hk.Trainer(small(classes=None), "digits")
@@ -204,59 +199,74 @@ def test_what_labels_need_is_refused_in_words() -> None:
         hk.Trainer(small(classes=7), "digits")
 
 
-def test_a_guess_asks_for_what_the_teacher_is_sure_of() -> None:
+def test_a_teacher_labels_what_it_is_sure_of() -> None:
     h, teacher = small().hierarchy, small().hierarchy.eval()
     y = torch.arange(40) % 10
     x = torch.randn(10, *DIGITS)[y] + 0.1 * torch.randn(40, *DIGITS)
     moved = x.flip(3)
-    guessed = guess(teacher, x, moved, Shares(10))
-    assert torch.equal(guessed.x, moved)
-    assert not guessed.weight.any()  # fresh weights are sure of nothing
+    assert not pseudo_labels(teacher, x, DistributionAlignment(10)).is_sure.any()  # fresh weights are sure of nothing
 
     optimiser = torch.optim.Adam(teacher.train().parameters(), 3e-2)
     for _ in range(100):
         optimiser.zero_grad()
-        supervise(teacher, x, y)
+        supervised_cost(teacher, x, y).mean().backward()
         optimiser.step()
     teacher.eval().zero_grad()
-    guessed = guess(teacher, x, moved, Shares(10), weight=3.0)
-    assert (guessed.y == y).double().mean() > 0.9
-    assert set(guessed.weight.tolist()) <= {0.0, 3.0}
-    assert guessed.weight.double().mean() > 2
+    guessed, is_sure = pseudo_labels(teacher, x, DistributionAlignment(10))
+    assert (guessed == y).double().mean() > 0.9
+    assert is_sure.dtype == torch.bool
+    assert is_sure.double().mean() > 2 / 3
     assert all(p.grad is None for p in teacher.parameters())
 
     optimiser = torch.optim.Adam(h.parameters(), 3e-2)
     for _ in range(80):
         optimiser.zero_grad()
-        supervise(h, x[:10], y[:10], guessed, noise=0.1)
+        cost = supervised_cost(h, torch.cat([x[:10], moved]), torch.cat([y[:10], guessed]), noise=0.1)
+        (cost[:10].mean() + (3 * is_sure * cost[10:]).mean()).backward()
         optimiser.step()
     assert (classify(h.eval(), moved).argmax(1) == y).double().mean() > 0.9
 
 
-def test_classes_that_a_teacher_says_too_often_count_less() -> None:
-    shares = Shares(3)
-    said = torch.tensor([[0.6, 0.3, 0.1]]).expand(5, 3)
-    torch.testing.assert_close(shares(said), said)
+def test_classes_that_a_teacher_predicts_too_often_count_less() -> None:
+    alignment = DistributionAlignment(3)
+    predicted = torch.tensor([[0.6, 0.3, 0.1]]).expand(5, 3)
+    torch.testing.assert_close(alignment(predicted), predicted)
     for _ in range(2000):
-        shares.update(said)
-    torch.testing.assert_close(shares.mean, said[0])
-    torch.testing.assert_close(shares(said), torch.full((5, 3), 1 / 3))
-    # What is above a class's own share is what counts.
-    assert shares(torch.tensor([[0.5, 0.3, 0.2]])).argmax() == 2
+        alignment.update(predicted)
+    torch.testing.assert_close(alignment.mean, predicted[0])
+    torch.testing.assert_close(alignment(predicted), torch.full((5, 3), 1 / 3))
+    # What is above the mean of a class is what counts.
+    assert alignment(torch.tensor([[0.5, 0.3, 0.2]])).argmax() == 2
 
 
-def test_guesses_add_to_the_cost_and_not_to_what_is_recorded() -> None:
-    h = small().hierarchy.eval()
-    for link in h.links[:-1]:
-        link.up.max_scale = 0.0011
-    x, y, others = torch.randn(20, *DIGITS), torch.arange(20) % 10, torch.randn(30, *DIGITS)
-    weight = (torch.arange(30) % 3 == 0).float()
-    found = supervise(h, x, y, Guess(others, torch.arange(30) % 10, weight)).supervised_loss
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_pseudo_labels_add_to_the_cost_with_their_weight(threshold: float) -> None:
+    """The loss is Eq. 10 plus the weighted mean cost of the unlabelled images whose pseudo-label is sure."""
+    h, teacher = small().hierarchy.eval(), moved(small().hierarchy).eval()
+    teacher.links[-1].up.network[-1].weight.data *= 10
+    for hierarchy in (h, teacher):
+        for link in hierarchy.links[:-1]:
+            link.up.max_scale = 0.0011
+    part = load("digits").train
+    labelled = Labelled(part, torch.arange(20), 20, Augmentation(), seed=0)
+    settings = LabelSettings(number=20, consistency_weight=2.0, pseudo_label_threshold=threshold)
+    supervision = Supervision(labelled, settings, teacher, 10, noise=0.0, unlabelled=30, broadcast=lambda _: None)
+    context = StepContext({}, {}, h, small().discriminator, None, 0)
+    torch.manual_seed(3)
+    loss = supervision(context)
+    loss.backward()
     both = gradients(h.links[-1].up)
     h.zero_grad()
-    torch.testing.assert_close(supervise(h, x, y).supervised_loss, found, rtol=1e-2, atol=1e-3)
-    kept = weight.bool()
-    supervise(h, others[kept], (torch.arange(30) % 10)[kept], weight=1 / 3)
+
+    torch.manual_seed(3)
+    _, images = labelled.unlabelled(30)
+    y, is_sure = pseudo_labels(teacher, images, DistributionAlignment(10), threshold=threshold)
+    assert is_sure.all() == (threshold == 0)
+    assert is_sure.any()
+    known = supervised_cost(h, part.batch(torch.arange(20)), part.labels[:20]).mean()
+    asked = supervised_cost(h, images[is_sure], y[is_sure]).sum() / 30
+    torch.testing.assert_close(loss, known + 2 * asked, rtol=1e-2, atol=1e-3)
+    (known + 2 * asked).backward()
     for a, b in zip(both, gradients(h.links[-1].up), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-2, atol=1e-3)
 
@@ -266,25 +276,27 @@ def test_consistency_changes_training_and_is_refused_without_labels() -> None:
     trained = [hk.Trainer(small(**s), "digits").fit().hierarchy.state_dict() for s in settings]
     for one, other in ((0, 1), (1, 2)):
         assert any(not torch.equal(trained[one][name], trained[other][name]) for name in trained[0])
-    with pytest.raises(ConfigError, match="consistency_batch = 24 has no effect here: consistency is 0"):
-        override(Config(), {"labels.number": 10, "consistency_batch_size": 24})
-    with pytest.raises(ConfigError, match=r"consistency_threshold = 0\.5 has no effect here: consistency is 0"):
-        override(Config(), {"labels.number": 10, "pseudo_label_threshold": 0.5})
-    with pytest.raises(ConfigError, match="there are no labels"):
-        override(Config(), {"consistency_weight": 1.0})
+    with pytest.raises(ConfigError, match="consistency_batch_size = 24 has no effect here: consistency_weight is 0"):
+        configured(labels__number=10, consistency_batch_size=24)
+    with pytest.raises(ConfigError, match=r"pseudo_label_threshold = 0\.5 has no effect here: consistency_weight is 0"):
+        configured(labels__number=10, pseudo_label_threshold=0.5)
+    with pytest.raises(ConfigError, match=r"labels\.number is missing"):
+        configured(consistency_weight=1.0)
 
 
-def test_the_shares_are_part_of_a_run(tmp_path: Path) -> None:
-    model = small(consistency=1.0, checkpoint_every=10)
+def test_the_distribution_alignment_is_part_of_a_run(tmp_path: Path) -> None:
+    model = small(consistency_weight=1.0, checkpoint_every=10)
     trainer = hk.Trainer(model, "digits", out=tmp_path / "run")
     trainer.fit()
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*20")
-    mean = load_file(checkpoint / "tensors.safetensors")["shares.mean"]
+    mean = load_file(checkpoint / "tensors.safetensors")["extra.supervised_loss.alignment.mean"]
     assert mean.sum() == pytest.approx(1)
-    assert not torch.equal(mean, Shares(10).mean)
+    assert not torch.equal(mean, DistributionAlignment(10).mean)
     # A run without them can go on with consistency.
     hk.Trainer(small(), "digits", out=tmp_path / "other").fit()
-    later = hk.Trainer(small(consistency=1.0), "digits", out=tmp_path / "other", resume=True, on_notice=lambda _: None)
+    later = hk.Trainer(
+        small(consistency_weight=1.0), "digits", out=tmp_path / "other", resume=True, on_notice=lambda _: None
+    )
     later.fit(2)
     assert later.steps == 22
 
@@ -312,21 +324,23 @@ def test_labels_spread_over_real_digits() -> None:
 def test_spread_labels_train_better_than_the_few_they_come_from() -> None:
     errors = []
     for changes in ({}, {"propagation_neighbours": 5}):
-        trainer = hk.Trainer(alone(labels=20, **changes), "digits")
+        trainer = hk.Trainer(alone(**{"labels.number": 20}, **changes), "digits")
         trainer.fit()
         errors.append(class_errors(trainer.averaged, load("digits").test).errors)
     assert errors[1] < errors[0] / 1.5
 
 
 def test_a_graph_of_latents_spreads_the_labels_further_than_their_network_does() -> None:
-    trainer = hk.Trainer(alone(labels=20), "digits")
+    trainer = hk.Trainer(alone(**{"labels.number": 20}), "digits")
     trainer.fit()
     part = load("digits").train
     index = choose_labelled(part.labels, 20, 10, 0)
     said = classify(trainer.averaged, part.batch(torch.arange(len(part)))).argmax(1)
-    graph = Graph(len(part))
-    assert graph(torch.arange(50), said[:50]).all()  # it has nothing to say yet
-    graph.renew(trainer.averaged, part, index)
+    graph = PropagatedLabels(len(part))
+    assert graph(torch.arange(50), said[:50]).all()  # it knows nothing yet
+    with torch.no_grad():
+        z = trainer.averaged[:-1].encode(part.batch(torch.arange(len(part))))["z1"]
+    graph.update(z, index, part.labels[index], 10)
     assert torch.equal(graph.labels[index], part.labels[index])
     everything = torch.arange(len(part))
     agreed = graph(everything, said)
@@ -351,30 +365,28 @@ def test_the_graph_is_part_of_a_run_and_changes_it_once_it_has_spread(tmp_path: 
         weights = {n: load_file(tmp_path / name / "checkpoints" / p / "tensors.safetensors") for n, p in paths.items()}
         return {f"{n}.{key}": tensor for n, tensors in weights.items() for key, tensor in tensors.items()}
 
-    without, later = trained("without"), trained("later", consistency_graph=12)
+    without, later = trained("without"), trained("later", propagate_every=12)
     for name, tensor in without.items():
         if name.startswith("first.hierarchy"):
             torch.testing.assert_close(later[name], tensor, rtol=0, atol=0)
     assert any(not torch.equal(later[name], tensor) for name, tensor in without.items() if name.startswith("last.hier"))
-    assert (later["first.graph.labels"] == -1).all()
+    assert (later["first.extra.supervised_loss.graph.labels"] == -1).all()
     labels = load("digits").train.labels
     index = choose_labelled(labels, 30, 10, 0)
-    assert torch.equal(later["last.graph.labels"][index], labels[index])
-    assert (later["last.graph.labels"] == labels).double().mean() > 0.5
+    assert torch.equal(later["last.extra.supervised_loss.graph.labels"][index], labels[index])
+    assert (later["last.extra.supervised_loss.graph.labels"] == labels).double().mean() > 0.5
 
 
 def test_what_propagation_needs_is_refused_in_words() -> None:
-    with pytest.raises(ConfigError, match="consistency_graph has nothing to spread"):
-        override(
-            Config(),
-            {"labels.number": 10, "propagation_neighbours": 5, "consistency_weight": 1.0, "propagate_every": 50},
-        )
-    with pytest.raises(ConfigError, match="consistency_graph = 50 has no effect here: consistency is 0"):
-        override(Config(), {"labels.number": 10, "propagate_every": 50})
-    with pytest.raises(ConfigError, match="propagation = 5 has no effect here: there are no labels"):
-        override(Config(), {"propagation_neighbours": 5})
-    with pytest.raises(InputError, match="of 1500 data each has 1 to 1499 neighbours, not 1500"):
-        hk.Trainer(alone(propagation=1500), "digits")
+    needed = {"labels.number": 10, "consistency_weight": 1.0}
+    with pytest.raises(ConfigError, match="propagate_every has nothing to propagate to"):
+        configured(**needed, propagation_neighbours=5, propagate_every=50)
+    with pytest.raises(ConfigError, match="propagate_every = 50 has no effect here: consistency_weight is 0"):
+        configured(labels__number=10, propagate_every=50)
+    with pytest.raises(ConfigError, match=r"labels\.number is missing"):
+        configured(propagation_neighbours=5)
+    with pytest.raises(InputError, match="each of 1500 samples has 1 to 1499 neighbours, not 1500"):
+        hk.Trainer(alone(propagation_neighbours=1500), "digits")
 
 
 def test_the_presets_with_few_labels() -> None:

@@ -8,7 +8,7 @@ halikit train --levels 3 --seed 2 --out runs/digits-l3
 halikit train --preset mnist --data "mnist:$DIR" --set evaluate_every=500 --out runs/mnist-l2
 for run in runs/digits-l3 runs/mnist-l2; do
     halikit inpaint "$run"
-    for metric in reconstruction health samples; do halikit evaluate "$run" --metric $metric; done
+    for metric in reconstruction health samples; do halikit evaluate "$metric" "$run"; done
     halikit report "$run" --all
 done
 halikit evaluate reconstruction runs/digits-l3 --scale fit

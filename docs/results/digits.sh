@@ -8,7 +8,7 @@ run() { # NAME OPTION…
     local name=$1
     shift
     /usr/bin/time -f "$name wall %e s, user %U s" -a -o times.txt halikit train "$@" "${fast[@]}" --out "runs/$name" >"$name.log"
-    halikit evaluate "runs/$name" --json >>digits.jsonl
+    halikit evaluate labels "runs/$name" --json >>digits.jsonl
 }
 
 # The settings as they are, scored on the 297 held-out digits.
@@ -18,7 +18,7 @@ for seed in 0 1 2 3 4; do run "d5-s$seed" --levels 5 --seed "$seed"; done
 for seed in 0 1 2 3 4; do run "d5-long-s$seed" --levels 5 --seed "$seed" --steps 12000; done
 for seed in 0 1 2; do run "d8-s$seed" --levels 8 --seed "$seed"; done
 run d12-s0 --levels 12 --steps 7200
-run d20-s0 --levels 20
+run d20-s0 --levels 20 --steps 6000
 
 # What they were chosen on: the first 1,350 digits to train, the 150 behind them to score.
 python choose_digits.py digits1500.npz

@@ -6,7 +6,7 @@ run() {
     local name=$1
     shift
     /usr/bin/time -f "$name wall %e s, user %U s" -a -o times.txt halikit train "$@" --out "runs/$name" >"$name.log"
-    halikit evaluate "runs/$name" --json >>grown.jsonl
+    halikit evaluate labels "runs/$name" --json >>grown.jsonl
 }
 # bfloat16 wants a CPU that has it: leave it out elsewhere.
 fast() { run "$@" --set compile=default --precision bf16; }

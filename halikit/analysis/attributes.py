@@ -1,21 +1,20 @@
-"""Whether reconstructions keep the attributes of images, by a VGG-16 trained on these (section 5.2, Tables 1 and 5)."""
+"""Attributes of images that reconstructions keep, measured by a VGG-16 classifier (section 5.2, Tables 1 and 5)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from halikit.analysis.batched import in_batches
 from halikit.analysis.comparison import Comparison
 from halikit.analysis.svm import Questions, balanced_accuracy
 from halikit.data import Split, order
@@ -38,20 +37,21 @@ __all__ = [
 
 SCHEMA = 1
 
-# Images pass through the networks this many at a time.
+# Images that pass through the networks at a time, and batch size of the training.
 _CHUNK = 250
 _BATCH = 64
-# Convolutions of VGG-16 (configuration D of Simonyan and Zisserman 2015): maps, in units of the width, group by group.
+# Convolutions of VGG-16 (configuration D of Simonyan and Zisserman 2015), group by group: feature maps, in units of the
+# width.
 _GROUPS = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))
 
 
 class Vgg16(nn.Module):
-    """Thirteen 3×3 convolutions in five groups with pooling after each, and three dense layers; batch-normalised.
+    """VGG-16 with batch normalisation: thirteen 3×3 convolutions in five groups, pooling between, three dense layers.
 
     Args:
-        shape: ``(C, H, W)`` of an image; groups are pooled as long as there is something to halve.
-        questions: Logits to give.
-        width: Maps of the first group; 64 in VGG-16, fewer where time is short.
+        shape: Shape of an image, ``(C, H, W)``; a group is followed by pooling if a side is longer than one pixel.
+        questions: Number of logits.
+        width: Feature maps of the first group: 64 in VGG-16, fewer to save time.
     """
 
     def __init__(self, shape: tuple[int, ...], questions: int, width: int = 64) -> None:
@@ -81,15 +81,15 @@ class Vgg16(nn.Module):
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network trained to answer questions, with what it was trained on and how well it does.
+    """A trained network that answers questions about images.
 
     Attributes:
-        network: In evaluation mode.
-        shape: Of an image.
-        names: Of the questions.
-        width: Of the network.
-        trained_on: Data spec without its directories, and how many images and epochs.
-        scores: Balanced accuracy per question on the originals of the part that models are judged on.
+        network: The network, in evaluation mode.
+        shape: Shape of an image, ``(C, H, W)``.
+        names: Names of the questions.
+        width: Width of the network.
+        trained_on: Data spec without its directories, number of images and of epochs, and seed.
+        scores: Balanced accuracy for each question on the original images of the held-out part.
     """
 
     network: Vgg16
@@ -102,8 +102,8 @@ class Classifier:
 
 def fit_classifier(
     train: Split,
-    judged: Split,
-    asked: Questions,
+    held_out: Split,
+    questions: Questions,
     *,
     spec: str,
     width: int = 64,
@@ -112,32 +112,35 @@ def fit_classifier(
     device: torch.device | str = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Classifier:
-    """Train a classifier on the answers of a training part, and score it on the originals to be reconstructed.
+    """Train a classifier on the training part, and score it on the original images of the held-out part.
 
-    Adam at 1e-3, falling to nothing along a cosine, batches of 64; positives and negatives weigh alike.
+    Adam with batches of 64; the learning rate falls from 1e-3 to 0 along a cosine. Positives and negatives have equal
+    weight.
 
     Args:
-        train: Images to train on; ``asked.fit`` are their answers.
-        judged: Images to score; ``asked.test`` are their answers. They choose nothing.
-        asked: The questions.
-        spec: Where the images are from, for the record.
-        width: Of the network.
-        epochs: Passes over the training part.
-        seed: Of weights, order and dropout.
-        device: Where to train.
-        on_progress: Called with (steps done, steps in all).
+        train: Images to train on; ``questions.fit`` has their answers.
+        held_out: Held-out images to score on; ``questions.test`` has their answers. No choice depends on them.
+        questions: The questions.
+        spec: Data spec, for ``trained_on``.
+        width: Width of the network.
+        epochs: Number of epochs.
+        seed: Seed for weights, data order and dropout.
+        device: Device to train on.
+        on_progress: Called with (steps done, all steps).
 
     Raises:
-        InputError: If the data are no images, or fewer than a batch.
+        InputError: If the data are not images, or fewer than a batch.
     """
     shape = tuple(train.images.shape[1:])
     if len(shape) != 3 or len(train) < _BATCH:
-        raise InputError(f"a classifier takes {_BATCH} images (C, H, W) or more, got {len(train)} of {shape}")
-    answers = torch.from_numpy(asked.fit)
+        raise InputError(
+            f"a classifier is trained on {_BATCH} images (C, H, W) or more, got {len(train)} data of shape {shape}"
+        )
+    answers = torch.from_numpy(questions.fit)
     positives = answers.double().mean(0)
     weight = ((1 - positives) / positives).float().to(device)
     with seeded(seed, device):
-        network = Vgg16(shape, len(asked.names), width).to(device).train()
+        network = Vgg16(shape, len(questions.names), width).to(device).train()
         optimiser = torch.optim.Adam(network.parameters(), 1e-3)
         per_epoch = len(train) // _BATCH
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * per_epoch)
@@ -153,50 +156,50 @@ def fit_classifier(
                 if on_progress:
                     on_progress(done, epochs * per_epoch)
     network.eval()
-    about = f"{len(train):,} images of {spec.partition(':')[0]}, {epochs} epochs, seed {seed}"
-    judge = Classifier(network, shape, asked.names, width, about, ())
-    return Classifier(network, shape, asked.names, width, about, original_scores(judge, judged, asked))
+    trained_on = f"{len(train):,} images of {spec.partition(':')[0]}, {epochs} epochs, seed {seed}"
+    classifier = Classifier(network, shape, questions.names, width, trained_on, ())
+    return replace(classifier, scores=original_scores(classifier, held_out, questions))
 
 
-def original_scores(classifier: Classifier, part: Split, asked: Questions) -> tuple[float, ...]:
-    """Balanced accuracy on images as they are, per question; ``asked.test`` has the answers of the part."""
-    return _scored(_answered(classifier, part, None, 0), asked.test)
+def original_scores(classifier: Classifier, part: Split, questions: Questions) -> tuple[float, ...]:
+    """Balanced accuracy on the original images of a part, in [0, 1], for each question of ``questions.test``."""
+    return _scores(classifier, part, questions, lambda x: x)
 
 
 def reconstruction_scores(
-    classifier: Classifier, hierarchy: Hierarchy, part: Split, asked: Questions, level: int
+    classifier: Classifier, hierarchy: Hierarchy, part: Split, questions: Questions, level: int
 ) -> tuple[float, ...]:
-    """Balanced accuracy on reconstructions from one level, along the means, per question.
+    """Balanced accuracy on reconstructions from one level along the means, in [0, 1], for each question.
 
     Args:
-        classifier: Of the same questions.
-        hierarchy: In evaluation mode.
-        part: The originals.
-        asked: With their answers as ``asked.test``.
-        level: From 1 up.
+        classifier: A classifier for the same questions.
+        hierarchy: A hierarchy in evaluation mode.
+        part: The original images.
+        questions: The questions; ``questions.test`` has the answers of the part.
+        level: Level, between 1 and L.
     """
-    return _scored(_answered(classifier, part, hierarchy, level), asked.test)
+    return _scores(classifier, part, questions, lambda x: hierarchy.reconstruct(x, level))
 
 
 def preservation(
-    classifier: Classifier, models: dict[str, tuple[float, ...]], asked: Questions, title: str, *, fewest: int
+    classifier: Classifier, models: dict[str, tuple[float, ...]], questions: Questions, title: str, *, fewest: int
 ) -> Comparison:
-    """The table: each score divided by the classifier's own on the originals.
+    """A table of scores on reconstructions, each divided by the score on the original images.
 
     Args:
-        classifier: With its scores.
-        models: Scores of reconstructions per question, by the name of a model and level.
-        asked: The questions.
-        title: Of the table.
-        fewest: Questions with fewer positives or negatives in a part stand apart.
+        classifier: The classifier with its scores on the original images.
+        models: Scores of reconstructions for each question, by the name of a model and level.
+        questions: The questions.
+        title: Title of the table.
+        fewest: A question with fewer positives or negatives in a part counts as rare.
     """
     normalised = [tuple(s / own for s, own in zip(v, classifier.scores, strict=True)) for v in models.values()]
     rows = tuple(zip(classifier.scores, *normalised, strict=True))
-    return Comparison(title, ("data", *models), asked.names, rows, asked.rare(fewest), unranked=1)
+    return Comparison(title, ("data", *models), questions.names, rows, questions.rare(fewest), unranked=1)
 
 
 def save_classifier(path: Path, classifier: Classifier) -> None:
-    """Write a classifier and its score to one safetensors file, whole or not at all.
+    """Write a classifier with its scores to one safetensors file, atomically.
 
     Raises:
         InputError: If it cannot be written.
@@ -218,14 +221,16 @@ def load_classifier(path: Path, *, device: torch.device | str = "cpu") -> Classi
     """Read a classifier.
 
     Raises:
-        InputError: If the file is none, or damaged.
+        InputError: If the file is missing, damaged, or not a classifier.
     """
     try:
         with safe_open(path, "pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {})["halikit_classifier"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if about["schema"] != SCHEMA:
-            raise InputError(f"{path} is of another halikit (schema {about['schema']}, this one reads {SCHEMA})")
+            raise InputError(
+                f"{path} is of another version of halikit (schema {about['schema']}, this one reads {SCHEMA})"
+            )
         shape, names = tuple(about["shape"]), tuple(about["names"])
         network = Vgg16(shape, len(names), about["width"])
         network.load_state_dict(tensors)
@@ -234,36 +239,30 @@ def load_classifier(path: Path, *, device: torch.device | str = "cpu") -> Classi
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is no classifier of attributes, or damaged: {error}") from None
+        raise InputError(f"{path} is not a classifier of attributes, or it is damaged: {error}") from None
 
 
 def classifier_features(classifier: Classifier) -> Callable[[Tensor], Tensor]:
-    """What a classifier makes of images before its last layer: features for :mod:`halikit.analysis.sample_quality`.
+    """The classifier without its last layer: a feature network for :mod:`halikit.analysis.sample_quality`.
 
     Returns:
-        From images ``(n, C, H, W)`` in [−1, 1] on its device to features ``(n, 8 width)`` on the CPU.
+        A function from images ``(n, C, H, W)`` in [−1, 1] on the classifier's device to features ``(n, 8 width)`` on
+        the CPU.
     """
     layers = classifier.network.layers[:-1]
 
     @torch.no_grad()
     def features(images: Tensor) -> Tensor:
-        return torch.cat([layers(chunk).cpu() for chunk in images.split(_CHUNK)])
+        return in_batches(lambda x: layers(x).cpu(), images, _CHUNK)
 
     return features
 
 
 @torch.no_grad()
-def _answered(classifier: Classifier, part: Split, hierarchy: Hierarchy | None, level: int) -> NDArray[np.bool_]:
+def _scores(
+    classifier: Classifier, part: Split, questions: Questions, change: Callable[[Tensor], Tensor]
+) -> tuple[float, ...]:
+    """Balanced accuracy on changed images of a part, for each question of ``questions.test``."""
     device = next(classifier.network.parameters()).device
-    answers = []
-    for index in torch.arange(len(part)).split(_CHUNK):
-        x = part.batch(index).to(device)
-        if hierarchy is not None:
-            x = hierarchy.reconstruct(x, level)
-        answers.append(classifier.network(x).cpu() > 0)
-    found: NDArray[np.bool_] = torch.cat(answers).numpy()
-    return found
-
-
-def _scored(predicted: NDArray[np.bool_], answers: NDArray[np.bool_]) -> tuple[float, ...]:
-    return tuple(balanced_accuracy(predicted[:, i], answers[:, i]) for i in range(answers.shape[1]))
+    predicted = in_batches(lambda x: classifier.network(change(x)).cpu() > 0, part, _CHUNK, device=device).numpy()
+    return tuple(balanced_accuracy(predicted[:, i], questions.test[:, i]) for i in range(len(questions.names)))

@@ -1,4 +1,4 @@
-"""Directions in a level's features from one kind of data to another, to be applied as innovations (section 6.3)."""
+"""Directions in a level from one kind of data to another, to be applied as innovations (section 6.3)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ def mean_direction(hierarchy: Hierarchy, part: Split, level: int, towards: Tenso
     """The difference of the means of ``z_l`` over two kinds of data.
 
     Args:
-        hierarchy: In evaluation mode.
+        hierarchy: A hierarchy in evaluation mode.
         part: The data.
-        level: l, between 1 and L.
-        towards: ``(n,)`` bool, the data to go towards.
-        away: ``(n,)`` bool, those to go away from.
+        level: Level l, between 1 and L.
+        towards: ``(n,)`` bool, the data that the direction leads to.
+        away: ``(n,)`` bool, the data that it comes from.
 
     Returns:
         ``(*shape of z_l)``.
 
     Raises:
-        InputError: If there are no data of one kind.
+        InputError: If one of the two kinds has no data.
     """
     space = hierarchy.spaces[level]
     sums = torch.zeros(2, *space.shape, dtype=torch.float64)
     kinds = torch.stack([towards, away]).cpu()
     counts = kinds.sum(1)
     if not counts.all():
-        raise InputError("a direction leads from some data to others: one of the two kinds has none")
+        raise InputError("a direction leads from one kind of data to another, and one of the two kinds has no data")
     for rows, states in encoded(hierarchy[:level], part):
         z = states[space.name].double().cpu()
         sums += torch.stack([z[kind[rows]].sum(0) for kind in kinds])
@@ -49,6 +49,6 @@ def along(direction: Tensor, amount: float) -> Callable[[Tensor], Tensor]:
 
     Args:
         direction: ``(*shape of z_l)``.
-        amount: How far to go.
+        amount: Multiple of the direction.
     """
     return lambda z: z + amount * direction

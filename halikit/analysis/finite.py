@@ -1,4 +1,4 @@
-"""Hierarchies over finite spaces: both joints as tables of probabilities."""
+"""Hierarchies over finite spaces: both joints (Eqs. 3 and 4) as tables of probabilities."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FiniteJoints(NamedTuple):
 
     Attributes:
         q: ``(S_0, S_1, …, S_L)``, probabilities of the encoder's joint (Eq. 3).
-        p: The same shape, those of the decoder's (Eq. 4).
+        p: The same shape, probabilities of the decoder's joint (Eq. 4).
     """
 
     q: Tensor
@@ -33,8 +33,8 @@ class FiniteJoints(NamedTuple):
 
         Args:
             data: ``q(x)``, ``(S_0,)``.
-            ups: ``q(z_l|z_{l−1})``, ``(S_{l−1}, S_l)``, rows adding up to 1, from level 1 up.
-            downs: ``p(z_{l−1}|z_l)``, ``(S_l, S_{l−1})``, likewise.
+            ups: ``q(z_l|z_{l−1})``, ``(S_{l−1}, S_l)``, from level 1 up; each row adds up to 1.
+            downs: ``p(z_{l−1}|z_l)``, ``(S_l, S_{l−1})``, from level 1 up; each row adds up to 1.
             prior: ``p(z_L)``, ``(S_L,)``.
         """
         q = data
@@ -51,11 +51,11 @@ def finite_joints(hierarchy: Hierarchy, data: Tensor) -> FiniteJoints:
     """Both joints of a hierarchy of categorical kernels, over indices or one-hot vectors.
 
     Args:
-        hierarchy: All kernels categorical and not relaxed; its prior over the top classes.
+        hierarchy: A hierarchy of categorical kernels that are not relaxed, with a prior over the top classes.
         data: ``q(x)``, ``(S_0,)``.
 
     Raises:
-        TypeError: If a kernel is another.
+        TypeError: If a kernel is of another kind.
     """
 
     def states(space: Space, count: int) -> Tensor:
@@ -63,7 +63,7 @@ def finite_joints(hierarchy: Hierarchy, data: Tensor) -> FiniteJoints:
 
     def table(kernel: Kernel, count: int) -> Tensor:
         if not isinstance(kernel, CategoricalKernel) or kernel.temperature is not None:
-            raise TypeError(f"finite spaces need categorical kernels that are not relaxed; {kernel} is none")
+            raise TypeError(f"finite spaces need categorical kernels that are not relaxed, and {kernel} is not one")
         return kernel.logits(states(kernel.source, count)).double().softmax(-1)
 
     counts = [len(data)]
@@ -77,10 +77,10 @@ def finite_joints(hierarchy: Hierarchy, data: Tensor) -> FiniteJoints:
 
 
 def random_finite_joints(counts: Sequence[int], generator: torch.Generator) -> FiniteJoints:
-    """Both joints of a random hierarchy over finite spaces, all probabilities positive.
+    """Both joints of a random hierarchy over finite spaces; all probabilities are positive.
 
     Args:
-        counts: States of ``x, z_1, …, z_L``.
+        counts: Numbers of states of ``x, z_1, …, z_L``.
         generator: Source of randomness.
     """
 

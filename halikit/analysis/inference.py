@@ -1,4 +1,4 @@
-"""Encode, decode, reconstruct and sample any number of data: in batches, without gradients, compiled if asked."""
+"""Encode, decode, reconstruct and sample any number of data (Eqs. 3 and 4), in batches and without gradients."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from halikit.analysis.batched import batches, sizes
 from halikit.hierarchy import Hierarchy
 from halikit.utils.random import drawing_from
 
@@ -19,16 +20,16 @@ _States = dict[str, Tensor]
 
 
 class Inference:
-    """What a trained hierarchy is used for, with memory bounded by the batch size and what is asked for.
+    """The operations of a trained hierarchy in batches. Memory is bounded by the batch size and the results.
 
-    Data may lie anywhere, a large set in the host's memory: batches go to the hierarchy's device, results come back to
-    where the data are. Results are the hierarchy's own in evaluation mode, to rounding.
+    Data may be on any device, such as a large set in the host's memory: batches go to the hierarchy's device, and
+    results come back to the device of the data. Results are those of the hierarchy in evaluation mode, up to rounding.
 
     Args:
-        hierarchy: In evaluation mode; ``h[:l]`` for fewer levels.
-        batch_size: Data at a time, at least 1.
-        compile: Mode of ``torch.compile``; none: as it is. Batches are then filled up to their full size, so that each
-            function is compiled once.
+        hierarchy: A hierarchy in evaluation mode; ``h[:l]`` for fewer levels.
+        batch_size: Batch size, at least 1.
+        compile: Mode of ``torch.compile``; not compiled by default. With it, the last batch is filled up to the full
+            size, so that each function is compiled once.
 
     Raises:
         ValueError: If the batch size is not positive, or the hierarchy is in training mode.
@@ -46,42 +47,44 @@ class Inference:
         if batch_size < 1:
             raise ValueError(f"a batch size is at least 1, got {batch_size}")
         if hierarchy.training:
-            raise ValueError("inference is in evaluation mode, where samples do not depend on each other: call .eval()")
+            raise ValueError(
+                "inference needs evaluation mode, where the samples of a batch are independent: call .eval()"
+            )
         self.hierarchy = hierarchy
         self.batch_size = batch_size
         self._mode = compile
         self._compiled: dict[tuple[str, int], Callable[[Tensor], _States]] = {}
 
     def encode(self, x: Tensor) -> _States:
-        """The means of every level, as :meth:`halikit.Hierarchy.encode`.
+        """Encode along the means, as :meth:`halikit.Hierarchy.encode`.
 
         Args:
             x: ``(n, *shape of x)``.
 
         Returns:
-            Every state ``(n, *shape)``, ``x`` first, where ``x`` is.
+            Every state ``(n, *shape)`` by name, ``x`` first, on the device of ``x``.
         """
         return {self.hierarchy.spaces[0].name: x} | self._all("encode", len(self.hierarchy), x)
 
     def decode(self, z: Tensor, level: int | None = None) -> _States:
-        """The means from a level down, as :meth:`halikit.Hierarchy.decode`.
+        """Decode along the means from a level down, as :meth:`halikit.Hierarchy.decode`.
 
         Args:
-            z: A state of ``z_level``, ``(n, *its shape)``.
-            level: Between 1 and L, the top by default.
+            z: States of ``z_level``, ``(n, *shape of z_level)``.
+            level: Level, between 1 and L; L by default.
 
         Returns:
-            The states from ``z_level`` down to ``x``.
+            The states from ``z_level`` down to ``x`` by name.
         """
         level = self._checked(level)
         return {self.hierarchy.spaces[level].name: z} | self._all("decode", level, z)
 
     def reconstruct(self, x: Tensor, level: int | None = None) -> Tensor:
-        """Along the means to a level and back, as :meth:`halikit.Hierarchy.reconstruct`.
+        """Encode along the means to a level and decode from there, as :meth:`halikit.Hierarchy.reconstruct`.
 
         Args:
             x: ``(n, *shape of x)``.
-            level: Between 1 and L, the top by default.
+            level: Level, between 1 and L; L by default.
 
         Returns:
             ``(n, *shape of x)``.
@@ -92,16 +95,16 @@ class Inference:
         """Draw data from the decoder's joint, as :meth:`halikit.Hierarchy.sample`.
 
         Args:
-            n: How many.
-            generator: Source of randomness; torch's global one by default. What is drawn depends on the batch size, and
-                on whether it is compiled.
+            n: Number of samples.
+            generator: Source of randomness; torch's global generator by default. The samples depend on the batch size,
+                and on whether the function is compiled.
 
         Returns:
             ``(n, *shape of x)``, on the hierarchy's device.
         """
         device = self.hierarchy.prior.device
         with drawing_from(generator, device):
-            parts = (self.hierarchy.prior.sample(size) for size in _sizes(n, self.batch_size))
+            parts = (self.hierarchy.prior.sample(size) for size in sizes(n, self.batch_size))
             return self._joined("draw", len(self.hierarchy), parts, n, device)[self.hierarchy.spaces[0].name]
 
     def draw(self, z: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -109,19 +112,20 @@ class Inference:
 
         Args:
             z: ``(n, *shape of z_L)``.
-            generator: As for :meth:`sample`.
+            generator: Source of randomness, as for :meth:`sample`.
 
         Returns:
-            ``(n, *shape of x)``, where ``z`` is.
+            ``(n, *shape of x)``, on the device of ``z``.
         """
         with drawing_from(generator, self.hierarchy.prior.device):
             return self._all("draw", len(self.hierarchy), z)[self.hierarchy.spaces[0].name]
 
     def _all(self, what: str, level: int, given: Tensor) -> _States:
-        return self._joined(what, level, iter(given.split(self.batch_size)), len(given), given.device)
+        parts = (part for _, part in batches(given, self.batch_size))
+        return self._joined(what, level, parts, len(given), given.device)
 
     def _joined(self, what: str, level: int, parts: Iterator[Tensor], n: int, device: torch.device) -> _States:
-        """What a function makes of all parts, in memory from outside inference mode, so that it is of use anywhere."""
+        """The results of a function for all parts, in ordinary tensors: those of inference mode take no gradients."""
         function = self._function(what, level)
         result: _States = {}
         done = 0
@@ -143,7 +147,7 @@ class Inference:
         return torch.cat([given, given[-1:].expand(missing, *given.shape[1:])])
 
     def _function(self, what: str, level: int) -> Callable[[Tensor], _States]:
-        """One of the four, without the state that it is given among those that it gives."""
+        """A function of states ``(n, …)``, compiled if asked; its results do not include the state that it takes."""
         if (what, level) not in self._compiled:
             hierarchy = self.hierarchy
             x = hierarchy.spaces[0].name
@@ -166,8 +170,3 @@ class Inference:
 
 def _but_first(states: _States) -> _States:
     return dict(list(states.items())[1:])
-
-
-def _sizes(n: int, size: int) -> Iterator[int]:
-    for first in range(0, n, size):
-        yield min(size, n - first)

@@ -1,4 +1,4 @@
-"""Semantic innovation: editing real data through what a level adds to the one below (section 6.3, Fig. 5)."""
+"""Semantic innovation: edit data by a change of one level (section 6.3, Fig. 5)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["Innovation", "influence_on_data", "innovate", "scaling"]
 
 @dataclass(frozen=True)
 class Innovation:
-    """An edit of data between two adjacent levels.
+    """Data edited by a change of one level.
 
     Attributes:
-        x: The edited data ``x̃``, ``(n, *shape of x)``.
-        innovation: ``η = z̃_{l−1} − z̃_{l−1}^α``, ``(n, *shape of z_{l−1})``.
+        x: Edited data ``x̃``, ``(n, *shape of x)``.
+        innovation: Innovation ``η = z̃_{l−1} − z̃_{l−1}^α``, ``(n, *shape of z_{l−1})``.
     """
 
     x: Tensor
@@ -29,18 +29,17 @@ class Innovation:
 
 @torch.no_grad()
 def innovate(hierarchy: Hierarchy, x: Tensor, level: int, change: Callable[[Tensor], Tensor]) -> Innovation:
-    """Edit data by changing ``z_l``, keeping what the levels below know of them (section 6.3).
+    """Edit data by a change of ``z_l``, and keep the information of the levels below (section 6.3).
 
-    Encode ``x`` to ``ẑ_1 … ẑ_l``; change ``ẑ_l``; decode both to level ``l − 1``; subtract their difference ``η`` from
-    ``ẑ_{l−1}``; carry the result down to ``x``. All along the means. A change that changes nothing gives the
-    reconstruction from level ``l − 1``, for ``l = 1`` the data themselves.
+    Encode ``x`` to ``ẑ_1 … ẑ_l``. Change ``ẑ_l``, and decode both versions to level ``l − 1``. Subtract their
+    difference ``η`` from ``ẑ_{l−1}``, and decode the result to ``x``. All of it follows the means. Without a change the
+    result is the reconstruction from level ``l − 1``; for ``l = 1`` it is ``x`` itself.
 
     Args:
-        hierarchy: In evaluation mode.
+        hierarchy: A hierarchy in evaluation mode.
         x: ``(n, *shape of x)``.
-        level: l, between 1 and L.
-        change: From ``ẑ_l`` to its changed form, ``(n, *shape of z_l)``; the paper's is
-            :func:`scaling`.
+        level: Level l, between 1 and L.
+        change: Function from ``ẑ_l`` to the changed ``ẑ_l``, ``(n, *shape of z_l)``; :func:`scaling` in the paper.
 
     Raises:
         ValueError: If there is no such level.
@@ -58,21 +57,21 @@ def innovate(hierarchy: Hierarchy, x: Tensor, level: int, change: Callable[[Tens
 
 
 def scaling(entry: int, alpha: float) -> Callable[[Tensor], Tensor]:
-    """The paper's change: one element, or one feature map, multiplied by ``alpha``."""
+    """The change of the paper: multiply one element or one feature map by ``alpha``."""
     return lambda z: altered(z, entry, alpha)
 
 
 def influence_on_data(hierarchy: Hierarchy, x: Tensor, level: int, alphas: tuple[float, ...] = VALUES) -> Tensor:
-    """How much multiplying each entry of ``ẑ_l`` changes the data through innovation.
+    """How much the innovation of each entry of ``ẑ_l`` changes the data.
 
     Args:
-        hierarchy: In evaluation mode.
+        hierarchy: A hierarchy in evaluation mode.
         x: ``(n, *shape of x)``.
-        level: l, between 1 and L.
-        alphas: What entries are multiplied by.
+        level: Level l, between 1 and L.
+        alphas: Factors that entries are multiplied by.
 
     Returns:
-        ``(entries,)``: the root mean square change per element of ``x``, over data and ``alphas``.
+        ``(entries,)``: root mean square change over the elements of ``x``, the data and ``alphas``.
     """
     original = innovate(hierarchy, x, level, lambda z: z).x
 

@@ -1,4 +1,4 @@
-"""Inpainting without having been trained for it (section 6.1, Fig. 4)."""
+"""Inpainting by a hierarchy that was not trained for it (section 6.1, Fig. 4)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from halikit.analysis.batched import batches
 from halikit.analysis.quantity import Quantity
+from halikit.data import Split
 from halikit.hierarchy import Hierarchy
 
 __all__ = [
@@ -16,19 +18,30 @@ __all__ = [
     "centre_mask",
     "inpaint",
     "inpainting_errors",
+    "mean_image",
     "rectangle_mask",
 ]
 
-# Of a normal distribution, two-sided.
+# Number of standard errors on either side of the value in a 95 % interval, by the normal approximation.
 _Z_95 = 1.96
+# Images read at a time.
+_BATCH = 1000
+
+
+def mean_image(part: Split) -> Tensor:
+    """The mean of the images of a part, ``(C, H, W)``: what missing pixels are filled with at first."""
+    total = torch.zeros(part.images.shape[1:], dtype=torch.float64)
+    for _, images in batches(part, _BATCH):
+        total += images.cpu().double().sum(0)
+    return (total / len(part)).float()
 
 
 def centre_mask(shape: tuple[int, ...], share: float = 0.5) -> Tensor:
-    """The middle of images, ``share`` of their height and width.
+    """A mask of the middle of images.
 
     Args:
         shape: ``(C, H, W)``.
-        share: In (0, 1].
+        share: Share of height and of width that is missing, in (0, 1].
 
     Returns:
         ``(H, W)`` bool, True where pixels are missing.
@@ -43,14 +56,14 @@ def centre_mask(shape: tuple[int, ...], share: float = 0.5) -> Tensor:
 
 
 def rectangle_mask(shape: tuple[int, ...], top: int, left: int, height: int, width: int) -> Tensor:
-    """A rectangle of images, in pixels.
+    """A mask of a rectangle of images, in pixels.
 
     Args:
         shape: ``(C, H, W)``.
-        top: First row that is missing, from 0.
-        left: First column.
-        height: Rows that are missing.
-        width: Columns.
+        top: First missing row, from 0.
+        left: First missing column, from 0.
+        height: Number of missing rows.
+        width: Number of missing columns.
 
     Returns:
         ``(H, W)`` bool, True where pixels are missing.
@@ -70,11 +83,12 @@ def rectangle_mask(shape: tuple[int, ...], top: int, left: int, height: int, wid
 
 @dataclass(frozen=True)
 class Inpainting:
-    """What becomes of images with missing pixels.
+    """Images whose missing pixels were filled in.
 
     Attributes:
-        masked: ``(n, *shape of x)``, the missing pixels filled in to begin with.
-        steps: The same shape, by the name of the latent reconstructed from: ``zL`` first, ``z1`` last.
+        masked: ``(n, *shape of x)``, the images with the initial filling.
+        steps: ``(n, *shape of x)`` after each step, by the name of the latent reconstructed from: ``zL`` first, ``z1``
+            last.
     """
 
     masked: Tensor
@@ -88,16 +102,16 @@ class Inpainting:
 
 @torch.no_grad()
 def inpaint(hierarchy: Hierarchy, x: Tensor, mask: Tensor, *, fill: Tensor | float = 0.0) -> Inpainting:
-    """Fill in what is missing, from the top of the hierarchy down (section 6.1).
+    """Fill in missing pixels, from the top of the hierarchy down (section 6.1).
 
-    The masked image is reconstructed along the means from level L, the known pixels are put back bit for bit, the
-    result is encoded again and reconstructed from level L − 1, and so on to level 1; nothing is blended.
+    The masked image is reconstructed along the means from level L. The known pixels are put back unchanged. The result
+    is reconstructed from level L − 1, and so on down to level 1.
 
     Args:
-        hierarchy: In evaluation mode.
-        x: ``(n, *shape of x)``; what it holds where pixels are missing is not looked at.
-        mask: Bool, True where missing; broadcast to ``x``: ``(H, W)`` for all images alike.
-        fill: What missing pixels hold to begin with; a number, or broadcast to ``x``, such as the mean image.
+        hierarchy: A hierarchy in evaluation mode.
+        x: ``(n, *shape of x)``; its missing pixels are not used.
+        mask: Bool, True where pixels are missing; broadcasts to ``x``: ``(H, W)`` is one mask for all images.
+        fill: Initial value of missing pixels; a number, or a tensor that broadcasts to ``x``, such as the mean image.
 
     Raises:
         ValueError: If the mask does not fit.
@@ -119,13 +133,14 @@ def inpaint(hierarchy: Hierarchy, x: Tensor, mask: Tensor, *, fill: Tensor | flo
 
 @dataclass(frozen=True)
 class InpaintingErrors:
-    """Root mean squares per element over the missing pixels of each image, averaged over images: estimates.
+    """Root mean square errors over the missing elements of all images, in units of x: estimates.
 
     Attributes:
-        steps: By the name of the latent, from the top down; the last is the method's error.
-        baseline: Of the filling itself.
-        difference: The method's error less the baseline's, image by image; negative where the method is better.
-        interval: 95 % confidence interval of the difference, from the normal approximation over images.
+        steps: Errors after each step, by the name of the latent, from the top down; the last is the method's error.
+        baseline: Error of the initial filling.
+        difference: The method's error less the baseline's; negative where the method is better.
+        interval: 95 % confidence interval of the difference. The errors of both are paired by image (delta method), and
+            the distribution is taken for normal.
     """
 
     steps: dict[str, Quantity]
@@ -135,26 +150,30 @@ class InpaintingErrors:
 
 
 def inpainting_errors(x: Tensor, mask: Tensor, inpainting: Inpainting) -> InpaintingErrors:
-    """Compare an inpainting with the originals, and with leaving the filling as it is.
+    """Compare an inpainting with the original images, and with the initial filling.
 
     Args:
-        x: The whole images, ``(n, *shape of x)``, two or more.
-        mask: As :func:`inpaint` took it.
-        inpainting: What it made.
+        x: The original images, ``(n, *shape of x)``, two or more.
+        mask: The mask that :func:`inpaint` took.
+        inpainting: The result of :func:`inpaint`.
     """
     missing = mask.to(x.device).expand_as(x).flatten(1)
-    counts = missing.sum(1)
+    elements = missing.sum() / len(x)
 
-    def error(images: Tensor) -> Tensor:
-        return (((images - x).flatten(1).square() * missing).sum(1) / counts).sqrt()
+    def squares(images: Tensor) -> Tensor:
+        """``(n,)``, such that their mean is the mean over all missing elements of all images."""
+        return ((images - x).flatten(1).square() * missing).sum(1) / elements
 
     unit = "per missing element"
-    baseline, completed = error(inpainting.masked), error(inpainting.completed)
-    difference = Quantity.mean(completed - baseline, "estimate", unit)
+    baseline, completed = squares(inpainting.masked), squares(inpainting.completed)
+    difference = Quantity.root_mean_square_difference(completed, baseline, "estimate", unit)
     margin = _Z_95 * (difference.standard_error or 0.0)
     return InpaintingErrors(
-        {name: Quantity.mean(error(images), "estimate", unit) for name, images in inpainting.steps.items()},
-        Quantity.mean(baseline, "estimate", unit),
+        {
+            name: Quantity.root_mean_square(squares(images), "estimate", unit)
+            for name, images in inpainting.steps.items()
+        },
+        Quantity.root_mean_square(baseline, "estimate", unit),
         difference,
         (difference.value - margin, difference.value + margin),
     )

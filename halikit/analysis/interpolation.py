@@ -1,4 +1,4 @@
-"""Between two data, at any level."""
+"""Interpolation between data, at any level."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def interpolate(
     *,
     path: Literal["linear", "spherical"] = "linear",
 ) -> Tensor:
-    """Encode two data along the means, go from one ``z_l`` to the other, and decode on the way.
+    """Encode pairs of data along the means, interpolate between their ``z_l``, and decode.
 
     Args:
-        hierarchy: In evaluation mode.
+        hierarchy: A hierarchy in evaluation mode.
         start: ``(n, *shape of x)``.
-        end: The same shape.
-        level: l, between 1 and L.
-        positions: 0 for ``start``, 1 for ``end``, and what lies between or beyond.
-        path: ``"linear"``, or ``"spherical"``, along the great circle of the directions with the length
-            interpolated: what high-dimensional Gaussian latents ask for, whose lengths hardly vary.
+        end: ``(n, *shape of x)``.
+        level: Level l, between 1 and L.
+        positions: Positions on the path: 0 is ``start``, 1 is ``end``; others are between or beyond.
+        path: ``"linear"``, or ``"spherical"``: along the great circle of the directions, with interpolated length. The
+            length of high-dimensional Gaussian latents hardly varies, and this path keeps it.
 
     Returns:
         ``(n, len(positions), *shape of x)``.
@@ -60,7 +60,7 @@ def _spherical(a: Tensor, b: Tensor, position: float) -> Tensor:
     lengths = u.norm(dim=1, keepdim=True), v.norm(dim=1, keepdim=True)
     u, v = (vector / length.clamp_min(1e-12) for vector, length in zip((u, v), lengths, strict=True))
     angle = (u * v).sum(1, keepdim=True).clamp(-1, 1).acos()
-    # Between parallel vectors the circle is a point, and the line as good.
+    # Between parallel vectors the angle is 0, and the line is used.
     sine = angle.sin()
     parallel = sine < 1e-4
     sine = sine.where(~parallel, torch.ones_like(sine))

@@ -1,6 +1,6 @@
-"""How much of the data's classes survives each level, and whether samples cover them; ours.
+"""Labels that reconstructions keep, and classes that samples cover.
 
-Section 5.2 asks the same of attributes.
+The paper measures attributes in the same way (section 5.2); the measure for classes is ours.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from halikit.analysis.batched import in_batches, sizes
 from halikit.data import DataSet, Split
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
@@ -23,24 +24,24 @@ __all__ = ["LabelClassifier", "LabelScores", "label_scores"]
 
 LabelClassifier = Literal["neighbours", "network"]
 
-# Samples pass through the networks, and distances are taken, this many at a time.
+# Data that pass through the networks, or whose distances are taken, at a time.
 _CHUNK = 1000
 
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Proportions counted on finite sets: estimates, with ``num_held_out`` and ``num_samples`` draws behind them.
+    """Estimates on ``num_held_out`` held-out data and ``num_samples`` samples.
 
     Attributes:
-        kept: Share of held-out data whose reconstruction from level l the classifier gives the right label, from level
-            1 up; along the means.
-        reference: The same for the held-out data themselves: the classifier's accuracy.
-        class_shares: Share of prior samples that the classifier puts into each class.
-        sample_distance: Mean Euclidean distance of a prior sample to the nearest training datum.
-        held_out_distance: The same for held-out data.
-        num_held_out: Held-out data measured on.
-        num_samples: Prior samples drawn.
-        classifier: What gave the labels.
+        kept: Share of held-out data whose reconstruction along the means gets the right label from the classifier; one
+            for each level, from 1 up.
+        reference: Share of held-out data that get the right label themselves: the accuracy of the classifier.
+        class_shares: Share of samples that the classifier assigns to each class.
+        sample_distance: Mean Euclidean distance from a sample to the nearest training datum.
+        held_out_distance: Mean Euclidean distance from a held-out datum to the nearest training datum.
+        num_held_out: Number of held-out data.
+        num_samples: Number of samples.
+        classifier: The kind of classifier.
     """
 
     kept: tuple[float, ...]
@@ -65,31 +66,38 @@ def label_scores(
     """Judge reconstructions and samples by a classifier fitted on the training data.
 
     Args:
-        hierarchy: In evaluation mode.
-        data: With labels.
-        part: Where to measure; the held-out part by default.
-        num_samples: Prior samples to draw.
-        classifier: The 3 nearest neighbours, or a network with one hidden layer of 256 units.
-        seed: Of the samples and of the network.
+        hierarchy: A hierarchy in evaluation mode.
+        data: Data with labels.
+        part: Part to measure on; the held-out part by default.
+        num_samples: Number of samples to draw.
+        classifier: ``"neighbours"``: the 3 nearest neighbours; ``"network"``: one hidden layer of 256 units.
+        seed: Seed of the samples and of the network.
 
     Raises:
         InputError: If the data have no labels.
     """
     part = data.held_out if part is None else part
     if data.train.labels is None or part.labels is None:
-        raise InputError(f"{data.spec} has no labels, so no label can be kept; use data with classes")
-    train = _flat(data.train)
+        raise InputError(f"{data.spec} has no labels, which this measure needs; use data with classes")
+    device = hierarchy.prior.device
+    train, held_out = _flat(data.train), _flat(part)
     fitted = _classifier(classifier, seed).fit(train.numpy(), data.train.labels.cpu().numpy())
     truth = part.labels.cpu()
 
-    def accuracy(x: Tensor) -> float:
-        return float((torch.from_numpy(fitted.predict(x.numpy())) == truth).double().mean())
+    def predicted(x: Tensor) -> Tensor:
+        return torch.from_numpy(fitted.predict(x.numpy()))
 
-    held_out = _flat(part)
-    kept = tuple(accuracy(_reconstructed(hierarchy, part, level)) for level in range(1, len(hierarchy) + 1))
-    samples = _sampled(hierarchy, num_samples, seed)
-    predicted = torch.from_numpy(fitted.predict(samples.numpy()))
-    shares = torch.bincount(predicted, minlength=len(data.classes)).double() / num_samples
+    def accuracy(x: Tensor) -> float:
+        return float((predicted(x) == truth).double().mean())
+
+    def rebuilt(level: int) -> Tensor:
+        return in_batches(lambda x: hierarchy.reconstruct(x, level).flatten(1).cpu(), part, _CHUNK, device=device)
+
+    with torch.no_grad():
+        kept = tuple(accuracy(rebuilt(level)) for level in range(1, len(hierarchy) + 1))
+        with seeded(seed, device):
+            samples = torch.cat([hierarchy.sample(n).flatten(1).cpu() for n in sizes(num_samples, _CHUNK)])
+    shares = torch.bincount(predicted(samples), minlength=len(data.classes)).double() / num_samples
     return LabelScores(
         kept,
         accuracy(held_out),
@@ -111,23 +119,9 @@ def _classifier(name: LabelClassifier, seed: int) -> ClassifierMixin:
     return MLPClassifier((256,), batch_size=100, random_state=seed)
 
 
-def _flat(split: Split) -> Tensor:
-    return split.batch(torch.arange(len(split), device=split.device)).flatten(1).cpu()
-
-
-@torch.no_grad()
-def _reconstructed(hierarchy: Hierarchy, part: Split, level: int) -> Tensor:
-    chunks = torch.arange(len(part), device=part.device).split(_CHUNK)
-    device = hierarchy.prior.device
-    return torch.cat([hierarchy.reconstruct(part.batch(i).to(device), level).flatten(1).cpu() for i in chunks])
-
-
-@torch.no_grad()
-def _sampled(hierarchy: Hierarchy, n: int, seed: int) -> Tensor:
-    device = hierarchy.prior.device
-    with seeded(seed, device):
-        return torch.cat([hierarchy.sample(min(_CHUNK, n - i)).flatten(1).cpu() for i in range(0, n, _CHUNK)])
+def _flat(part: Split) -> Tensor:
+    return in_batches(lambda x: x.flatten(1).cpu(), part, _CHUNK)
 
 
 def _nearest_distance(x: Tensor, train: Tensor) -> float:
-    return float(torch.cat([torch.cdist(chunk, train).min(1).values for chunk in x.split(_CHUNK)]).mean())
+    return float(in_batches(lambda chunk: torch.cdist(chunk, train).min(1).values, x, _CHUNK).mean())

@@ -1,6 +1,6 @@
-"""Many linear support vector machines on the same features at once.
+"""Many linear support vector machines (SVMs) on the same features at once.
 
-Tables 2 and 6 want one per attribute, level and regularisation; together they are products of matrices.
+Tables 2 and 6 need one for each attribute, level and regularisation; all of them together are products of matrices.
 """
 
 from __future__ import annotations
@@ -10,28 +10,30 @@ from torch import Tensor
 
 __all__ = ["fit_svms", "principal_coordinates"]
 
-# A machine is fitted when its gradient is this small beside that of no weights at all.
+# An SVM is fitted when the norm of its gradient is below this share of the norm at zero weights.
 _GRADIENT = 1e-5
-# Newton's equations are solved to this share of their right side, by at most so many steps of conjugate gradients.
+# Newton's equations are solved up to a residual of this share of their right side, by at most this many steps of
+# conjugate gradients.
 _RESIDUAL, _CONJUGATE = 0.1, 500
+# The most steps of Newton's method, and the most halvings of a step.
 _NEWTON, _HALVINGS = 100, 30
-# Directions whose variance is this far below the largest are rounding errors.
+# Directions with less than this share of the largest variance are rounding errors.
 _RANK = 1e-9
 
 
 def principal_coordinates(fit: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """The same features in the principal axes of the fitting part, with a last column of ones for the offset.
+    """The features along the principal axes of the fitting part, with a last column of ones for the offset.
 
-    A linear machine's weights lie in what the fitting part spans, and rotations change neither its margins nor its
-    penalty, so the machines are the same. There are no more coordinates than images to fit, and Newton's equations are
-    close to diagonal.
+    The SVMs are the same as on the features themselves: their weights are in the span of the fitting part, and a
+    rotation changes neither margins nor penalty. There are at most as many coordinates as images to fit, and Newton's
+    equations are close to diagonal.
 
     Args:
-        fit: ``(n, D)``, the part to fit on.
-        test: ``(m, D)``.
+        fit: Features to fit on, ``(n, D)``.
+        test: Features to test on, ``(m, D)``.
 
     Returns:
-        Float32 ``(n, min(n, D) + 1)`` and ``(m, min(n, D) + 1)``, or with fewer columns where features repeat.
+        Float32 ``(n, min(n, D) + 1)`` and ``(m, min(n, D) + 1)``; fewer columns if features are linearly dependent.
     """
     fit, test = fit.double(), test.double()
     wide = fit.shape[0] < fit.shape[1]
@@ -45,20 +47,20 @@ def principal_coordinates(fit: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fit_svms(x: Tensor, answers: Tensor, used: Tensor, c: Tensor, start: Tensor | None = None) -> Tensor:
-    """Fit one machine per question: ½‖w‖² + c Σ_i k_i max(0, 1 − y_i w·x_i)² at its least.
+    """Fit one SVM for each question: minimise ½‖w‖² + c Σ_i k_i max(0, 1 − y_i w·x_i)².
 
-    Newton's method of Keerthi and DeCoste (2005) with conjugate gradients, all machines in step. ``k_i`` weighs the
-    answers yes and no alike, as n / 2n_yes and n / 2n_no.
+    Newton's method of Keerthi and DeCoste (2005) with conjugate gradients, for all SVMs at once. ``k_i`` gives both
+    answers equal weight: n / 2n_yes and n / 2n_no.
 
     Args:
-        x: ``(n, D)``, with a column of ones; its weight is penalised as the others are.
+        x: Features ``(n, D)`` with a column of ones, whose weight is penalised like the others.
         answers: ``(n, A)`` bool.
-        used: Which images each machine is fitted on, ``(n, A)`` bool, with both answers among them.
-        c: Of each machine, ``(A,)``, above 0.
-        start: Weights to begin at, ``(D, A)``.
+        used: Images that each SVM is fitted on, ``(n, A)`` bool, with both answers among them.
+        c: Regularisation of each SVM, ``(A,)``, above 0; a smaller one is stronger.
+        start: Initial weights, ``(D, A)``; zero by default.
 
     Returns:
-        Weights ``(D, A)``; the answer to ``x`` is yes where ``x @ w`` is above 0.
+        Weights ``(D, A)``; the answer for ``x`` is yes where ``x @ w`` is above 0.
     """
     signs = torch.where(answers, 1.0, -1.0).to(x)
     counts = used.sum(0) / 2
@@ -105,7 +107,7 @@ def _newton_step(x: Tensor, gradient: Tensor, curvature: Tensor, diagonal: Tenso
 def _line_search(
     w: Tensor, step: Tensor, margins: Tensor, moved: Tensor, signs: Tensor, costs: Tensor, slope: Tensor
 ) -> Tensor:
-    """Halve each machine's step until it brings a ten-thousandth of what its slope promises."""
+    """The length of each SVM's step: halved until the loss falls by 1e-4 of what the slope predicts (Armijo)."""
 
     def value(length: Tensor) -> Tensor:
         slack = (1 - signs * (margins + length * moved)).relu()

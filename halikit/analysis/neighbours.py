@@ -1,4 +1,4 @@
-"""Which data a level takes for alike."""
+"""Nearest neighbours of data in the features of a level."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Neighbours(NamedTuple):
     """The nearest data of each query, nearest first.
 
     Attributes:
-        rows: ``(n, k)`` int64, of the part searched.
-        distance: ``(n, k)``, Euclidean, in the level's features.
+        rows: ``(n, k)`` int64, rows of the part searched.
+        distance: ``(n, k)``, Euclidean distance in the features of the level.
     """
 
     rows: Tensor
@@ -28,17 +28,17 @@ class Neighbours(NamedTuple):
 
 @torch.no_grad()
 def nearest_neighbours(hierarchy: Hierarchy, x: Tensor, part: Split, level: int, k: int = 8) -> Neighbours:
-    """Search a part of a data set, of any size, in the features of one level: the means of ``z_l``, flattened.
+    """Search a part of a data set, of any size, by the features of one level: the flattened means of ``z_l``.
 
     Args:
-        hierarchy: In evaluation mode.
+        hierarchy: A hierarchy in evaluation mode.
         x: Queries, ``(n, *shape of x)``.
-        part: What to search.
-        level: Between 0 and L; 0 compares the data themselves.
-        k: How many to find, at most ``len(part)``.
+        part: The part to search.
+        level: Level, between 0 and L; 0 compares the data themselves.
+        k: Number of neighbours, at most ``len(part)``.
 
     Raises:
-        ValueError: If there are fewer data than that.
+        ValueError: If the part has fewer than k data.
     """
     if not 1 <= k <= len(part):
         raise ValueError(f"there are {len(part)} data to search, so 1 to {len(part)} neighbours; got {k}")

@@ -1,4 +1,4 @@
-"""Propositions 1 and 2, the identity behind them, and both lemmas (sections 3.2 and A.2), side by side in numbers.
+"""Propositions 1 and 2, the identity behind them, and both lemmas (sections 3.2 and A.2), checked by numbers.
 
 With q the encoder's joint (Eq. 3) and p the decoder's (Eq. 4), for every level l
 
@@ -6,19 +6,19 @@ With q the encoder's joint (Eq. 3) and p the decoder's (Eq. 4), for every level 
     E_q[L^l] ≥ H(x|z_l)                                                           Proposition 2, Eq. 7
     E_q[L^l] − H(x|z_l) ≤ K · D_JS(p(x, z_1 … z_L), q(x, z_1 … z_L))              Proposition 1, Eq. 6
 
-where H is the conditional entropy under q, and K is finite only if q/p is bounded. The paper's proof writes the
-divergences the other way round, which the identity does not allow. It rests on two lemmas: divergences of joints are at
-least those of their marginals (Eq. 11), and KL ≤ χ² ≤ K · D_JS where q/p is bounded (Eqs. 12 and 13). D_JS lies in
-[0, log 2]; everything is in nats.
+where H is the conditional entropy under q, and K is finite only if q/p is bounded. The paper's proof has the arguments
+of the divergences in the other order, which contradicts the identity. The proof uses two lemmas: divergences of joints
+are at least those of their marginals (Eq. 11), and KL ≤ χ² ≤ K · D_JS where q/p is bounded (Eqs. 12 and 13). D_JS is
+in [0, log 2]; all terms are in nats.
 
-Linear-Gaussian hierarchies have all of it in closed form but D_JS, an integral that is estimated; hierarchies over
-finite spaces have all of it exactly.
+For linear-Gaussian hierarchies all terms are exact (closed forms) except D_JS, an integral that is estimated. For
+hierarchies over finite spaces all terms are exact.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -46,11 +46,11 @@ __all__ = [
     "verdicts",
 ]
 
-# Quasi-random points for D_JS, and independent scramblings of them, whose spread is the standard error.
+# Quasi-random points for D_JS, and independent scramblings of them, which give the standard error.
 _POINTS, _SCRAMBLES = 1024, 8
-# How far rounding may carry one side of a statement over the other, relative to their size.
+# A statement counts as violated beyond this rounding error, relative to the size of its sides, and this number of
+# standard errors of D_JS.
 _TOLERANCE = 1e-9
-# How many standard errors an estimate of D_JS may.
 _DEVIATIONS = 5.0
 
 
@@ -59,7 +59,7 @@ class LevelTerms:
     """Both sides of every statement for one level, in nats.
 
     Attributes:
-        level: l.
+        level: Level l.
         error: ``E_q[L^l]``, from the conditional density ``p(x|z_l)``.
         entropy: ``H(x|z_l)`` under q.
         kl_pair: ``KL(q(x, z_l) ‖ p(x, z_l))``.
@@ -68,8 +68,8 @@ class LevelTerms:
         chi2_pair: ``χ²(q(x, z_l) ‖ p(x, z_l))``; infinite where it diverges.
         js_pair: ``D_JS`` of ``(x, z_l)``.
         js_joint: ``D_JS`` of all states.
-        constant: The smallest K for which ``KL ≤ K · D_JS`` follows from the bound on q/p; infinite without one.
-        paper_constant: The K of Lemma 2, which goes through χ².
+        constant: Smallest K for which ``KL ≤ K · D_JS`` follows from the bound on q/p; infinite without a bound.
+        paper_constant: K of Lemma 2, by way of χ².
     """
 
     level: int
@@ -90,8 +90,8 @@ class Case:
     """A hierarchy that was examined.
 
     Attributes:
-        kind: What it is: any linear-Gaussian one, one whose q/p is bounded, or one over finite spaces.
-        terms: Of its levels, from 1 up.
+        kind: Kind of the hierarchy: linear-Gaussian, linear-Gaussian with bounded q/p, or over finite spaces.
+        terms: Terms of each level, from 1 up.
     """
 
     kind: Literal["gaussian", "bounded gaussian", "finite"]
@@ -99,15 +99,15 @@ class Case:
 
 
 class Verdict(NamedTuple):
-    """A statement over many cases.
+    """The check of a statement on many cases.
 
     Attributes:
-        name: What it is called.
-        statement: In symbols.
-        checked: How often it was checked.
-        violations: How often one side was beyond the other by more than rounding and, where D_JS is an estimate, five
+        name: Name of the statement.
+        statement: The statement in symbols.
+        checked: Number of checks.
+        violations: Number of checks that failed by more than rounding and, where D_JS is an estimate, by more than five
             of its standard errors.
-        tightest: The smallest slack, right less left; of an equality the largest difference. In nats.
+        tightest: Smallest slack, right side less left side; for an equality the largest difference. In nats.
     """
 
     name: str
@@ -120,17 +120,17 @@ class Verdict(NamedTuple):
 def tight_constant(bound: float) -> float:
     """The smallest K with ``KL(q ‖ p) ≤ K · D_JS(p, q)`` for all q and p with ``q/p ≤ bound``.
 
-    Both are f-divergences of q from p, and the quotient of their generators
-    ``(r log r − r + 1) / (½ r log(2r/(1+r)) + ½ log(2/(1+r)))`` grows with r; it is 4 at r = 1.
+    Both are f-divergences of q from p. The quotient of their generators,
+    ``(r log r − r + 1) / (½ r log(2r/(1+r)) + ½ log(2/(1+r)))``, grows with r; it is 4 at r = 1.
 
     Args:
-        bound: At least 1.
+        bound: Upper bound on q/p, at least 1.
     """
     return _quotient(bound, lambda r: r * math.log(r) - r + 1, at_one=4.0)
 
 
 def _paper_constant(bound: float) -> float:
-    """The same for ``χ²(q ‖ p)``, whose generator is ``(r − 1)²`` (Lemma 2)."""
+    """The smallest K with ``χ²(q ‖ p) ≤ K · D_JS(p, q)`` (Lemma 2); the generator of χ² is ``(r − 1)²``."""
     return _quotient(bound, lambda r: (r - 1) ** 2, at_one=8.0)
 
 
@@ -147,14 +147,14 @@ def _quotient(r: float, generator: Callable[[float], float], at_one: float) -> f
 
 @torch.no_grad()
 def gaussian_terms(hierarchy: Hierarchy, data: Gaussian) -> tuple[LevelTerms, ...]:
-    """All terms of a linear-Gaussian hierarchy: exact, but for D_JS.
+    """All terms of a linear-Gaussian hierarchy; exact, except D_JS.
 
     Args:
-        hierarchy: All kernels linear-Gaussian, the prior standard normal.
+        hierarchy: A hierarchy of linear-Gaussian kernels with a standard normal prior.
         data: ``q(x)``.
 
     Raises:
-        TypeError: If a kernel or the prior is another.
+        TypeError: If a kernel or the prior is of another kind.
     """
     q, p, blocks = _gaussian_joints(hierarchy, data)
     js_joint = _gaussian_js(q, p)
@@ -185,7 +185,7 @@ def gaussian_terms(hierarchy: Hierarchy, data: Gaussian) -> tuple[LevelTerms, ..
 
 
 def _gaussian_joints(hierarchy: Hierarchy, data: Gaussian) -> tuple[Gaussian, Gaussian, list[Tensor]]:
-    """Both joints over ``x, z_1, …, z_L``, and which elements are whose."""
+    """Both joints over ``x, z_1, …, z_L``, and the indices of the elements of each state."""
     ups, downs = ([getattr(link, way) for link in hierarchy] for way in ("up", "down"))
     if hierarchy.prior.distribution is not None or not all(isinstance(k, LinearGaussian) for k in ups + downs):
         raise TypeError("closed forms need linear-Gaussian kernels throughout and a standard normal prior")
@@ -193,7 +193,7 @@ def _gaussian_joints(hierarchy: Hierarchy, data: Gaussian) -> tuple[Gaussian, Ga
     top = torch.eye(sizes[-1]).to(data.mean)
     q = _chained(data, ups)
     p = _chained(Gaussian(torch.zeros_like(top[0]), top), downs[::-1])
-    # The decoder's chain begins at the top.
+    # The chain of the decoder begins at the top; its states are put into the order of the encoder.
     return q, _marginal(p, torch.cat(_blocks(sizes[::-1])[::-1])), _blocks(sizes)
 
 
@@ -202,7 +202,7 @@ def _exact(value: Tensor | float) -> Quantity:
 
 
 def _chained(start: Gaussian, kernels: Sequence[LinearGaussian]) -> Gaussian:
-    """The measure on all states of a Markov chain, in order."""
+    """The distribution of all states of a Markov chain, in order."""
     mean, covariance = start
     size = len(mean)
     for kernel in kernels:
@@ -217,7 +217,7 @@ def _chained(start: Gaussian, kernels: Sequence[LinearGaussian]) -> Gaussian:
 
 
 def _blocks(sizes: Sequence[int]) -> list[Tensor]:
-    """The indices of each state among the elements of all of them."""
+    """The indices of the elements of each state in the concatenation of all states."""
     return list(torch.arange(sum(sizes)).split(list(sizes)))
 
 
@@ -257,13 +257,13 @@ def _gaussian_chi2(q: Gaussian, p: Gaussian) -> float:
 
 
 def _gaussian_js(q: Gaussian, p: Gaussian) -> Quantity:
-    """``D_JS`` by quasi-Monte Carlo: an estimate whose standard error comes from independent scramblings."""
+    """``D_JS`` by quasi-Monte Carlo: an estimate, with a standard error from independent scramblings."""
     measures = [torch.distributions.MultivariateNormal(m.mean, m.covariance) for m in (q, p)]
     normal = _normal_points(len(q.mean)).to(q.mean)
     estimates = torch.zeros(_SCRAMBLES, dtype=torch.float64)
     for this, other in (measures, measures[::-1]):
         points = this.loc + normal @ this.scale_tril.T
-        # log(2 this / (this + other)), without a quotient of small numbers.
+        # log(2 this / (this + other)), from the difference of log-densities, so that nothing underflows.
         log_ratio = other.log_prob(points) - this.log_prob(points)
         estimates += 0.5 * (math.log(2) - softplus(log_ratio)).double().mean(1)
     return Quantity.mean(estimates, "estimate", "nats")
@@ -281,10 +281,10 @@ def _normal_points(dimension: int) -> Tensor:
 
 
 def finite_terms(joints: FiniteJoints) -> tuple[LevelTerms, ...]:
-    """All terms of a hierarchy over finite spaces, exactly.
+    """All terms of a hierarchy over finite spaces, exact.
 
     Args:
-        joints: Both joints, p positive.
+        joints: Both joints; all probabilities of p are positive.
     """
     q, p = joints
     terms = []
@@ -331,10 +331,10 @@ def random_linear_gaussian(
     """A random linear-Gaussian hierarchy in float64 with a random ``q(x)``.
 
     Args:
-        sizes: Elements of ``x, z_1, …, z_L``.
+        sizes: Numbers of elements of ``x, z_1, …, z_L``.
         generator: Source of randomness.
-        bounded: Whether q/p is to be bounded, so that K is finite: the encoder is then the decoder's posterior with
-            narrower noise, somewhat disturbed.
+        bounded: Make q/p bounded, so that K is finite: the encoder is the decoder's posterior with less noise and a
+            small random change.
     """
     spaces = [Space("x" if i == 0 else f"z{i}", (size,)) for i, size in enumerate(sizes)]
     downs = [_random_kernel(upper, lower, generator) for lower, upper in pairwise(spaces)]
@@ -354,13 +354,13 @@ def random_linear_gaussian(
         found = _stacked(ups, downs), Gaussian(mean.detach(), (shrink * marginal.covariance).detach())
         if _is_bounded(*found):
             return found
-        # A kernel belongs to one link: the next attempt needs its own.
+        # A kernel belongs to one link, so the next attempt needs new kernels.
         downs = [LinearGaussianKernel(d.source, d.target, d.weight, d.bias, d.covariance) for d in downs]
         disturbance /= 2
 
 
 def _is_bounded(hierarchy: Hierarchy, data: Gaussian) -> bool:
-    """Whether q/p is, for x with every latent."""
+    """Whether q/p is bounded for x with each latent."""
     q, p, (x, *latents) = _gaussian_joints(hierarchy, data)
     pairs = [torch.cat([x, z]) for z in latents]
     return all(math.isfinite(_largest_ratio(_marginal(q, pair), _marginal(p, pair))) for pair in pairs)
@@ -401,12 +401,12 @@ def _stacked(ups: Sequence[LinearGaussian], downs: Sequence[LinearGaussian]) -> 
 
 
 def examine(count: int, levels: int = 3, *, seed: int = 0) -> tuple[Case, ...]:
-    """Compute all terms of random hierarchies, ``count`` of each kind, of 1 to ``levels`` levels.
+    """Compute all terms of random hierarchies with 1 to ``levels`` levels (Propositions 1 and 2).
 
     Args:
-        count: At least 1.
-        levels: The most levels, at least 1.
-        seed: Of everything.
+        count: Number of hierarchies of each kind, at least 1.
+        levels: Largest number of levels, at least 1.
+        seed: Seed of the hierarchies.
     """
     generator = torch.Generator().manual_seed(seed)
     cases = []
@@ -422,47 +422,35 @@ def examine(count: int, levels: int = 3, *, seed: int = 0) -> tuple[Case, ...]:
 
 
 def verdicts(cases: Sequence[Case]) -> tuple[Verdict, ...]:
-    """Check every statement on every level of every case where it says something."""
+    """Check each statement on each level of each case that it applies to."""
     terms = [term for case in cases for term in case.terms]
-    bounded = [term for term in terms if math.isfinite(term.constant)]
-    steps = [(below, above) for case in cases for below, above in pairwise(case.terms)]
+    identity = [(t.error.value, t.entropy.value + t.kl_pair.value - t.kl_latent.value) for t in terms]
     return (
-        _equality(
-            "identity",
-            "E[L] = H(x|z) + KL(q(x,z)‖p(x,z)) − KL(q(z)‖p(z))",
-            [(t.error.value, t.entropy.value + t.kl_pair.value - t.kl_latent.value) for t in terms],
-        ),
-        _inequality("Proposition 2, Eq. 7", "H(x|z) ≤ E[L]", [(t.entropy, t.error, 1.0) for t in terms]),
-        _inequality(
-            "Proposition 1, Eq. 6",
-            "E[L] − H(x|z) ≤ K D_JS(p, q)",
-            [(_exact(t.error.value - t.entropy.value), t.js_joint, t.constant) for t in bounded],
-        ),
-        _inequality(
-            "Lemma 1, Eq. 11, KL", "KL(q(x,z)‖p(x,z)) ≤ KL(q‖p)", [(t.kl_pair, t.kl_joint, 1.0) for t in terms]
-        ),
-        _inequality(
-            "Lemma 1, Eq. 11, D_JS", "D_JS(p(x,z), q(x,z)) ≤ D_JS(p, q)", [(t.js_pair, t.js_joint, 1.0) for t in terms]
-        ),
-        _inequality(
-            "Lemma 2, Eq. 12",
-            "KL(q(x,z)‖p(x,z)) ≤ K D_JS(p(x,z), q(x,z))",
-            [(t.kl_pair, t.js_pair, t.constant) for t in bounded],
-        ),
-        _inequality(
-            "Lemma 2, Eq. 13, left",
-            "KL(q(x,z)‖p(x,z)) ≤ χ²(q(x,z)‖p(x,z))",
-            [(t.kl_pair, t.chi2_pair, 1.0) for t in terms],
-        ),
-        _inequality(
-            "Lemma 2, Eq. 13, right",
-            "χ²(q(x,z)‖p(x,z)) ≤ K' D_JS(p(x,z), q(x,z))",
-            [(t.chi2_pair, t.js_pair, t.paper_constant) for t in bounded],
-        ),
-        _inequality(
-            "entropies", "H(x|z_l) ≤ H(x|z_{l+1})", [(below.entropy, above.entropy, 1.0) for below, above in steps]
-        ),
+        _equality("identity", "E[L] = H(x|z) + KL(q(x,z)‖p(x,z)) − KL(q(z)‖p(z))", identity),
+        *(_inequality(name, statement, sides) for name, statement, sides in _inequalities(cases, terms)),
     )
+
+
+def _inequalities(
+    cases: Sequence[Case], terms: Sequence[LevelTerms]
+) -> Iterator[tuple[str, str, list[tuple[Quantity, Quantity, float]]]]:
+    """Name, statement and sides of each inequality; the sides are those of :func:`_inequality`."""
+    bounded = [term for term in terms if math.isfinite(term.constant)]
+    gaps = [(_exact(t.error.value - t.entropy.value), t.js_joint, t.constant) for t in bounded]
+    yield "Proposition 2, Eq. 7", "H(x|z) ≤ E[L]", [(t.entropy, t.error, 1.0) for t in terms]
+    yield "Proposition 1, Eq. 6", "E[L] − H(x|z) ≤ K D_JS(p, q)", gaps
+    statement = "KL(q(x,z)‖p(x,z)) ≤ KL(q‖p)"
+    yield "Lemma 1, Eq. 11, KL", statement, [(t.kl_pair, t.kl_joint, 1.0) for t in terms]
+    statement = "D_JS(p(x,z), q(x,z)) ≤ D_JS(p, q)"
+    yield "Lemma 1, Eq. 11, D_JS", statement, [(t.js_pair, t.js_joint, 1.0) for t in terms]
+    statement = "KL(q(x,z)‖p(x,z)) ≤ K D_JS(p(x,z), q(x,z))"
+    yield "Lemma 2, Eq. 12", statement, [(t.kl_pair, t.js_pair, t.constant) for t in bounded]
+    statement = "KL(q(x,z)‖p(x,z)) ≤ χ²(q(x,z)‖p(x,z))"
+    yield "Lemma 2, Eq. 13, left", statement, [(t.kl_pair, t.chi2_pair, 1.0) for t in terms]
+    statement = "χ²(q(x,z)‖p(x,z)) ≤ K' D_JS(p(x,z), q(x,z))"
+    yield "Lemma 2, Eq. 13, right", statement, [(t.chi2_pair, t.js_pair, t.paper_constant) for t in bounded]
+    steps = [(below, above) for case in cases for below, above in pairwise(case.terms)]
+    yield "entropies", "H(x|z_l) ≤ H(x|z_{l+1})", [(below.entropy, above.entropy, 1.0) for below, above in steps]
 
 
 def _equality(name: str, statement: str, sides: Sequence[tuple[float, float]]) -> Verdict:
@@ -472,7 +460,7 @@ def _equality(name: str, statement: str, sides: Sequence[tuple[float, float]]) -
 
 
 def _inequality(name: str, statement: str, sides: Sequence[tuple[Quantity, Quantity, float]]) -> Verdict:
-    """``left ≤ factor · right``."""
+    """The check of ``left ≤ factor · right``."""
     violations = 0
     slacks = []
     for left, right, factor in sides:

@@ -1,4 +1,4 @@
-"""A hierarchy of reconstructions (section 3.2) and their errors: in nats (Eq. 5), Euclidean, embedded (Eq. 8)."""
+"""Reconstructions from each level (section 3.2) and their errors: in nats (Eq. 5), Euclidean, embedded (Eq. 8)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from halikit.analysis.batched import batches, in_batches
 from halikit.analysis.quantity import Kind, Quantity
 from halikit.discriminator import Discriminator
 from halikit.hierarchy import Hierarchy
@@ -35,7 +36,7 @@ __all__ = [
     "reconstruction_error",
 ]
 
-# States that pass through the networks at a time, draws counted.
+# States that pass through the networks at a time; each draw counts.
 _CHUNK = 16_384
 
 
@@ -44,12 +45,12 @@ class ReconstructionError:
     """``L^l(x) = E_{z_l ~ T_{z_l|x}}[−log p(x|z_l)]`` of each datum (Eq. 5).
 
     Attributes:
-        level: l.
-        values: ``(n,)``, nats.
-        kind: Of each value: exact, an unbiased estimate, or a stochastic upper bound.
-        num_samples: Draws of ``z_l`` per datum; 0 where none were needed.
-        num_between: Draws of the states between per draw of ``z_l``; 0 where none were needed.
-        effective_sample_size: Mean share of those that counts, in (0, 1]; 1 where none were needed. Near
+        level: Level l.
+        values: ``(n,)``, in nats.
+        kind: Whether each value is exact, an unbiased estimate, or a stochastic upper bound.
+        num_samples: Draws of ``z_l`` for each datum; 0 if none were needed.
+        num_between: Draws of the states in between for each draw of ``z_l``; 0 if none were needed.
+        effective_sample_size: Mean effective share of these draws, in (0, 1]; 1 if none were needed. Near
             ``1 / num_between`` the bound is loose.
     """
 
@@ -62,7 +63,7 @@ class ReconstructionError:
 
     @property
     def mean(self) -> Quantity:
-        """``E_{q(x)}[L^l(x)]`` with its standard error over data and draws: an estimate, or a bound, in nats."""
+        """``E_{q(x)}[L^l(x)]`` in nats, an estimate or a bound, with its standard error over data and draws."""
         return Quantity.mean(self.values, "estimate" if self.kind == "exact" else self.kind, "nats")
 
 
@@ -77,24 +78,23 @@ def reconstruction_error(
     scale: float | None = None,
     generator: torch.Generator | None = None,
 ) -> ReconstructionError:
-    """``L^l(x)`` of Eq. 5 for every datum.
+    """``L^l(x)`` of Eq. 5 for each datum.
 
-    What it is depends on the kernels. Linear-Gaussian ones give it exactly. Where ``p(x|z_l)`` has a density, at level
-    1 above all, it is a mean over ``num_samples`` draws of ``z_l``: an unbiased estimate. Above level 1 that density
-    is itself an expectation, whose logarithm can only be bounded from below; the error comes out as an upper bound,
-    which falls as ``num_between`` grows.
+    Linear-Gaussian kernels give it exactly. Where ``p(x|z_l)`` has a density, such as at level 1, it is an unbiased
+    estimate: a mean over ``num_samples`` draws of ``z_l``. At other levels that density is itself an expectation, and
+    its logarithm can only be bounded from below. The error is then an upper bound; it falls as ``num_between`` grows.
 
     Args:
-        hierarchy: In evaluation mode.
+        hierarchy: A hierarchy in evaluation mode.
         x: ``(n, *shape of x)``.
-        level: Between 1 and L; L by default.
-        num_samples: Draws of ``z_l`` per datum.
-        num_between: Draws of ``z_1 … z_{l−1}`` per draw of ``z_l``, proposed by the encoder where it has densities.
-        scale: Standard deviation of the Gaussian to be put on a deterministic ``p(x|z_1)``, in units of x.
+        level: Level, between 1 and L; L by default.
+        num_samples: Draws of ``z_l`` for each datum.
+        num_between: Draws of ``z_1 … z_{l−1}`` for each draw of ``z_l``; the encoder proposes them if it has densities.
+        scale: Standard deviation of the Gaussian around a deterministic ``p(x|z_1)``, in units of x.
         generator: Source of randomness.
 
     Raises:
-        NoDensityError: If a density that is needed does not exist, and none was given through ``scale``.
+        NoDensityError: If a density that is needed does not exist, and ``scale`` does not give one.
         ValueError: If there is no such level, or ``scale`` is given though ``p(x|z_1)`` has a density.
     """
     level = len(hierarchy) if level is None else level
@@ -109,7 +109,7 @@ def reconstruction_error(
     per_datum = num_samples * (1 if is_exact else num_between)
     found = [
         _estimated(encoder, decoder, chunk, num_samples, num_between, generator)
-        for chunk in x.split(max(1, _CHUNK // per_datum))
+        for _, chunk in batches(x, max(1, _CHUNK // per_datum))
     ]
     values, shares = (torch.cat(parts) for parts in zip(*found, strict=True))
     return ReconstructionError(
@@ -126,31 +126,33 @@ def reconstruction_error(
 def fit_observation_scale(
     hierarchy: Hierarchy, x: Tensor, *, num_samples: int = 16, generator: torch.Generator | None = None
 ) -> float:
-    """The isotropic scale of ``p(x|z_1)`` that makes ``L^1`` smallest on these data: the root of the mean square.
+    """The isotropic scale of ``p(x|z_1)`` with the smallest ``L^1`` on these data: the root mean square error.
 
     Args:
-        hierarchy: In evaluation mode.
-        x: Held-out data, ``(n, *shape of x)``; other than those that the error is then measured on.
-        num_samples: Draws of ``z_1`` per datum.
+        hierarchy: A hierarchy in evaluation mode.
+        x: Held-out data, ``(n, *shape of x)``, other than those that the error is measured on afterwards.
+        num_samples: Draws of ``z_1`` for each datum.
         generator: Source of randomness.
 
     Returns:
-        σ in units of x, positive.
+        The scale σ in units of x, positive.
     """
     link = next(iter(hierarchy))
-    squares = []
-    for chunk in x.split(max(1, _CHUNK // num_samples)):
-        repeated = chunk.expand(num_samples, *chunk.shape)
+
+    def squares(x: Tensor) -> Tensor:
+        repeated = x.expand(num_samples, *x.shape)
         mean = link.down.mean(link.up.sample(repeated, generator=generator))
-        squares.append((repeated - mean).square().flatten(2).mean((0, 2)))
-    return max(float(torch.cat(squares).mean().sqrt()), 1e-6)
+        return (repeated - mean).square().flatten(2).mean((0, 2))
+
+    return max(float(in_batches(squares, x, max(1, _CHUNK // num_samples)).mean().sqrt()), 1e-6)
 
 
 class Distances(NamedTuple):
-    """How far reconstructions are from the data, level by level from 1 up.
+    """Distances between data and their reconstructions, for each level from 1 up.
 
     Attributes:
-        euclidean: ``(L, n)``, root mean square of ``x − x̂_l`` per element.
+        euclidean: ``(L, n)``, root mean square error of each reconstruction over its elements, in units of x. The error
+            over all data is the root of the mean of their squares (:meth:`.Quantity.root_mean_square`).
         embedded: ``(L, n)``, ``d_c(x, x̂_l)`` of Eq. 8; ``None`` without a discriminator that has features.
     """
 
@@ -162,11 +164,12 @@ class Distances(NamedTuple):
 def distances(hierarchy: Hierarchy, discriminator: Discriminator | None, x: Tensor) -> Distances:
     """Both distances of Fig. 3 between data and their reconstructions along the means.
 
-    The cost is that of encoding ``L + 1``, decoding ``L`` and judging ``L + 1`` batches like ``x``.
+    The cost is that of encoding ``L + 1`` batches like ``x``, decoding ``L`` and discriminating ``L + 1``.
 
     Args:
-        hierarchy: Taken in evaluation mode.
-        discriminator: Over the same spaces; taken in evaluation mode, without noise. ``None`` where there was no game.
+        hierarchy: A hierarchy; used in evaluation mode.
+        discriminator: A discriminator over the same spaces; used in evaluation mode, without noise. ``None`` if there
+            was no game.
         x: ``(n, *shape of x)``.
     """
     with evaluating(*filter(None, (hierarchy, discriminator))):
@@ -181,13 +184,13 @@ def distances(hierarchy: Hierarchy, discriminator: Discriminator | None, x: Tens
 
 @torch.no_grad()
 def embedded_distance(hierarchy: Hierarchy, discriminator: Discriminator, u: Tensor, v: Tensor) -> Tensor:
-    """``d_c(u, v) = ‖D̄(u, û_1 … û_L) − D̄(v, v̂_1 … v̂_L)‖₂`` (Eq. 8), the hats being encodings along the means.
+    """``d_c(u, v) = ‖D̄(u, û_1 … û_L) − D̄(v, v̂_1 … v̂_L)‖₂`` (Eq. 8), where hats are encodings along the means.
 
     Args:
-        hierarchy: Taken in evaluation mode.
-        discriminator: Over the same spaces; taken in evaluation mode, without noise.
+        hierarchy: A hierarchy; used in evaluation mode.
+        discriminator: A discriminator over the same spaces; used in evaluation mode, without noise.
         u: ``(n, *shape of x)``.
-        v: The same shape.
+        v: ``(n, *shape of x)``.
 
     Returns:
         ``(n,)``, at least 0, in units of the penultimate activations.
@@ -206,23 +209,23 @@ def js_bound(
 ) -> tuple[Quantity, ...]:
     """``D_JS ≥ log 2 − L_d/2``, in [0, log 2], from as many decoder samples as there are data.
 
-    Any discriminator gives a lower bound on the divergence of the joints that it sees, a better one a higher. In
-    expectation, that is: a value on finite data can be too high, by its standard error, and below 0.
+    Any discriminator gives a lower bound on the divergence of the joints that it sees; a better one gives a higher
+    bound. The bound holds in expectation: a value on finite data can be too high by its standard error, or below 0.
 
     Args:
-        hierarchy: Taken in evaluation mode.
-        discriminator: Over the same spaces; taken in evaluation mode.
+        hierarchy: A hierarchy; used in evaluation mode.
+        discriminator: A discriminator over the same spaces; used in evaluation mode.
         x: Data that neither was trained on, ``(n, *shape of x)``.
         generator: Source of randomness.
 
     Returns:
-        One bound a game in nats: of the joints of all spaces, or of each adjacent pair from the data up.
+        A bound in nats for each game: one for the joints of all spaces, or one for each adjacent pair from the data up.
     """
     with evaluating(hierarchy, discriminator):
         q = hierarchy.encode(x, sample=True, generator=generator)
         p = hierarchy.sample_states(len(x), generator=generator)
         return tuple(
-            # The two expectations are over samples of their own, which are paired only to be counted.
+            # The two expectations are over independent samples; pairing them does not change the mean.
             Quantity.mean(math.log(2) - 0.5 * (softplus(-game(q)) + softplus(game(p))), "lower bound", "nats")
             for game in discriminator.games
         )
@@ -232,15 +235,15 @@ def js_bound(
 def draws(
     hierarchy: Hierarchy, x: Tensor, level: int, count: int, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Several reconstructions of each datum: what ``z_l`` leaves free is what differs among them.
+    """Several reconstructions of each datum; they differ in what ``z_l`` does not determine.
 
-    Encoded along the means once, then decoded ``count`` times by sampling every state below ``z_l``.
+    Data are encoded along the means once, and decoded ``count`` times with a draw of every state below ``z_l``.
 
     Args:
-        hierarchy: In evaluation mode.
+        hierarchy: A hierarchy in evaluation mode.
         x: ``(n, *shape of x)``.
-        level: l, between 1 and L.
-        count: Draws per datum.
+        level: Level l, between 1 and L.
+        count: Number of draws for each datum.
         generator: Source of randomness.
 
     Returns:
@@ -257,7 +260,7 @@ def _embedding(hierarchy: Hierarchy, discriminator: Discriminator, x: Tensor) ->
 
 
 def _with_density(stack: Hierarchy, scale: float | None) -> Kernel:
-    """The decoder; with a Gaussian of that scale where ``p(x|z_1)`` is deterministic."""
+    """The decoder, with a Gaussian of this scale around a deterministic ``p(x|z_1)``."""
     downs = [link.down for link in stack]
     if scale is not None:
         if not isinstance(downs[0], DeterministicKernel):
@@ -273,7 +276,7 @@ def _with_density(stack: Hierarchy, scale: float | None) -> Kernel:
 
 
 def _expected_error(encoder: LinearGaussian, decoder: LinearGaussian, x: Tensor) -> Tensor:
-    """``E_{z ~ N(Wx + b, S)}[−log N(x; Vz + c, R)]``, ``(n,)``: the error at the mean and a trace."""
+    """``E_{z ~ N(Wx + b, S)}[−log N(x; Vz + c, R)]``, ``(n,)``: the error at the mean plus a trace."""
     at_mean = -decoder.log_prob(x, encoder.mean(x))
     v, s = decoder.weight, encoder.covariance
     return at_mean + 0.5 * torch.linalg.solve(decoder.covariance, v @ s @ v.T).trace()
@@ -282,7 +285,7 @@ def _expected_error(encoder: LinearGaussian, decoder: LinearGaussian, x: Tensor)
 def _estimated(
     encoder: Kernel, decoder: Kernel, x: Tensor, num_samples: int, num_between: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """The errors of a chunk ``(n,)``, and the share of draws between that count ``(n,)``."""
+    """The errors ``(n,)`` in nats, and the effective share of the draws in between ``(n,)``."""
     values = x.expand(num_samples, *x.shape)
     z = encoder.sample(values, generator=generator)
     if not isinstance(decoder, Composite):

@@ -1,6 +1,6 @@
-"""How much of each latent the encoder recovers from the decoder's own samples; ours.
+"""Recovery of each latent by the encoder from the decoder's own samples (Eq. 4); this measure is ours.
 
-It needs no data and no labels, and is the first thing to look at: a level that does not couple is not recovered.
+It needs no data and no labels. It shows whether training has coupled encoder and decoder at each level.
 """
 
 from __future__ import annotations
@@ -10,30 +10,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from halikit.analysis.batched import sizes
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import CategoricalKernel, Kernel
 
 __all__ = ["LEAST", "Recovery", "decoder_use", "recovery"]
 
-# A level of which less is recovered in one step has not coupled.
+# Encoder and decoder have not coupled at a level with a smaller R² in one step.
 LEAST = 0.5
 
 # Samples that are drawn and encoded at a time.
 _CHUNK = 250
-# An element that varies less holds nothing to recover.
+# Elements with a smaller variance are left out.
 _LEAST_VARIANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """``R²_l = 1 − MSE / variance`` for each element of ``z_l``, averaged over elements; at most 1, and 0 for a guess.
+    """``R²_l = 1 − MSE / variance`` for each element of ``z_l``, averaged over elements: at most 1, and 0 for a guess.
 
-    For classes it is the share that is recovered. NaN where no element varies. All are estimates.
+    For classes it is the share of samples whose class is recovered. It is NaN if no element varies. All are estimates.
 
     Attributes:
-        in_one_step: From the decoder's ``z_{l−1}``, by the mean of ``q(z_l|z_{l−1})``; from level 1 up.
-        from_x: From the decoder's ``x``, along the encoder's means.
-        num_samples: Of the decoder's joint.
+        in_one_step: Recovery from the decoder's ``z_{l−1}`` by the mean of ``q(z_l|z_{l−1})``, from level 1 up.
+        from_x: Recovery from the decoder's ``x`` along the encoder's means, from level 1 up.
+        num_samples: Number of samples of the decoder's joint.
     """
 
     in_one_step: tuple[float, ...]
@@ -43,16 +44,16 @@ class Recovery:
 
 @torch.no_grad()
 def recovery(hierarchy: Hierarchy, num_samples: int = 2000) -> Recovery:
-    """Draw from the decoder's joint (Eq. 4), and encode what was drawn.
+    """Draw from the decoder's joint (Eq. 4), and encode the samples.
 
     Args:
-        hierarchy: In evaluation mode.
-        num_samples: At least 2; drawn by torch's global generator.
+        hierarchy: A hierarchy in evaluation mode.
+        num_samples: Number of samples, at least 2, drawn by torch's global generator.
     """
     names = [space.name for space in hierarchy.spaces]
     one_step, from_x = ([_Score(link.up) for link in hierarchy] for _ in range(2))
-    for first in range(0, num_samples, _CHUNK):
-        drawn = hierarchy.sample_states(min(_CHUNK, num_samples - first))
+    for size in sizes(num_samples, _CHUNK):
+        drawn = hierarchy.sample_states(size)
         along = hierarchy.encode(drawn[names[0]])
         for i, link in enumerate(hierarchy):
             one_step[i].add(drawn[names[i + 1]], link.up.mean(drawn[names[i]]))
@@ -62,18 +63,19 @@ def recovery(hierarchy: Hierarchy, num_samples: int = 2000) -> Recovery:
 
 @torch.no_grad()
 def decoder_use(hierarchy: Hierarchy, num_samples: int = 2000) -> tuple[float, ...]:
-    """What each latent is worth to the decoder's kernel, from level 1 up: 1 where ``p(z_{l−1}|z_l)`` ignores ``z_l``.
+    """Use of each latent by the decoder, from level 1 up: 1 where ``p(z_{l−1}|z_l)`` ignores ``z_l``.
 
-    How much farther the decoder's ``z_{l−1}`` is from the kernel's mean given another sample's ``z_l`` than given its
-    own: root mean squares, an estimate. Without bound for a deterministic kernel that does not ignore ``z_l``.
+    It is the ratio of two root mean square errors of the kernel's mean as a guess of the decoder's ``z_{l−1}``: given
+    the ``z_l`` of another sample, and given its own. It is an estimate. It has no upper limit: a deterministic kernel
+    that does not ignore ``z_l`` makes no error given its own ``z_l``.
 
     Args:
-        hierarchy: In evaluation mode.
-        num_samples: At least 2; drawn by torch's global generator.
+        hierarchy: A hierarchy in evaluation mode.
+        num_samples: Number of samples, at least 2, drawn by torch's global generator.
     """
     own, other = torch.zeros(2, len(hierarchy), dtype=torch.float64)
-    for first in range(0, num_samples, _CHUNK):
-        drawn = hierarchy.sample_states(max(2, min(_CHUNK, num_samples - first)))
+    for size in sizes(num_samples, _CHUNK):
+        drawn = hierarchy.sample_states(max(2, size))
         for i, link in enumerate(hierarchy):
             below, z = drawn[link.down.target.name], drawn[link.down.source.name]
             for sums, given in ((own, z), (other, z.roll(1, 0))):
@@ -82,23 +84,23 @@ def decoder_use(hierarchy: Hierarchy, num_samples: int = 2000) -> tuple[float, .
 
 
 class _Score:
-    """Sums over samples, so that none need be kept.
+    """The recovery by a kernel, from sums over samples, so that no samples are stored.
 
     Args:
-        kernel: Of the encoder, which guesses.
+        kernel: The kernel of the encoder.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self._is_of_classes = isinstance(kernel.factors[-1], CategoricalKernel)
         self._number = 0
-        # Of hits for classes; for all else of the truth, its square, and the squared error, by element.
+        # Sums over samples: of right classes; for other latents of the truth, its square, and the squared error.
         self._sums: list[Tensor] = []
 
     def add(self, truth: Tensor, guess: Tensor) -> None:
-        """More samples, ``(n, *shape)`` each."""
+        """Add samples and guesses, ``(n, *shape)`` each."""
         if self._is_of_classes:
-            hits = truth.argmax(-1) == guess.argmax(-1) if truth.dim() > 1 else truth == guess
-            found = [hits.double()]
+            right = truth.argmax(-1) == guess.argmax(-1) if truth.dim() > 1 else truth == guess
+            found = [right.double()]
         else:
             truth, guess = (state.reshape(len(state), -1).double() for state in (truth, guess))
             found = [truth, truth.square(), (truth - guess).square()]

@@ -1,4 +1,4 @@
-"""How far samples are from data: precision, recall, density and coverage; FID and KID in features of one's choice."""
+"""Distances between samples and data: precision, recall, density and coverage; FID and KID in chosen features."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from halikit.analysis.batched import batches, in_batches
 from halikit.analysis.quantity import Quantity
 from halikit.errors import InputError
 
 __all__ = ["Manifolds", "frechet_distance", "kernel_distance", "manifolds", "onnx_features"]
 
+# Rows whose distances are taken at a time.
 _CHUNK = 1000
 
 
 @dataclass(frozen=True)
 class Manifolds:
-    """Shares counted on finite sets, by balls that reach to the k-th neighbour: estimates, with n behind them.
+    """Comparison of data and samples by balls around each point that reach to its k-th neighbour: estimates.
 
     Attributes:
-        precision: Samples that lie in the ball of some datum (Kynkäänniemi et al. 2019); in [0, 1].
-        recall: Data that lie in the ball of some sample; in [0, 1].
-        density: How many balls of data a sample lies in, over k (Naeem et al. 2020); 1 for samples like the data.
-        coverage: Data whose ball holds a sample; in [0, 1].
+        precision: Share of samples in the ball of some datum (Kynkäänniemi et al. 2019), in [0, 1].
+        recall: Share of data in the ball of some sample, in [0, 1].
+        density: Mean number of data whose ball contains a sample, over k (Naeem et al. 2020); 1 for samples distributed
+            like the data.
+        coverage: Share of data whose ball contains a sample, in [0, 1].
     """
 
     precision: Quantity
@@ -39,9 +42,9 @@ def manifolds(data: Tensor, samples: Tensor, *, k: int = 5) -> Manifolds:
     """Compare two sets by the neighbourhoods of their points.
 
     Args:
-        data: Features, ``(n, …)``, more than k.
-        samples: Features, ``(m, …)``, more than k; best as many as data.
-        k: Neighbours that a ball reaches to.
+        data: Features of data, ``(n, …)`` with n > k.
+        samples: Features of samples, ``(m, …)`` with m > k; m should be n.
+        k: A ball reaches to the k-th neighbour.
 
     Raises:
         ValueError: If there are too few.
@@ -51,10 +54,10 @@ def manifolds(data: Tensor, samples: Tensor, *, k: int = 5) -> Manifolds:
         raise ValueError(f"balls to the {k}-th neighbour need more than {k} points, got {len(data)} and {len(samples)}")
     data_radii, sample_radii = _radii(data, k), _radii(samples, k)
     recalled, covered, balls = [], [], []
-    for chunk, radii in zip(data.split(_CHUNK), data_radii.split(_CHUNK), strict=True):
+    for rows, chunk in batches(data, _CHUNK):
         distance = torch.cdist(chunk, samples)
         recalled.append((distance < sample_radii).any(1))
-        inside = distance < radii.unsqueeze(1)
+        inside = distance < data_radii[rows].unsqueeze(1)
         covered.append(inside.any(1))
         balls.append(inside.sum(0))
     counts = torch.stack(balls).sum(0)
@@ -68,19 +71,20 @@ def manifolds(data: Tensor, samples: Tensor, *, k: int = 5) -> Manifolds:
 
 
 def _radii(x: Tensor, k: int) -> Tensor:
-    """Distances to the k-th neighbour, itself not counted, ``(n,)``."""
-    return torch.cat([torch.cdist(chunk, x).kthvalue(k + 1, 1).values for chunk in x.split(_CHUNK)])
+    """The distance from each point to its k-th neighbour, ``(n,)``."""
+    # A point is its own nearest neighbour.
+    return in_batches(lambda chunk: torch.cdist(chunk, x).kthvalue(k + 1, 1).values, x, _CHUNK)
 
 
 @torch.no_grad()
 def frechet_distance(data: Tensor, samples: Tensor) -> Quantity:
-    """``‖μ − ν‖² + tr(S + T − 2 (ST)^½)`` of Gaussians fitted to features: FID, in the features given.
+    """``‖μ − ν‖² + tr(S + T − 2 (ST)^½)`` of Gaussians fitted to features: FID in the given features.
 
-    An estimate that is too high on small sets; compare only values from equal counts.
+    It is an estimate with an upward bias on small sets; compare only values from equal numbers of data.
 
     Args:
-        data: Features, ``(n, d)``.
-        samples: Features, ``(m, d)``.
+        data: Features of data, ``(n, d)``.
+        samples: Features of samples, ``(m, d)``.
     """
     (mu, s), (nu, t) = ((x.mean(0), torch.cov(x.T)) for x in (data.flatten(1).double(), samples.flatten(1).double()))
     values, vectors = torch.linalg.eigh(s)
@@ -92,14 +96,14 @@ def frechet_distance(data: Tensor, samples: Tensor) -> Quantity:
 
 @torch.no_grad()
 def kernel_distance(data: Tensor, samples: Tensor, *, subsets: int = 50, size: int = 500, seed: int = 0) -> Quantity:
-    """The squared maximum mean discrepancy under ``(uᵀv/d + 1)³``: KID, in the features given; an unbiased estimate.
+    """The squared maximum mean discrepancy under ``(uᵀv/d + 1)³``: KID in the given features; an unbiased estimate.
 
     Args:
-        data: Features, ``(n, d)``.
-        samples: Features, ``(m, d)``.
-        subsets: Over how many random subsets it is averaged; they overlap, so the standard error is a rough one.
-        size: Of a subset, at most.
-        seed: Of the subsets.
+        data: Features of data, ``(n, d)``.
+        samples: Features of samples, ``(m, d)``.
+        subsets: Number of random subsets to average over. They overlap, so the standard error is approximate.
+        size: Size of a subset, at most.
+        seed: Seed of the subsets.
     """
     data, samples = data.flatten(1).double(), samples.flatten(1).double()
     size = min(size, len(data), len(samples))
@@ -120,11 +124,11 @@ def onnx_features(path: Path | str) -> Callable[[Tensor], Tensor]:
     """A feature network from an ONNX file, as a function of images.
 
     Args:
-        path: A network from ``(n, C, H, W)`` float32 in [−1, 1] to features ``(n, …)``, its first output; it resizes
-            and normalises by itself.
+        path: File of a network from ``(n, C, H, W)`` float32 in [−1, 1] to features ``(n, …)``, its first output. The
+            network itself resizes and normalises.
 
     Returns:
-        From images on any device to features ``(n, d)`` on the CPU.
+        A function from images on any device to features ``(n, d)`` on the CPU.
 
     Raises:
         InputError: If the file cannot be read, or onnxruntime is not installed.
@@ -135,7 +139,7 @@ def onnx_features(path: Path | str) -> Callable[[Tensor], Tensor]:
         raise InputError("feature networks in ONNX need onnxruntime: pip install 'halikit[onnx]'") from None
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a class of its own for every cause
+    except Exception as error:  # onnxruntime has another class for each cause
         raise InputError(f"cannot read the feature network {path}: {str(error).splitlines()[0]}") from None
     name = session.get_inputs()[0].name
 

@@ -1,4 +1,4 @@
-"""Samples (Fig. 2), with the prior cut off if asked."""
+"""Samples of the decoder (Fig. 2), with a truncated prior if asked."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from halikit.analysis.batched import in_batches
 from halikit.analysis.inference import Inference
 from halikit.hierarchy import Hierarchy
 
 __all__ = ["sample"]
 
-# Samples pass through the networks this many at a time.
+# Samples that pass through the networks at a time.
 _CHUNK = 500
 
 
@@ -28,11 +29,11 @@ def sample(
     """Draw data from the decoder's joint.
 
     Args:
-        hierarchy: In evaluation mode.
-        n: How many.
-        truncation: Draw ``z_L`` from the prior given that no element is beyond so many standard deviations: samples
-            vary less and look better. Kernels below draw as ever.
-        noiseless: Give the mean of ``p(x|z_1)`` in place of a draw, as samples of an autoencoder are usually shown.
+        hierarchy: A hierarchy in evaluation mode.
+        n: Number of samples.
+        truncation: Truncate the prior of ``z_L`` at this many standard deviations in each element. Samples vary less
+            and look better. The kernels below draw as usual.
+        noiseless: Take the mean of ``p(x|z_1)`` instead of a draw, as samples of an autoencoder are usually shown.
         generator: Source of randomness.
 
     Returns:
@@ -48,7 +49,7 @@ def sample(
     if not truncation > 0:
         raise ValueError(f"a truncation is a positive number of standard deviations, got {truncation}")
     if hierarchy.prior.distribution is not None:
-        raise ValueError("only a standard normal prior can be truncated; this one is of your own")
+        raise ValueError("only a standard normal prior can be truncated, and this model has another")
     space, device = hierarchy.spaces[-1], hierarchy.prior.device
     uniform = torch.rand(n, *space.shape, generator=generator, device=device, dtype=torch.float64)
     bound = math.erf(truncation / math.sqrt(2))
@@ -58,11 +59,12 @@ def sample(
 
 
 def _down(hierarchy: Hierarchy, z: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw down to ``z_1``, and take the mean from there."""
+    """Draw down to ``z_1``, and take the mean of ``x`` from there."""
     first, *above = hierarchy
-    parts = []
-    for part in z.split(_CHUNK):
+
+    def images(z: Tensor) -> Tensor:
         for link in reversed(above):
-            part = link.down.sample(part, generator=generator)
-        parts.append(first.down.mean(part))
-    return torch.cat(parts)
+            z = link.down.sample(z, generator=generator)
+        return first.down.mean(z)
+
+    return in_batches(images, z, _CHUNK)

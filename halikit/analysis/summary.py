@@ -1,8 +1,8 @@
-"""What a model is made of: spaces, networks, parameters, cost."""
+"""Summary of a model: spaces, networks, parameters and cost, as in Table 4."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.flop_counter import FlopCounterMode
 
-from halikit.discriminator import JointDiscriminator
+from halikit.discriminator import Discriminator, JointDiscriminator
 from halikit.kernels import DensityKernel, GaussianKernel, Kernel
 from halikit.model import Model
 from halikit.networks.blocks import Dropout, Layer, Reshape, ResidualBlock
@@ -19,26 +19,26 @@ from halikit.utils.modes import evaluating
 
 __all__ = ["Part", "Row", "Summary", "summarise"]
 
-# What only reshapes is no row.
+# Modules that only reshape have no row.
 _RESHAPING = (nn.Flatten, nn.Identity, nn.Unflatten, Reshape)
 _NONLINEARITIES = (nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of Table 4: a linear map with what surrounds it, a residual block, or what else there is.
+    """A row of Table 4: a linear map with its normalisation and nonlinearity, a residual block, or another module.
 
     Attributes:
-        operation: What it does.
-        kernel: Size of the convolution's kernel, such as ``3×3``; empty for others, as are the next ones.
-        strides: Its strides, or ``valid`` where it is not padded.
-        maps: Feature maps, or units, that come out.
+        operation: Name of the operation.
+        kernel: Size of the convolution's kernel, such as ``3×3``; empty for other operations.
+        strides: Strides of the convolution, or ``valid`` if it has no padding; empty for other operations.
+        maps: Number of feature maps or units of the output; ``None`` without a linear map.
         norm: ``BN``, ``WN``, ``×`` for neither; the gauge of a Gaussian layer.
-        dropout: Probability of dropping an activation.
-        nonlinearity: What follows the linear map.
-        output: Shape of one sample that comes out.
-        parameters: Their number.
-        multiply_adds: Per sample, forward.
+        dropout: Probability of dropping an activation; ``None`` without a linear map.
+        nonlinearity: Nonlinearity behind the linear map.
+        output: Shape of the output for one sample.
+        parameters: Number of parameters.
+        multiply_adds: Number of multiply-adds of the forward pass for one sample.
     """
 
     operation: str
@@ -58,9 +58,9 @@ class Part:
     """A kernel, or a stage of the discriminator.
 
     Attributes:
-        name: ``T_{z1|x}``, or what a stage reads.
+        name: Name of the kernel, such as ``T_{z1|x}``, or the state that a stage reads.
         kind: Class of the kernel, with its gauge and scale; empty for stages.
-        rows: In the order in which they run.
+        rows: Rows in the order of the forward pass.
     """
 
     name: str
@@ -69,12 +69,12 @@ class Part:
 
     @property
     def parameters(self) -> int:
-        """Parameters in all."""
+        """Number of parameters."""
         return sum(row.parameters for row in self.rows)
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds per sample, forward: those of linear maps and convolutions, exactly; no others are counted."""
+        """Multiply-adds of the forward pass for one sample: exact for linear maps and convolutions; no others count."""
         return sum(row.multiply_adds for row in self.rows)
 
 
@@ -94,10 +94,10 @@ class Summary:
 
 
 def summarise(model: Model) -> Summary:
-    """Run one zero sample through a model and write down what happens.
+    """Summarise a model: run one zero sample through it and record each module.
 
     Args:
-        model: Left as it is.
+        model: A model; it is not changed.
     """
     hierarchy = model.hierarchy
     device = hierarchy.prior.device
@@ -106,7 +106,7 @@ def summarise(model: Model) -> Summary:
         up = tuple(_kernel_part(link.up, states) for link in hierarchy)
         down = tuple(_kernel_part(link.down, states) for link in hierarchy)
         games = model.discriminator.games if model.discriminator else ()
-        stages = tuple(part for game in games for part in _stage_parts(game, states))
+        stages = tuple(part for game in games for part in _game_parts(game, states))
     return Summary(hierarchy.spaces, up, down, stages)
 
 
@@ -119,9 +119,9 @@ def _kernel_part(kernel: Kernel, states: Mapping[str, Tensor]) -> Part:
             details.append(label.format(value))
     # A gauge is part of the Gaussian layer.
     norm = kernel.norm if isinstance(kernel, GaussianKernel) else None
-    found, multiply_adds = _recorded(kernel, lambda: kernel.mean(given), but=norm)
+    found, multiply_adds = _recorded(kernel, lambda: kernel.mean(given), without=norm)
     rows = [row for _, row in found]
-    # What no module accounts for is the kernel's own.
+    # Parameters and multiply-adds outside of the modules belong to the kernel itself.
     parameters = sum(p.numel() for p in kernel.parameters()) - sum(row.parameters for row in rows)
     multiply_adds -= sum(row.multiply_adds for row in rows)
     if isinstance(kernel, DensityKernel) or parameters or multiply_adds:
@@ -131,12 +131,26 @@ def _kernel_part(kernel: Kernel, states: Mapping[str, Tensor]) -> Part:
     return Part(str(kernel), ", ".join(details), tuple(rows))
 
 
-def _stage_parts(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Iterator[Part]:
+def _game_parts(game: Discriminator, states: Mapping[str, Tensor]) -> Iterator[Part]:
+    """The stages of a game; one part for a discriminator without stages."""
+    found, multiply_adds = _recorded(game, lambda: game(states))
+    if isinstance(game, JointDiscriminator):
+        yield from _stage_parts(game, found)
+        return
+    rows = [row for _, row in found]
+    parameters = sum(p.numel() for p in game.parameters()) - sum(row.parameters for row in rows)
+    multiply_adds -= sum(row.multiply_adds for row in rows)
+    if parameters or multiply_adds:
+        rows.append(Row("other", "", "", None, "", None, "", (), parameters, multiply_adds))
+    yield Part(f"reads {', '.join(space.name for space in game.spaces)}", "", tuple(rows))
+
+
+def _stage_parts(game: JointDiscriminator, found: Iterable[tuple[nn.Module, Row]]) -> Iterator[Part]:
     rows: dict[int, list[Row]] = {}
     spaces = game.spaces
     groups = [*game.stages, game.head]
     owner = {id(m): i for i, group in enumerate(groups) for m in group.modules()}
-    for module, row in _recorded(game, lambda: game(states))[0]:
+    for module, row in found:
         if id(module) in owner:
             rows.setdefault(owner[id(module)], []).append(row)
     names = [f"reads {spaces[0].name}", *(f"concatenates {space.name}" for space in spaces[1:]), "head"]
@@ -145,9 +159,9 @@ def _stage_parts(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Iter
 
 
 def _recorded(
-    module: nn.Module, run: Callable[[], Tensor], *, but: nn.Module | None = None
+    module: nn.Module, run: Callable[[], Tensor], *, without: nn.Module | None = None
 ) -> tuple[list[tuple[nn.Module, Row]], int]:
-    """The rows that run, with the modules that they are, and the multiply-adds in all."""
+    """The modules that run with their rows, and the number of all multiply-adds; ``without`` gets no row."""
     found: list[tuple[nn.Module, Row]] = []
     started: dict[nn.Module, int] = {}
     counter = FlopCounterMode(display=False)
@@ -160,7 +174,7 @@ def _recorded(
         multiply_adds = (counter.get_total_flops() - started[part]) // 2
         found.append((part, _described(part, tuple(output.shape[1:]), multiply_adds)))
 
-    parts = [part for part in _parts(module) if part not in (module, but) and not isinstance(part, _RESHAPING)]
+    parts = [part for part in _parts(module) if part not in (module, without) and not isinstance(part, _RESHAPING)]
     handles = [part.register_forward_pre_hook(start) for part in parts]
     handles += [part.register_forward_hook(note) for part in parts]
     try:
@@ -173,7 +187,7 @@ def _recorded(
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules that are a row each."""
+    """The modules that have a row each."""
     children = [] if isinstance(module, Layer | ResidualBlock) or is_parametrized(module) else list(module.children())
     if not children:
         yield module

@@ -1,4 +1,4 @@
-"""How much a linear classifier finds in the latents: one SVM per attribute or class (section 7.1, Tables 2 and 6)."""
+"""Linear classification from the latents: one SVM for each attribute or class (section 7.1, Tables 2 and 6)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from halikit.analysis.batched import in_batches
 from halikit.analysis.comparison import Comparison
 from halikit.analysis.linear_svm import fit_svms, principal_coordinates
 from halikit.config import Config
@@ -27,32 +28,32 @@ __all__ = [
     "compare",
     "encoder_features",
     "feature_scores",
-    "questions",
+    "questions_of",
     "random_encoder",
     "svm_scores",
 ]
 
-# Images pass through the networks this many at a time.
+# Images that pass through the networks at a time.
 _CHUNK = 500
-# Batches that give a random encoder's normalisations their statistics.
+# Batches that give the normalisations of a random encoder their statistics.
 _SETTLING = 50
-# Where the regularisation is looked for, from strong to weak, for standardised features; and how many weaker ones in a
-# row may be no better before the search ends.
+# Regularisations to try, from strong to weak, for standardised features. The search ends after this many that are not
+# better, one after another.
 _GRID = tuple(10.0**exponent for exponent in range(-5, 2))
 _PATIENCE = 2
-# Share of the fitting part on which it is chosen.
+# Share of the fitting part that chooses the regularisation.
 _CHOICE = 0.25
 
 Array = NDArray[Any]
 
 
 class Questions(NamedTuple):
-    """What is asked of each image, yes or no.
+    """Questions about each image, to be answered by yes or no.
 
     Attributes:
-        names: Of the attributes, or of the classes, each against the rest.
-        fit: Answers of the part that classifiers are fitted on, ``(n, A)`` bool.
-        test: Answers of the part that is reported on, ``(m, A)`` bool.
+        names: Names of the attributes, or of the classes; the question is whether the image has it.
+        fit: Answers for the part that classifiers are fitted on, ``(n, A)`` bool.
+        test: Answers for the part that is reported on, ``(m, A)`` bool.
     """
 
     names: tuple[str, ...]
@@ -60,7 +61,7 @@ class Questions(NamedTuple):
     test: Array
 
     def rare(self, fewest: int) -> frozenset[str]:
-        """The names of those that have fewer than so many yes or no answers in a part."""
+        """The names of questions with fewer positives or negatives than ``fewest`` in a part."""
         counts = [np.minimum(part.sum(0), (~part).sum(0)) for part in (self.fit, self.test)]
         return frozenset(name for name, count in zip(self.names, np.minimum(*counts), strict=True) if count < fewest)
 
@@ -70,24 +71,26 @@ class SvmScores:
     """Balanced accuracies on the test part.
 
     Attributes:
-        scores: One per question, in [0, 1]; one half is chance.
-        regularisation: The C that was chosen for each, on a split of the fitting part alone.
+        scores: Score for each question, in [0, 1]; 0.5 is chance.
+        regularisation: C for each question, chosen on a split of the fitting part alone.
     """
 
     scores: tuple[float, ...]
     regularisation: tuple[float, ...]
 
 
-def questions(data: DataSet, fit: Split, test: Split) -> Questions:
-    """The attributes of a data set, or else its classes.
+def questions_of(data: DataSet, fit: Split, test: Split) -> Questions:
+    """Questions about the attributes of a data set, or about its classes if it has no attributes.
+
+    Questions without two positives and two negatives in the fitting part, or one of each in the other, are left out.
 
     Args:
-        data: That both parts are of.
+        data: The data set of both parts.
         fit: The part to fit on.
         test: The part to report on.
 
     Raises:
-        InputError: If it has neither attributes nor classes, or one of them is not found both ways in the fitting part.
+        InputError: If there are neither attributes nor classes, or no question is left.
     """
     if data.attributes and fit.attributes is not None and test.attributes is not None:
         names, answers = data.attributes, [part.attributes.cpu().numpy() for part in (fit, test)]  # type: ignore[union-attr]
@@ -96,22 +99,22 @@ def questions(data: DataSet, fit: Split, test: Split) -> Questions:
         names, answers = data.classes, [part.labels.cpu().numpy()[:, None] == classes for part in (fit, test)]  # type: ignore[union-attr]
     else:
         raise InputError(f"{data.spec} has neither attributes nor classes, so there is nothing to classify")
-    # Two of each, for one to choose the regularisation by and one to fit.
-    asked = [i for i in range(len(names)) if min(answers[0][:, i].sum(), (~answers[0][:, i]).sum()) > 1]
-    asked = [i for i in asked if answers[1][:, i].any() and not answers[1][:, i].all()]
-    if not asked:
-        raise InputError(f"no attribute or class of {data.spec} is found both ways in both parts")
-    return Questions(tuple(names[i] for i in asked), answers[0][:, asked], answers[1][:, asked])
+    # Two of each: one to choose the regularisation, and one to fit.
+    usable = [i for i in range(len(names)) if min(answers[0][:, i].sum(), (~answers[0][:, i]).sum()) > 1]
+    usable = [i for i in usable if answers[1][:, i].any() and not answers[1][:, i].all()]
+    if not usable:
+        raise InputError(f"no attribute or class of {data.spec} has positives and negatives in both parts")
+    return Questions(tuple(names[i] for i in usable), answers[0][:, usable], answers[1][:, usable])
 
 
 @torch.no_grad()
 def encoder_features(hierarchy: Hierarchy, part: Split, levels: Sequence[int]) -> Array:
-    """The encoder's means at a set of levels, flattened and side by side, ``(n, D)`` float32.
+    """The encoder's means at a set of levels, flattened and concatenated, ``(n, D)`` float32.
 
     Args:
-        hierarchy: In evaluation mode.
+        hierarchy: A hierarchy in evaluation mode.
         part: Images.
-        levels: Which, from 1 up; 0 gives the pixels themselves.
+        levels: Levels, from 1 up; 0 gives the pixels themselves.
 
     Raises:
         InputError: If there is no such level.
@@ -119,23 +122,24 @@ def encoder_features(hierarchy: Hierarchy, part: Split, levels: Sequence[int]) -
     if not levels or not all(0 <= level <= len(hierarchy) for level in levels):
         raise InputError(f"levels go from 0 (pixels) to {len(hierarchy)}, got {list(levels)}")
     names = [hierarchy.spaces[level].name for level in levels]
-    view = hierarchy[: max(1, *levels)] if len(levels) > 1 else hierarchy[: max(1, levels[0])]
-    chunks = []
-    for index in torch.arange(len(part)).split(_CHUNK):
-        states = view.encode(part.batch(index).to(hierarchy.prior.device))
-        chunks.append(torch.cat([states[name].flatten(1) for name in names], 1).cpu())
-    return torch.cat(chunks).numpy()
+    view = hierarchy[: max(1, max(levels))]
+
+    def features(x: Tensor) -> Tensor:
+        states = view.encode(x)
+        return torch.cat([states[name].flatten(1) for name in names], 1).cpu()
+
+    return in_batches(features, part, _CHUNK, device=hierarchy.prior.device).numpy()
 
 
 def random_encoder(config: Config, images: Split, *, seed: int = 0) -> Hierarchy:
-    """The hierarchy of a config with fresh weights: a feature that does not beat its own is none.
+    """A hierarchy with random weights, in evaluation mode: trained features should be better than its features.
 
-    Its normalisations have the statistics of the data, as a trained encoder's have. In evaluation mode.
+    Its normalisations have statistics of the data, like those of a trained encoder.
 
     Args:
-        config: Of a trained model.
-        images: To take statistics of.
-        seed: Of the weights.
+        config: Settings of a trained model.
+        images: Images for the statistics.
+        seed: Seed of the weights.
     """
     with seeded(seed), torch.no_grad():
         hierarchy = build(config).hierarchy.train()
@@ -146,29 +150,34 @@ def random_encoder(config: Config, images: Split, *, seed: int = 0) -> Hierarchy
 
 
 def svm_scores(
-    fit: Array, test: Array, asked: Questions, *, seed: int = 0, on_progress: Callable[[int, int], None] | None = None
+    fit: Array,
+    test: Array,
+    questions: Questions,
+    *,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> SvmScores:
-    """Fit a linear SVM per question and count its answers on the test part.
+    """Fit a linear SVM for each question, and score its answers on the test part.
 
-    Features are standardised by the fitting part, of which a quarter, the same for every model, chooses the
-    regularisation: from the strongest on, until two weaker ones in a row are no better. Then all of it is fitted.
-    Positives and negatives weigh alike. The test part chooses nothing.
+    Features are standardised by the fitting part. A quarter of that part, the same for every model, chooses the
+    regularisation, from the strongest on, until two weaker ones in a row are not better. Then the SVM is fitted to the
+    whole part. Positives and negatives have equal weight. No choice depends on the test part.
 
     Args:
-        fit: ``(n, D)``.
-        test: ``(m, D)``.
-        asked: Of the same images.
-        seed: Of the split.
-        on_progress: Called with (questions done, questions in all).
+        fit: Features to fit on, ``(n, D)``.
+        test: Features to test on, ``(m, D)``.
+        questions: Questions about the same images.
+        seed: Seed of the split.
+        on_progress: Called with (questions done, all questions).
     """
     x, unseen = principal_coordinates(*(torch.from_numpy(part) for part in _standardised(fit, test)))
-    answers = torch.from_numpy(asked.fit)
-    number = len(asked.names)
+    answers = torch.from_numpy(questions.fit)
+    number = len(questions.names)
     chosen = _regularisation(x, answers, seed, on_progress)
     predicted = (unseen @ fit_svms(x, answers, torch.ones_like(answers), chosen) > 0).numpy()
     if on_progress:
         on_progress(number, number)
-    scores = [balanced_accuracy(predicted[:, i], asked.test[:, i]) for i in range(number)]
+    scores = [balanced_accuracy(predicted[:, i], questions.test[:, i]) for i in range(number)]
     return SvmScores(tuple(scores), tuple(chosen.tolist()))
 
 
@@ -177,46 +186,46 @@ def feature_scores(
     levels: Sequence[int],
     fit: Split,
     test: Split,
-    asked: Questions,
+    questions: Questions,
     *,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SvmScores:
     """:func:`svm_scores` of :func:`encoder_features`; see there for the arguments."""
     features = encoder_features(hierarchy, fit, levels), encoder_features(hierarchy, test, levels)
-    return svm_scores(*features, asked, seed=seed, on_progress=on_progress)
+    return svm_scores(*features, questions, seed=seed, on_progress=on_progress)
 
 
-def compare(models: Mapping[str, SvmScores], asked: Questions, title: str, *, fewest: int) -> Comparison:
-    """One table of several models' scores.
+def compare(models: Mapping[str, SvmScores], questions: Questions, title: str, *, fewest: int) -> Comparison:
+    """A table of the scores of several models.
 
     Args:
-        models: By name.
-        asked: What was asked of all.
-        title: Of the table.
-        fewest: Questions with fewer positives or negatives in a part stand apart.
+        models: Scores by the name of the model.
+        questions: The questions.
+        title: Title of the table.
+        fewest: A question with fewer positives or negatives in a part counts as rare.
     """
     columns = [scores.scores for scores in models.values()]
-    return Comparison(title, tuple(models), asked.names, tuple(zip(*columns, strict=True)), asked.rare(fewest))
+    return Comparison(title, tuple(models), questions.names, tuple(zip(*columns, strict=True)), questions.rare(fewest))
 
 
 def balanced_accuracy(predicted: Array, answers: Array) -> float:
-    """The mean of the shares of positives and of negatives that are told right, in [0, 1].
+    """The mean of the share of positives and the share of negatives with a right answer, in [0, 1].
 
     Args:
         predicted: ``(n,)`` bool.
-        answers: ``(n,)`` bool, with some of each.
+        answers: ``(n,)`` bool, with both values.
     """
     return float((predicted[answers].mean() + (~predicted[~answers]).mean()) / 2)
 
 
 def _regularisation(x: Tensor, answers: Tensor, seed: int, on_progress: Callable[[int, int], None] | None) -> Tensor:
-    """The C of each question, ``(A,)`` float64, by the part that chooses; of equals the strongest."""
+    """The C of each question with the best score on the choosing part, ``(A,)`` float64; the strongest of equals."""
     choosing = torch.stack([_choosing(column, seed) for column in answers.T], 1)
     number = answers.shape[1]
     chosen, best = torch.zeros(number, dtype=torch.float64), [-1.0] * number
     weights = x.new_zeros(x.shape[1], number)
-    # How many values of C in a row were no better, for each question that is still open.
+    # For each question still open: number of values of C, one after another, that were not better.
     idle = dict.fromkeys(range(number), 0)
     for c in _GRID:
         left = list(idle)
@@ -225,8 +234,8 @@ def _regularisation(x: Tensor, answers: Tensor, seed: int, on_progress: Callable
         )
         for i in left:
             rows = choosing[:, i]
-            told = (x[rows] @ weights[:, i] > 0).numpy()
-            score = balanced_accuracy(told, answers[rows, i].numpy())
+            predicted = (x[rows] @ weights[:, i] > 0).numpy()
+            score = balanced_accuracy(predicted, answers[rows, i].numpy())
             if score > best[i]:
                 best[i], chosen[i], idle[i] = score, c, 0
             else:
@@ -241,7 +250,7 @@ def _regularisation(x: Tensor, answers: Tensor, seed: int, on_progress: Callable
 
 
 def _choosing(answers: Tensor, seed: int) -> Tensor:
-    """Which images choose, ``(n,)`` bool, with positives and negatives in the same shares."""
+    """The images that choose, ``(n,)`` bool: the same share of positives and of negatives."""
     generator = np.random.default_rng(seed)
     chosen = torch.zeros_like(answers)
     for value in (False, True):

@@ -1,4 +1,4 @@
-"""Varying one entry of a latent at a time (section 6.2, Fig. 6).
+"""Traversals: vary one entry of a latent at a time (section 6.2, Fig. 6).
 
 An *entry* is an element of a vector latent, and a whole feature map of a spatial one.
 """
@@ -17,7 +17,7 @@ __all__ = ["VALUES", "How", "altered", "base_latents", "influence", "traverse"]
 
 How = Literal["multiply", "set"]
 
-# The paper's range.
+# The values of the paper.
 VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
@@ -27,14 +27,14 @@ def altered(z: Tensor, entry: int, value: float, how: How = "multiply") -> Tenso
     Args:
         z: ``(n, D)`` or ``(n, C, H, W)``.
         entry: Index of the element or the feature map.
-        value: What to multiply the entry by, or to set it to.
-        how: Which of the two; the paper multiplies.
+        value: Factor, or new value, of the entry.
+        how: ``"multiply"``, as in the paper, or ``"set"``.
 
     Returns:
-        A copy, the same shape.
+        A copy, of the same shape.
 
     Raises:
-        ValueError: If there is no such entry, or ``how`` is neither.
+        ValueError: If there is no such entry, or ``how`` is neither of the two.
     """
     entries = z.shape[1] if z.dim() > 1 else 0
     if not 0 <= entry < entries:
@@ -48,12 +48,12 @@ def altered(z: Tensor, entry: int, value: float, how: How = "multiply") -> Tenso
 
 @torch.no_grad()
 def base_latents(hierarchy: Hierarchy, n: int, level: int, *, generator: torch.Generator | None = None) -> Tensor:
-    """Latents to vary: ``z_L`` drawn from the prior and carried down along the means to ``z_level``.
+    """Latents to vary: ``z_L`` drawn from the prior and decoded along the means to ``z_level``.
 
     Args:
-        hierarchy: In evaluation mode.
-        n: How many.
-        level: Between 1 and L.
+        hierarchy: A hierarchy in evaluation mode.
+        n: Number of latents.
+        level: Level, between 1 and L.
         generator: Source of randomness.
 
     Returns:
@@ -76,12 +76,12 @@ def traverse(
     """Decode a latent with one entry changed, for several entries and values, along the means.
 
     Args:
-        hierarchy: In evaluation mode.
-        z: States of ``z_level``, ``(n, *its shape)``.
-        level: Between 1 and L.
-        entries: Which to vary.
-        values: What to multiply them by, or to set them to.
-        how: Which of the two.
+        hierarchy: A hierarchy in evaluation mode.
+        z: States of ``z_level``, ``(n, *shape of z_level)``.
+        level: Level, between 1 and L.
+        entries: Entries to vary.
+        values: Factors, or new values, of the entries.
+        how: ``"multiply"`` or ``"set"``.
 
     Returns:
         ``(n, len(entries), len(values), *shape of x)``.
@@ -101,17 +101,17 @@ def traverse(
 def influence(
     hierarchy: Hierarchy, z: Tensor, level: int, values: Sequence[float] = VALUES, *, how: How = "multiply"
 ) -> Tensor:
-    """How much each entry of a latent changes what is decoded, to choose by: ``argsort(descending=True)``.
+    """How much each entry of a latent changes the decoded data; ``argsort(descending=True)`` ranks the entries.
 
     Args:
-        hierarchy: In evaluation mode.
-        z: States of ``z_level``, ``(n, *its shape)``.
-        level: Between 1 and L.
-        values: What entries are multiplied by, or set to.
-        how: Which of the two.
+        hierarchy: A hierarchy in evaluation mode.
+        z: States of ``z_level``, ``(n, *shape of z_level)``.
+        level: Level, between 1 and L.
+        values: Factors, or new values, of the entries.
+        how: ``"multiply"`` or ``"set"``.
 
     Returns:
-        ``(entries,)``: the root mean square change per element of ``x``, over ``z`` and ``values``.
+        ``(entries,)``: root mean square change over the elements of ``x``, the ``z`` and the values.
     """
     below = hierarchy.spaces[0].name
     original = hierarchy.decode(z, level)[below].unsqueeze(1)

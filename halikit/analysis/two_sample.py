@@ -1,8 +1,9 @@
-"""Two sets of samples told apart by a classifier (Lopez-Paz & Oquab 2017)."""
+"""Tests of whether two sets of samples have one distribution, by a classifier (Lopez-Paz & Oquab 2017)."""
 
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -14,18 +15,19 @@ from halikit.utils.random import seeded
 
 __all__ = ["TwoSampleTest", "two_sample_test"]
 
+# Width of the classifier, steps of its training, batch size, and steps between its validations.
 _HIDDEN, _STEPS, _BATCH, _CHECKED_EVERY = 64, 300, 256, 20
 
 
 @dataclass(frozen=True)
 class TwoSampleTest:
-    """How well two sets are told apart, on samples that the classifier has not seen.
+    """How well a classifier separates two sets, on samples that it was not trained on.
 
     Attributes:
-        accuracy: Share of them that it puts right, an estimate; 0.5 if the sets are alike.
-        p_value: Of such an accuracy or a higher one if both are from one distribution; normal approximation.
-        js_bound: ``D_JS`` of the two distributions, a stochastic lower bound in nats, at most log 2 = 0.693. A better
-            classifier might prove more.
+        accuracy: Share of samples assigned to the right set, an estimate; 0.5 if the distributions are equal.
+        p_value: Probability of this accuracy or a higher one if both distributions are equal; normal approximation.
+        js_bound: Stochastic lower bound on ``D_JS`` of the two distributions in nats, at most log 2 = 0.693. A better
+            classifier may give a higher bound.
     """
 
     accuracy: Quantity
@@ -34,21 +36,24 @@ class TwoSampleTest:
 
 
 def two_sample_test(a: Tensor, b: Tensor, *, seed: int = 0) -> TwoSampleTest:
-    """Fit a small network on one half of two sets and ask it about the other.
+    """Fit a small network on one half of two sets, and test it on the other half.
+
+    Gradients are enabled for the fit, whether or not they are outside.
 
     Args:
-        a: ``(n, …)``, flattened; eight samples or more.
-        b: ``(m, …)``, elements as many; only as many samples count as the smaller set has.
-        seed: Of the halves and the network.
+        a: ``(n, …)``, eight samples or more; each is flattened.
+        b: ``(m, …)``, with as many elements in a sample. The larger set is cut to the size of the smaller one.
+        seed: Seed of the halves and of the network.
 
     Raises:
-        ValueError: If the sets have states of different sizes, or too few.
+        ValueError: If the samples of the two sets differ in size, or there are too few.
     """
     n = min(len(a), len(b))
     a, b = a[torch.randperm(len(a), generator=_generator(seed))[:n]], b[:n]
     a, b = (x.detach().flatten(1).float().cpu() for x in (a, b))
     if n < 8 or a.shape != b.shape:
-        raise ValueError(f"two samples need one size and 8 or more each, got {tuple(a.shape)} and {tuple(b.shape)}")
+        shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+        raise ValueError(f"both sets need samples of one size, 8 or more each, got {shapes}")
     half = n // 2
     centre, scale = torch.cat([a[:half], b[:half]]).mean(0), torch.cat([a[:half], b[:half]]).std(0).clamp_min(1e-6)
     a, b = (a - centre) / scale, (b - centre) / scale
@@ -64,28 +69,30 @@ def two_sample_test(a: Tensor, b: Tensor, *, seed: int = 0) -> TwoSampleTest:
 
 
 def _fitted(a: Tensor, b: Tensor, seed: int) -> nn.Module:
-    """A network with positive logits on ``a``, as it did best on a fifth that it is not fitted on."""
-    kept = max(1, len(a) // 5)
-    with seeded(seed):
+    """A network with positive logits on ``a``: the one of all steps with the lowest loss on a fifth for validation."""
+    validated = max(1, len(a) // 5)
+    with seeded(seed), torch.enable_grad():
         logit = nn.Linear(_HIDDEN, 1)
-        # It begins by saying nothing, so that its bound on like sets is 0.
+        # All logits are 0 at first, so that the bound for equal distributions is 0.
         nn.init.zeros_(logit.weight)
         nn.init.zeros_(logit.bias)
         hidden = nn.Linear(a.shape[1], _HIDDEN), nn.LeakyReLU(0.1), nn.Linear(_HIDDEN, _HIDDEN), nn.LeakyReLU(0.1)
         network = nn.Sequential(*hidden, logit)
         optimiser = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.1)
-        best, lowest = {name: tensor.clone() for name, tensor in network.state_dict().items()}, 2 * math.log(2)
+        best, lowest = deepcopy(network.state_dict()), 2 * math.log(2)
+
+        def loss(rows: Tensor | slice) -> Tensor:
+            return softplus(-network(a[rows])).mean() + softplus(network(b[rows])).mean()
+
         for step in range(1, _STEPS + 1):
-            rows = torch.randint(kept, len(a), (min(_BATCH, len(a) - kept),))
-            loss = softplus(-network(a[rows])).mean() + softplus(network(b[rows])).mean()
             optimiser.zero_grad()
-            loss.backward()
+            loss(torch.randint(validated, len(a), (min(_BATCH, len(a) - validated),))).backward()
             optimiser.step()
             if step % _CHECKED_EVERY == 0:
                 with torch.no_grad():
-                    seen = float(softplus(-network(a[:kept])).mean() + softplus(network(b[:kept])).mean())
-                if seen < lowest:
-                    best, lowest = {name: tensor.clone() for name, tensor in network.state_dict().items()}, seen
+                    validation_loss = float(loss(slice(validated)))
+                if validation_loss < lowest:
+                    best, lowest = deepcopy(network.state_dict()), validation_loss
     network.load_state_dict(best)
     return network
 

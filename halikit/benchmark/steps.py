@@ -1,6 +1,6 @@
-"""How fast a step is, beside the loop that one would write oneself, and beside what the machine can do.
+"""Times a training step, compared with a textbook loop and with the speed of the machine.
 
-Everything is timed in turns within one run: figures of different runs do not compare.
+One run times all of them in turns. Results of different runs cannot be compared.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from halikit.utils.random import seeded
 
 __all__ = ["Benchmark", "Machine", "Share", "Timing", "peak_memory", "profile_step", "time_steps"]
 
-# A turn takes about so many seconds, for the clock's sake.
+# Approximate length of a turn in seconds; long enough to be measured.
 _TURN = 0.1
-# Sides of the matrices, and elements copied, that the machine is measured by; the copy fits in no cache.
+# The machine is measured by a product of square matrices with this side, and by a copy of this many elements, which
+# fits in no cache.
 _SIDE = {"cpu": 1024, "cuda": 8192}
 _COPIED = {"cpu": 2**24, "cuda": 2**28}
-# The least that is moved of each parameter: read forward and backward, its gradient written, and by Adam its gradient
-# and three more quantities read and three written.
+# Least number of times that each parameter is moved: it is read forward and backward, and its gradient is written; Adam
+# reads the gradient and three more quantities, and writes three.
 _PASSES = 10
 
 _YARDSTICK = "textbook: chains and discriminator run twice"
@@ -45,18 +46,18 @@ _HALIKIT = "halikit"
 
 @dataclass(frozen=True)
 class Timing:
-    """One way to step.
+    """The speed of one implementation of a step.
 
     Attributes:
-        name: What it is.
-        threads: Threads of one operation on the CPU.
+        name: Name of the implementation.
+        threads: Number of threads of one operation on the CPU.
         seconds: Median time of one step, optimisers included.
-        images_per_second: At that median.
-        ratio: Median over the rounds of the yardstick's time by this one's; above 1 where this one is faster.
-        flop: Floating-point operations of a step: two for each multiply-add of a matrix product or convolution as it
-            is run, forward and backward; no others are counted.
-        flop_per_second: At that median.
-        rate_fraction: Of the machine's matrix rate on as many threads, measured in the same run.
+        images_per_second: Batch size divided by the median time.
+        ratio: Time of the yardstick divided by this time, median over the rounds; above 1 if this one is faster.
+        flop: Floating-point operations of a step: two for each multiply-add of the matrix products and convolutions
+            that run, forward and backward; other operations are not counted.
+        flop_per_second: ``flop`` divided by the median time.
+        rate_fraction: ``flop_per_second`` as a fraction of the machine's, with as many threads, in the same run.
     """
 
     name: str
@@ -71,12 +72,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the machine can do, measured in the same run; medians.
+    """The speed of the machine, measured in the same run; medians.
 
     Attributes:
-        threads: On the CPU.
-        flop_per_second: Of a product of large square matrices, in the precision of the steps.
-        bytes_per_second: Read and written, by a copy that fits in no cache.
+        threads: Number of threads on the CPU.
+        flop_per_second: Floating-point operations per second of a product of large square matrices, in the precision of
+            the steps.
+        bytes_per_second: Bytes read and written per second by a copy that fits in no cache.
     """
 
     threads: int
@@ -86,17 +88,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What one run has measured.
+    """The results of one run.
 
     Attributes:
-        batch_size: Images in a step.
-        timings: The yardstick, its careful variant, two backward passes, and halikit's own whole step, the last.
-        machine: For each number of threads among them.
-        bytes: The least that halikit's step moves: what the backward pass keeps written and read once, and parameters,
-            gradients and Adam's states as often as they must.
-        seconds_for_arithmetic: That halikit's operations would take at the machine's matrix rate.
-        seconds_for_bytes: That its bytes would take at the machine's bandwidth; small models that fit in a cache can do
-            with less.
+        batch_size: Number of images in a step.
+        timings: The yardstick, its careful variant, halikit's step with two backward passes, and halikit's step.
+        machine: The machine with each number of threads that occurs in ``timings``.
+        bytes: Least number of bytes that halikit's step moves. Tensors saved for the backward pass are written and read
+            once; parameters, gradients and Adam's states are moved as often as necessary.
+        seconds_for_arithmetic: Time of the operations of halikit's step at the speed of the machine.
+        seconds_for_bytes: Time to move ``bytes`` at the bandwidth of the machine. Small models that fit in a cache can
+            need less.
     """
 
     batch_size: int
@@ -109,7 +111,13 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Share:
-    """What one kind of operation takes of a step: its share of the time in [0, 1], and how often it runs."""
+    """One kind of operation in a step.
+
+    Attributes:
+        operation: Name of the operation.
+        share: Its share of the time, in [0, 1].
+        calls: Number of calls per step.
+    """
 
     operation: str
     share: float
@@ -118,23 +126,23 @@ class Share:
 
 @dataclass(frozen=True)
 class _Way:
-    """A way to step, on how many threads, and what gets it ready."""
+    """An implementation of a step: its number of threads, and a function that prepares and returns the step."""
 
     threads: int
     prepare: Callable[[], Callable[[], object]]
 
 
 def time_steps(model: Model, *, rounds: int = 10) -> Benchmark:
-    """Time ways to step in turns: the yardstick, a careful variant of it, and halikit's with two passes and with one.
+    """Time four implementations of a step in turns, on random data with the batch size of the config.
 
-    The yardstick is :class:`~halikit.benchmark.yardstick.Yardstick`, on the threads that torch has by default. Where
-    the model's settings ask for other threads, it is timed on those as well. halikit's steps are
-    :meth:`halikit.Trainer.step` whole, with averaged weights and the guard against numbers that are not finite, which
-    the yardstick does not have. Batches are random data at the config's batch size. The model is changed by it.
+    They are :class:`~halikit.benchmark.yardstick.Yardstick`, its careful variant, and :meth:`halikit.Trainer.step` with
+    two backward passes and with one. The yardstick runs with torch's default number of threads, and also with that of
+    the config if they differ. Only halikit's steps average the weights and check that all numbers are finite. The model
+    is trained by the steps.
 
     Args:
-        model: Built from a config, with a discriminator.
-        rounds: How often each way has its turn.
+        model: A model with a discriminator, built from a config.
+        rounds: Number of turns of each implementation.
 
     Raises:
         ValueError: If the model has no config or no discriminator.
@@ -147,11 +155,13 @@ def time_steps(model: Model, *, rounds: int = 10) -> Benchmark:
 
 
 def profile_step(model: Model, *, steps: int = 10) -> list[Share]:
-    """Where the time of halikit's step goes, by operation, the largest first; own time, calls per step.
+    """The share of each operation in the time of halikit's step, the largest first.
+
+    The time of an operation excludes other operations that it calls.
 
     Args:
-        model: Built from a config, with a discriminator.
-        steps: Steps to look at.
+        model: A model with a discriminator, built from a config.
+        steps: Number of steps to measure.
 
     Raises:
         ValueError: If the model has no config or no discriminator.
@@ -179,25 +189,26 @@ def profile_step(model: Model, *, steps: int = 10) -> list[Share]:
 
 
 def peak_memory(config: Config, *, of_yardstick: bool = False, steps: int = 3) -> int:
-    """Bytes that a few of halikit's steps take at their peak, model included, in a process of their own.
+    """Peak memory of the model and a few of halikit's steps in bytes, measured in a separate process.
 
-    On a CPU, what the process holds beyond what it held before the model was built; on a GPU, what torch allocates.
+    On a CPU it is the peak memory of the process, less that before the model was built. On a GPU it is the memory that
+    torch allocates.
 
     Args:
-        config: Of a model with a discriminator, the shape of its data among its settings.
+        config: Config of a model with a discriminator; ``model.data_shape`` must be set.
         of_yardstick: Whether to measure the yardstick instead.
-        steps: How many.
+        steps: Number of steps.
 
     Raises:
-        ResourceError: If the process ends early, as one does that runs out of memory.
+        ResourceError: If the process ends early, for example because the memory is exhausted.
     """
     name = _YARDSTICK if of_yardstick else _HALIKIT
     task = json.dumps({"config": config.model_dump(mode="json"), "way": name, "steps": steps})
     code = "import sys, halikit.benchmark.steps as b; print(b._peak(sys.stdin.read()))"
     done = subprocess.run([sys.executable, "-c", code], input=task, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.splitlines() or [f"status {done.returncode}"])[-1]
-        raise ResourceError(f"the process that measures memory has ended early: {said}")
+        line = (done.stderr.splitlines() or [f"status {done.returncode}"])[-1]
+        raise ResourceError(f"the process that measures memory has ended early: {line}")
     return int(done.stdout.splitlines()[-1])
 
 
@@ -208,12 +219,12 @@ def _timed(model: Model, rounds: int) -> Benchmark:
     dtype = torch.bfloat16 if config.hardware.precision == "bf16" else torch.float32
     probes = {threads: _probes(device, dtype) for threads in dict.fromkeys(way.threads for way in ways.values())}
     times: dict[str, list[float]] = {name: [] for name in ways}
-    seen: dict[int, tuple[list[float], list[float]]] = {threads: ([], []) for threads in probes}
+    measured: dict[int, tuple[list[float], list[float]]] = {threads: ([], []) for threads in probes}
     with seeded(0, device):
         flop, turns = {}, {}
         for name, way in ways.items():
             torch.set_num_threads(way.threads)
-            prepared[name]()  # what compiles does so now
+            prepared[name]()  # the first call compiles the step, if compilation is on
             with FlopCounterMode(display=False) as counter:
                 prepared[name]()
             flop[name] = counter.get_total_flops()
@@ -224,12 +235,12 @@ def _timed(model: Model, rounds: int) -> Benchmark:
                 times[name].append(_seconds(prepared[name], device, turns[name]))
             for threads, (multiply, copy) in probes.items():
                 torch.set_num_threads(threads)
-                seen[threads][0].append(_seconds(multiply, device))
-                seen[threads][1].append(_seconds(copy, device))
+                measured[threads][0].append(_seconds(multiply, device))
+                measured[threads][1].append(_seconds(copy, device))
     side, copied = _SIDE[device.type], _COPIED[device.type]
     machine = {
         threads: Machine(threads, 2 * side**3 / median(products), 2 * 4 * copied / median(copies))
-        for threads, (products, copies) in seen.items()
+        for threads, (products, copies) in measured.items()
     }
     own = machine[ways[_HALIKIT].threads]
     eager = Trainer(model, settings=override(config, {"hardware.compile": None}))
@@ -310,7 +321,7 @@ def _batch(model: Model) -> Tensor:
 
 
 def _probes(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """A product of matrices and a copy, to measure the machine by."""
+    """A matrix product and a copy, which measure the speed of the machine."""
     side = _SIDE[device.type]
     a, b, out = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(3))
     source = torch.rand(_COPIED[device.type], device=device)
@@ -319,39 +330,39 @@ def _probes(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tens
 
 
 def _bytes_moved(model: Model, step: Callable[[], object]) -> int:
-    """See :class:`Benchmark`."""
-    kept: dict[int, int] = {}
+    """``bytes`` of :class:`Benchmark`."""
+    saved: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         step()
     parameters = [p for part in model.parts.values() for p in part.parameters()]
     for parameter in parameters:
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    return 2 * sum(kept.values()) + _PASSES * sum(p.nbytes for p in parameters)
+        saved.pop(parameter.untyped_storage().data_ptr(), None)
+    return 2 * sum(saved.values()) + _PASSES * sum(p.nbytes for p in parameters)
 
 
 def _peak(task: str) -> int:
-    """What :func:`peak_memory` asks of another process."""
-    given = json.loads(task)
-    config = Config.parse(given["config"])
+    """Peak memory of this process; :func:`peak_memory` calls it in another process."""
+    options = json.loads(task)
+    config = Config.parse(options["config"])
     device = resolve_device(config.hardware.device)
     before = _resident()
     model = build(config)
-    way = _ways(model)[given["way"]]
+    way = _ways(model)[options["way"]]
     torch.set_num_threads(way.threads)
     step = way.prepare()
-    for _ in range(given["steps"]):
+    for _ in range(options["steps"]):
         step()
     return torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident() - before
 
 
 def _resident() -> int:
-    """The most that this process has held, bytes."""
+    """Peak resident memory of this process so far, in bytes."""
     import resource
 
     try:
@@ -363,7 +374,7 @@ def _resident() -> int:
 
 
 def _seconds(step: Callable[[], object], device: torch.device, times: int = 1) -> float:
-    """Of one run, the mean over several."""
+    """Mean time of one call over ``times`` calls, in seconds."""
     _wait_for(device)
     start = time.perf_counter()
     for _ in range(times):

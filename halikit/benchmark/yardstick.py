@@ -1,8 +1,8 @@
-"""The loop that one would write oneself, from stock parts: what ``halikit benchmark`` measures against.
+"""A textbook training loop made of torch's own layers, for comparison in ``halikit benchmark``.
 
-Encoder, decoder, a discriminator step, then a generator step, as public ports write it: the chains run again for the
-generators' step, and the discriminator's weights get gradients there that nobody uses. Nothing here is shared with
-:mod:`halikit.algorithm`, nor with the layers of halikit that do more than torch's.
+It is written like public implementations: a discriminator step, then a generator step. Encoder and decoder run again
+for the generator step, which also computes gradients of the discriminator that are not used. The loop shares no code
+with :mod:`halikit.algorithm`, and replaces halikit's optimised layers by torch's.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Yardstick:
-    """The textbook loop on a copy of a model's networks, made of torch's own layers and ``torch.optim.Adam``.
+    """The textbook loop on a copy of a model's networks, with torch's own layers and ``torch.optim.Adam``.
 
-    The game is that of :func:`~halikit.objectives.jensen_shannon`, with the sleep phase of the model's settings. It
-    keeps no averaged weights, and looks for no number that is not finite.
+    The losses are those of :func:`~halikit.objectives.jensen_shannon` and the sleep phase of the model's config. The
+    loop neither averages weights nor checks that numbers are finite.
 
     Args:
-        model: With a discriminator, built from a config.
-        is_careful: Whether no graph is built of the chains in the discriminator's step, and the discriminator's weights
-            are frozen in the generators'.
+        model: A model with a discriminator, built from a config.
+        is_careful: Whether to avoid unused work: no graph of encoder and decoder in the discriminator step, and no
+            gradients of the discriminator in the generator step.
     """
 
     def __init__(self, model: Model, *, is_careful: bool = False) -> None:
         assert model.discriminator is not None and model.config is not None
         config = model.config
         self.hierarchy: Hierarchy = in_stock_parts(model.hierarchy).train()
-        self.games: list[JointDiscriminator] = []
-        for game in model.discriminator.games:
-            assert isinstance(game, JointDiscriminator)
-            self.games.append(in_stock_parts(game).train())
+        joint = [game for game in model.discriminator.games if isinstance(game, JointDiscriminator)]
+        self.games: list[JointDiscriminator] = [in_stock_parts(game).train() for game in joint]
         self.noise = config.training.encoder_noise
         self.sleep_weights, _ = sleep_weights(model.hierarchy, config.game.sleep_weights)
         self.is_careful = is_careful
-        self._judges = nn.ModuleList(self.games)
+        self._discriminators = nn.ModuleList(self.games)
         settings = config.optimiser
         self._for_g = torch.optim.Adam(self.hierarchy.parameters(), settings.rate("hierarchy"), settings.betas)
-        self._for_d = torch.optim.Adam(self._judges.parameters(), settings.rate("discriminator"), settings.betas)
+        self._for_d = torch.optim.Adam(
+            self._discriminators.parameters(), settings.rate("discriminator"), settings.betas
+        )
 
     def step(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A discriminator step, then a generator step, on a batch ``(n, *shape of x)``.
@@ -75,20 +75,20 @@ class Yardstick:
 
         self._for_g.zero_grad()
         if self.is_careful:
-            self._judges.requires_grad_(False)
+            self._discriminators.requires_grad_(False)
         q, p = self._encode(x), self._decode(len(x))
         loss_g = self._loss(q, p, 0.0)
         (loss_g + self._sleep_loss(p)).backward()
         self._for_g.step()
         if self.is_careful:
-            self._judges.requires_grad_(True)
+            self._discriminators.requires_grad_(True)
         return loss_d.detach(), loss_g.detach()
 
     def _encode(self, x: Tensor) -> States:
         z = x + self.noise * torch.randn_like(x) if self.noise else x
         states = {self.hierarchy.spaces[0].name: x}
         for link in self.hierarchy:
-            z = _drawn(link.up, z)
+            z = _sampled(link.up, z)
             states[link.up.target.name] = z
         return states
 
@@ -96,20 +96,20 @@ class Yardstick:
         z = self.hierarchy.prior.sample(n)
         states = {self.hierarchy.spaces[-1].name: z}
         for link in reversed(list(self.hierarchy)):
-            z = _drawn(link.down, z)
+            z = _sampled(link.down, z)
             states[link.down.target.name] = z
         return states
 
     def _loss(self, q: States, p: States, label: float) -> Tensor:
         loss = torch.zeros((), device=next(iter(q.values())).device)
         for game in self.games:
-            s_q, s_p = _judged(game, q), _judged(game, p)
+            s_q, s_p = _logits_of(game, q), _logits_of(game, p)
             loss = loss + binary_cross_entropy_with_logits(s_q, torch.full_like(s_q, label))
             loss = loss + binary_cross_entropy_with_logits(s_p, torch.full_like(s_p, 1 - label))
         return loss
 
     def _sleep_loss(self, p: States) -> Tensor:
-        """The encoder's kernels on the decoder's draw; running statistics see it too, as they would in a plain loop."""
+        """The sleep loss on the decoder's samples. It changes running statistics, as a textbook loop would."""
         p = {name: state.detach() for name, state in p.items()}
         loss = torch.zeros((), device=next(iter(p.values())).device)
         for link, weight in zip(self.hierarchy, self.sleep_weights, strict=True):
@@ -119,7 +119,7 @@ class Yardstick:
 
 
 def in_stock_parts(module: M) -> M:
-    """A copy with torch's own layers in the place of halikit's that do the same by other means."""
+    """A copy of a module in which torch's own layers replace halikit's optimised layers."""
     copied = deepcopy(module)
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
@@ -142,8 +142,8 @@ def _stock_convolution(layer: nn.Conv2d) -> nn.Conv2d:
     return stock
 
 
-def _drawn(kernel: Kernel, given: Tensor) -> Tensor:
-    """A draw, in the plainest way."""
+def _sampled(kernel: Kernel, given: Tensor) -> Tensor:
+    """A sample of a kernel, computed without the code of the kernel if possible."""
     if isinstance(kernel, DeterministicKernel):
         out: Tensor = kernel.network(given)
         return out.reshape(len(given), *kernel.target.shape)
@@ -159,8 +159,8 @@ def _drawn(kernel: Kernel, given: Tensor) -> Tensor:
     return mean + scale * torch.randn_like(mean)
 
 
-def _judged(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Tensor:
-    """Logits ``(n,)``."""
+def _logits_of(game: JointDiscriminator, states: Mapping[str, Tensor]) -> Tensor:
+    """The logits of a discriminator, ``(n,)``."""
     first, *latents = (states[space.name] for space in game.spaces)
     if game.noise.scale:
         first = first + game.noise.scale * torch.randn_like(first)

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Callable
 
 import typer
 
@@ -57,13 +58,15 @@ app.command(rich_help_panel="Train")(train)
 for _function in (sample, reconstruct, inpaint, traverse, innovate, interpolate, neighbours):
     app.command(rich_help_panel=_USE)(run_command(_function))
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel=_USE)
-for _command in (encode, export):
-    app.command(rich_help_panel=_USE)(_command)
-for _command in (report, explore, inspect, presets, propositions, benchmark):
-    app.command(rich_help_panel=_LOOK)(_command)
+_COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    _USE: (encode, export),
+    _LOOK: (report, explore, inspect, presets, propositions, benchmark),
+    "Share": (push, pull),
+}
+for _panel, _commands in _COMMANDS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
 app.add_typer(data.app, name="data", rich_help_panel=_LOOK)
-for _command in (push, pull):
-    app.command(rich_help_panel="Share")(_command)
 
 
 _ANYWHERE = ("--debug", "--quiet", "--verbose")
@@ -130,7 +133,7 @@ def _make_printable() -> None:
 
 
 def _shortage(error: Exception) -> str | None:
-    """The resource that ran out, if that is the cause of an error; torch's errors are recognised without importing it."""
+    """The resource that ran out, if that is the cause of an error; torch is not imported to recognise its errors."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left on the disk: {error.filename or error}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):

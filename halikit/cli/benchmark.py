@@ -1,4 +1,4 @@
-"""``halikit benchmark``: how fast a step is."""
+"""``halikit benchmark``: measure the speed of a training step."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from halikit.cli import common
 
 
 def benchmark(
-    preset: Annotated[str, typer.Option(help="Whose networks and batch size.")] = "digits",
-    rounds: Annotated[int, typer.Option(min=3, help="How often each way of stepping has its turn.")] = 20,
+    preset: Annotated[str, typer.Option(help="Preset with the networks and the batch size.")] = "digits",
+    rounds: Annotated[int, typer.Option(min=3, help="Number of turns of each implementation.")] = 20,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as often as needed.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any setting; may be repeated.")
     ] = None,
     as_json: common.Json = False,
 ) -> None:
-    """Time a step beside the loop that one would write oneself, and beside what the machine can do.
+    """Time a training step, compared with a textbook loop and with the speed of the machine.
 
-    All of it is timed in turns within one run; halikit's step is the whole of it, averaged weights included.
+    All are timed in turns within one run. The time of halikit's step includes the averaging of weights.
 
     Example: halikit benchmark --preset digits
     """
@@ -36,18 +36,18 @@ def benchmark(
     config = with_data_shape(override(chosen_config(preset=preset), parse_assignments(assignments or [])))
     torch.manual_seed(0)
     model = build(config)
-    found, shares = time_steps(model, rounds=rounds), profile_step(model)[:12]
+    result, shares = time_steps(model, rounds=rounds), profile_step(model)[:12]
     memory = {"textbook": peak_memory(config, of_yardstick=True), "halikit": peak_memory(config)}
     if as_json:
         common.print_json(
-            {"preset": preset, **asdict(found), "profile": list(map(asdict, shares)), "peak_memory": memory}
+            {"preset": preset, **asdict(result), "profile": list(map(asdict, shares)), "peak_memory": memory}
         )
         return
     out = common.console()
     table = Table("step", box=None, pad_edge=False)
     for title in ("threads", "ms", "images/s", "times the first", "GFLOP", "GFLOP/s", "of the matrix rate"):
         table.add_column(title, justify="right")
-    for timing in found.timings:
+    for timing in result.timings:
         table.add_row(
             timing.name,
             str(timing.threads),
@@ -60,14 +60,14 @@ def benchmark(
         )
     out.print(table)
     out.print()
-    for machine in found.machine:
+    for machine in result.machine:
         out.print(
             f"this machine, threads {machine.threads}: {machine.flop_per_second / 1e9:.1f} GFLOP/s by large matrices, "
             f"{machine.bytes_per_second / 1e9:.1f} GB/s by a large copy"
         )
     out.print(
-        f"floor of halikit's step: {1000 * found.seconds_for_arithmetic:.1f} ms of arithmetic, "
-        f"{1000 * found.seconds_for_bytes:.1f} ms for the {found.bytes / 1e6:,.0f} MB that it moves at least"
+        f"floor of halikit's step: {1000 * result.seconds_for_arithmetic:.1f} ms of arithmetic, "
+        f"{1000 * result.seconds_for_bytes:.1f} ms for the {result.bytes / 1e6:,.0f} MB that it moves at least"
     )
     out.print(f"peak memory: {', '.join(f'{name} {size / 2**20:,.0f} MiB' for name, size in memory.items())}")
     table = Table("halikit's step, by operation", box=None, pad_edge=False)

@@ -1,4 +1,4 @@
-"""What several commands share: consoles, output, opening runs."""
+"""Options and functions that the commands share: consoles, output, opening of runs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ if TYPE_CHECKING:
 RunArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="RUN", help="A run directory, or digits for the model that ships with halikit.", show_default=False
+        metavar="RUN", help="A run directory, or digits for the model that is part of halikit.", show_default=False
     ),
+]
+RunsArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN", help="Run directories, or digits for the shipped model.", show_default=False),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(help="File to write; by default the result goes into the run's report.", show_default=False),
 ]
+TableOut = Annotated[Path | None, typer.Option(help="File to write the result to.", show_default=False)]
 Data = Annotated[str | None, typer.Option(help="Data to use instead of the run's own: digits, mnist:DIR, folder:DIR.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[str, typer.Option(help="averaged or raw.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -36,7 +41,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Go on without a reader: what a command writes to files matters more than what it says."""
+        """Continue without output if its reader has ended, so that the command still writes its files."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
@@ -45,24 +50,24 @@ _is_in_progress = False
 
 
 def hush(quiet: bool) -> None:
-    """Print results and complaints only, from now on, or everything."""
+    """Print only results, warnings and errors from now on if ``quiet``, else everything."""
     global _hushed
     _hushed = quiet
 
 
 def is_hushed() -> bool:
-    """Whether results and complaints alone are printed."""
+    """Whether only results, warnings and errors are printed."""
     return _hushed
 
 
 def console(stderr: bool = False) -> Console:
-    """A console whose lines are not broken where nobody reads them."""
+    """A console on stdout or stderr; its lines are wrapped on a terminal only."""
     stream = sys.stderr if stderr else sys.stdout
     return _Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
 
 
 def narrator(stderr: bool = False) -> Console:
-    """The console for what is no result: plans, progress, hints; mute under ``--quiet``."""
+    """A console for plans, progress and hints, which ``--quiet`` turns off."""
     narrating = console(stderr)
     narrating.quiet = _hushed
     return narrating
@@ -70,28 +75,26 @@ def narrator(stderr: bool = False) -> Console:
 
 def print_json(values: dict[str, Any]) -> None:
     """Print one JSON object."""
-    # At once: whoever started the command may wait for it while it goes on.
+    # Flushed, because a program may wait for the object while the command runs on.
     print(json.dumps(values, ensure_ascii=False), flush=True)
 
 
 def printable(text: str) -> str:
-    """The text with ``?`` for what a terminal would obey instead of showing it."""
+    """The text with control characters replaced by ``?``."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def warn(message: str) -> None:
-    """Say on stderr what a person should know."""
+    """Print a warning on stderr."""
     console(stderr=True).print(f"halikit: {printable(message)}", markup=False, style="yellow")
 
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal's stderr, with the time left, for what takes longer than a moment.
-
-    Within another it shows nothing: a terminal has room for one.
+    """A progress bar on stderr with the time left, if stderr is a terminal. Nested bars are not shown.
 
     Yields:
-        What is called with (done, total).
+        Function to call with (done, total).
     """
     from rich.progress import Progress
 
@@ -107,15 +110,15 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def report_path(path: Path) -> None:
-    """Say where something was written: the last line a command prints."""
+    """Print the path of the result, as the last line of a command."""
     console().print(str(path), markup=False)
 
 
 def open_run(path: Path, weights: str = "averaged", device: str = "cpu", data: str | None = None) -> Run:
-    """A run, opened for reading.
+    """Open a run for reading.
 
     Args:
-        path: A run directory, a model file in one, or the name of a model that ships.
+        path: A run directory, a model file in one, or the name of a model that is part of halikit.
         weights: ``averaged`` or ``raw``.
         device: ``auto``, ``cpu`` or ``cuda``.
         data: Spec of data to use instead of the run's own.
@@ -130,10 +133,10 @@ def open_run(path: Path, weights: str = "averaged", device: str = "cpu", data: s
 
 
 def check_writable(out: Path | None) -> None:
-    """Refuse a file whose directory does not exist, before any work is done.
+    """Check that the directory of an output file exists, before any work is done.
 
     Raises:
-        InputError: If it does not.
+        InputError: If the directory does not exist.
     """
     from halikit.errors import InputError
 
@@ -141,34 +144,60 @@ def check_writable(out: Path | None) -> None:
         raise InputError(f"cannot write {out}: there is no directory {out.parent}")
 
 
-def present(run: Run, result: Result, *, out: Path | None = None, as_json: bool = False) -> None:
-    """Print the result of a command, and keep it: its picture in ``out``, or all of it in the run and its report."""
-    from halikit.errors import InputError
-    from halikit.plotting import save_png
+def present(run: Run | None, result: Result, *, out: Path | None = None, as_json: bool = False) -> None:
+    """Print the result of a command and write it to files.
 
-    path = out
-    if out is not None and result.picture is not None:
-        save_png(out, result.picture)
-    # No directory is made for numbers alone.
-    elif result.picture is not None or run.path.is_dir():
-        try:
-            path = keep(run, result, command_line())
-        except InputError as error:
-            # The numbers can be printed although the run cannot be written to; a picture cannot.
-            if result.picture is not None:
-                raise
-            console(stderr=True).print(f"not kept in the report: {error}", markup=False)
+    Args:
+        run: Run in which the result becomes a finding; ``None`` for a comparison of several runs.
+        result: The result.
+        out: File to write instead: the picture, or the lines if there is no picture.
+        as_json: Whether to print one JSON object.
+    """
+    path = _written(result, out) if out is not None else _added_to_run(run, result)
     if as_json:
         print_json(result.values | ({"path": str(path)} if result.picture is not None else {}))
         return
     for line in result.lines:
-        console().print(line, markup=False)
+        # Not wrapped here: a terminal wraps the long lines of a table by itself.
+        console().print(line, markup=False, emoji=False, soft_wrap=True)
     if path is not None and result.picture is not None:
         report_path(path)
 
 
+def _written(result: Result, out: Path) -> Path:
+    from halikit.plotting import save_png
+    from halikit.utils.files import write_atomically
+
+    if result.picture is None:
+        write_atomically(out, "\n".join(result.lines) + "\n")
+    else:
+        save_png(out, result.picture)
+    return out
+
+
+def _added_to_run(run: Run | None, result: Result) -> Path | None:
+    """Write a result to its run, if possible; returns the file of the picture, if there is one."""
+    from halikit.errors import InputError
+
+    # A result without a picture creates no run directory.
+    if run is None or (result.picture is None and not run.path.is_dir()):
+        return None
+    try:
+        return keep(run, result, command_line())
+    except InputError as error:
+        # Without a picture, the result can be printed although the run cannot be written to.
+        if result.picture is not None:
+            raise
+        warn(f"not kept in the report: {error}")
+        return None
+
+
 def keep(run: Run, result: Result, command: str) -> Path | None:
-    """Keep a result in a run, and in its report if the run is complete; gives the file of the picture, if any."""
+    """Write a result to a run as a finding, and update the report if the run is complete.
+
+    Returns:
+        The file of the picture, if there is one.
+    """
     from halikit.runs.report import write_report
 
     path = run.keep(result, command)
@@ -186,5 +215,5 @@ def fresh(path: Path) -> Path:
 
 
 def command_line() -> str:
-    """The command as it was typed, but for what only shapes its output."""
+    """The command line as it was typed, without ``--json``."""
     return shlex.join(["halikit", *(argument for argument in sys.argv[1:] if argument != "--json")])

@@ -41,9 +41,9 @@ def info(
     from dataclasses import asdict
 
     from halikit import data
-    from halikit.data.report import contact_sheet, report
+    from halikit.data.report import report
     from halikit.errors import InputError
-    from halikit.plotting import save_png
+    from halikit.plotting import contact_sheet, save_png
 
     if out is not None and not out.parent.is_dir():
         raise InputError(f"cannot write {out}: there is no directory {out.parent}")

@@ -1,4 +1,4 @@
-"""``halikit encode``: features of a data set, in a file (section 7.1)."""
+"""``halikit encode``: write features of a data set to a file (section 7.1)."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ class DataPart(StrEnum):
 def encode(
     run: common.RunArgument,
     data: common.Data = None,
-    part: Annotated[DataPart, typer.Option(help="Part of the data.")] = DataPart.TRAIN,
+    part: Annotated[DataPart, typer.Option(help="Part of the data set.")] = DataPart.TRAIN,
     level: Annotated[
-        list[int] | None, typer.Option(min=1, help="One level; as often as needed; all by default.")
+        list[int] | None, typer.Option(min=1, help="Level to encode; may be repeated; all levels by default.")
     ] = None,
-    draw: Annotated[bool, typer.Option("--draw", help="Draw every state instead of following the means.")] = False,
-    pool: Annotated[bool, typer.Option("--pool", help="Average feature maps over positions.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 500,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the file of an interrupted command.")] = False,
+    draw: Annotated[
+        bool, typer.Option("--draw", help="Sample the latents instead of using conditional means.")
+    ] = False,
+    pool: Annotated[bool, typer.Option("--pool", help="Average feature maps over their positions.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 500,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the file of an interrupted command.")] = False,
     compile: Annotated[
         str | None,
-        typer.Option(metavar="MODE", help="Compile the encoder first: default, reduce-overhead.", show_default=False),
+        typer.Option(metavar="MODE", help="Compile the encoder: default or reduce-overhead.", show_default=False),
     ] = None,
     weights: common.Weights = "averaged",
     device: common.Device = "auto",
@@ -47,7 +49,7 @@ def encode(
     ] = None,
     as_json: common.Json = False,
 ) -> None:
-    """Write every level's features and the labels to a safetensors file, batch by batch, for sets of any size.
+    """Write the features of every level and the labels to a safetensors file, for data sets of any size.
 
     Example: halikit encode runs/digits --part test --pool --out features.safetensors
     """

@@ -1,4 +1,4 @@
-"""``halikit explore``: a page on this machine to move latents, paint masks and open images on."""
+"""``halikit explore``: a web page on this machine to change latents, paint masks and open images."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 def explore(
     run: common.RunArgument,
     data: common.Data = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 for one that is free.")] = 0,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, and open no browser.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 for any free port.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only; open no browser.")] = False,
     weights: common.Weights = "averaged",
     device: common.Device = "auto",
     seed: common.Seed = 0,
     as_json: common.Json = False,
 ) -> None:
-    """Open a page on which you move latents of any level, paint over what is to be filled in, and open images.
+    """Open a web page to change latents of any level, fill in painted regions of images, and open image files.
 
-    The page is this machine's alone: nobody else can ask for it, and it asks nobody else for anything.
+    The page runs on this machine: other machines cannot open it, and it loads nothing from the network.
 
     Example: halikit explore digits
 
@@ -37,9 +37,9 @@ def explore(
     from halikit.explore import Explorer, Server
 
     opened = common.open_run(run, weights, device, data)
-    found = _data(opened)
-    fill = None if found is None or len(found.shape) != 3 else mean_image(found.train)
-    explorer = Explorer(opened.hierarchy, opened.path.resolve().name, data=found, fill=fill, seed=seed)
+    loaded = _data(opened)
+    fill = None if loaded is None or len(loaded.shape) != 3 else mean_image(loaded.train)
+    explorer = Explorer(opened.hierarchy, opened.path.resolve().name, data=loaded, fill=fill, seed=seed)
     with Server(explorer, port, on_error=common.warn) as server:
         common.narrator(stderr=True).print("Ctrl-C ends it; meanwhile the page is at", style="dim")
         if as_json:
@@ -55,7 +55,7 @@ def explore(
 
 
 def _data(run: Run) -> DataSet | None:
-    """The held-out data to choose from: those asked for, or the run's own if they still exist."""
+    """The data of ``--data``, or else the run's own data if they still exist."""
     from halikit.errors import InputError
 
     try:

@@ -1,4 +1,4 @@
-"""``halikit export``: encoder and decoder as files that run without halikit."""
+"""``halikit export``: encoder and decoder in files that run without halikit."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ class ExportFormat(StrEnum):
 
 def export(
     run: common.RunArgument,
-    format: Annotated[
-        ExportFormat, typer.Option(help="onnx, or pt2 as torch.export.load reads it.")
-    ] = ExportFormat.ONNX,
+    format: Annotated[ExportFormat, typer.Option(help="onnx, or pt2 for torch.export.load.")] = ExportFormat.ONNX,
     weights: common.Weights = "averaged",
     out: Annotated[
-        Path | None, typer.Option(help="Directory to write to; by default export/ in the run.", show_default=False)
+        Path | None, typer.Option(help="Directory of the files; by default export/ in the run.", show_default=False)
     ] = None,
     as_json: common.Json = False,
 ) -> None:
-    """Write the encoder (x to the means of all levels) and a decoder for each level (z to x), for batches of any size.
+    """Export the encoder (x to the means of all levels) and a decoder for each level (z to x), for any batch size.
 
-    Each file is run again and compared with the model. ONNX needs the extra: pip install 'halikit[onnx]'.
+    Each file is loaded, run and compared with the model. ONNX needs an extra: pip install 'halikit[onnx]'.
 
     Example: halikit export runs/digits --format pt2 --out exported
     """

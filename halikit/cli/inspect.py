@@ -1,4 +1,4 @@
-"""``halikit inspect``: what a run or a preset is made of."""
+"""``halikit inspect``: the networks of a run or a preset."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def inspect(
     what: Annotated[str, typer.Argument(metavar="RUN|PRESET", help="A run directory or a preset.", show_default=False)],
     as_json: common.Json = False,
 ) -> None:
-    """Print every level's spaces, networks, parameters and cost, and the discriminator's wiring.
+    """Print spaces, networks, parameters and cost of every level and of the discriminator.
 
-    For a run that has diverged, print what is known about it as well.
+    For a run that has diverged, print the data about the divergence as well.
 
     Example: halikit inspect digits
     """
@@ -35,7 +35,7 @@ def inspect(
     run = Run(what)
     diverged = run.divergence()
     if diverged and not run.model_file.exists():
-        # Training diverged before the first evaluation, so there is no model to look at.
+        # Training diverged before the first evaluation, so there is no model.
         _print_divergence(diverged, as_json)
         return
     if what in PRESETS and not run.model_file.exists():
@@ -92,7 +92,7 @@ def _print_divergence(diverged: dict[str, Any], as_json: bool = False) -> None:
     out.print("diverged")
     for name, value in diverged.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-        # The file may come from somebody else.
+        # The file may come from an untrusted source.
         out.print(common.printable(f"  {name.replace('_', ' ')}: {text}"), markup=False)
 
 
@@ -125,6 +125,6 @@ def _print_part(group: str, part: Part) -> None:
     table.add_row(*[""] * 8, f"{part.parameters:,}", f"{part.multiply_adds:,}", style="dim")
     out = common.console()
     out.print()
-    # A narrow terminal breaks the lines: truncated numbers would be of no use.
+    # The table may be wider than the terminal, because a narrow table would truncate numbers.
     out.width = max(out.width, out.measure(table, options=out.options.update(width=1000)).maximum)
     out.print(table)

@@ -1,4 +1,4 @@
-"""``halikit presets``: the settings that ship."""
+"""``halikit presets``: list and print the presets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from halikit.cli import common
 
 
 def presets(
-    name: Annotated[str | None, typer.Argument(help="Print this one as TOML.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="Preset to print as TOML.", show_default=False)] = None,
     as_json: common.Json = False,
 ) -> None:
-    """List the presets, or print one as TOML, with the source of each published setting.
+    """List the presets, or print one as TOML. Comments give the source of each setting of the paper's presets.
 
     Example: halikit presets digits > mine.toml
     """

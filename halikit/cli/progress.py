@@ -28,14 +28,14 @@ _LABELS = {
 
 
 class Progress:
-    """Shows records as they come; use as a context.
+    """Shows the records of a training; used as a context.
 
     Args:
-        console: Where to print.
+        console: Console to print to.
         total: Number of steps.
 
     Attributes:
-        last: The latest record, with the latest errors measured.
+        last: The latest record, or ``None``.
     """
 
     def __init__(self, console: Console, total: int) -> None:
@@ -66,7 +66,7 @@ class Progress:
         self._bar.stop()
 
     def __call__(self, record: Record) -> None:
-        """Show a record: in the bar, and as a line where held-out data were looked at."""
+        """Show a record in the bar, and also as a line if it has an evaluation on held-out data."""
         self.last = record
         rates = f"{record.steps_per_second:.0f} steps/s, {record.images_per_second:.0f} images/s"
         losses = " ".join(f"{_LABELS.get(name, name)} {value:.3f}" for name, value in record.losses.items())

@@ -1,4 +1,4 @@
-"""``halikit propositions``: the paper's statements in numbers (sections 3.2 and A.2)."""
+"""``halikit propositions``: check the paper's propositions numerically (sections 3.2 and A.2)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 
 def propositions(
-    count: Annotated[int, typer.Option("-n", "--number", min=1, help="Random hierarchies of each kind.")] = 200,
-    levels: Annotated[int, typer.Option(min=1, max=6, help="Most levels.")] = 3,
-    show: Annotated[int, typer.Option(min=0, help="Of how many of each kind both sides are printed.")] = 2,
+    count: Annotated[
+        int, typer.Option("-n", "--number", min=1, help="Number of random hierarchies of each kind.")
+    ] = 200,
+    levels: Annotated[int, typer.Option(min=1, max=6, help="Largest number of levels.")] = 3,
+    show: Annotated[int, typer.Option(min=0, help="Number of hierarchies of each kind to print.")] = 2,
     seed: common.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Picture to write.", show_default=False)] = None,
     as_json: common.Json = False,
 ) -> None:
-    """Check Propositions 1 and 2, the identity behind them and both lemmas on random hierarchies, without a model.
+    """Check Propositions 1 and 2, their underlying identity and both lemmas on random hierarchies; needs no run.
 
     Example: halikit propositions --out propositions.png
     """
@@ -32,14 +34,14 @@ def propositions(
 
     common.check_writable(out)
     cases = examine(count, levels, seed=seed)
-    found = verdicts(cases)
+    checked = verdicts(cases)
     if out is not None:
         plotting.save_png(out, plotting.as_picture(plotting.propositions(cases)))
     if as_json:
         common.print_json(
             {
                 "hierarchies": len(cases),
-                "verdicts": [verdict._asdict() for verdict in found],
+                "verdicts": [verdict._asdict() for verdict in checked],
                 "cases": [asdict(case) for case in cases[: 3 * show]],
                 "path": None if out is None else str(out),
             }
@@ -51,7 +53,7 @@ def propositions(
         for line in _sides(case):
             say(line, markup=False)
     say(f"over {count} hierarchies of each kind ({', '.join(dict.fromkeys(case.kind for case in cases))})")
-    for verdict in found:
+    for verdict in checked:
         say(
             f"  {verdict.name:24} {verdict.statement:52} {verdict.checked:>5,} checked, "
             f"{verdict.violations} violated, tightest {verdict.tightest:.2e}",

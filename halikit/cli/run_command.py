@@ -1,4 +1,4 @@
-"""Makes a command out of a function on a run: open the run, compute, present."""
+"""Makes a command out of a function on a run or on several: open, compute, present."""
 
 from __future__ import annotations
 
@@ -29,26 +29,31 @@ def run_command(function: Callable[..., Result]) -> Callable[..., None]:
     """A command for Typer with the options of the function and the common ones.
 
     Args:
-        function: Takes the opened run first, and its own options by keyword, annotated as Typer reads them; ``seed`` if
-            it draws anything. Its docstring is the help.
+        function: Takes the opened run as ``run``, or several as ``runs``, and its own options by keyword, annotated as
+            Typer reads them; ``seed`` if it draws random numbers. Its docstring is the help.
     """
-    _, *own = inspect.signature(function).parameters.values()
+    first, *own = inspect.signature(function).parameters.values()
+    compares = first.name == "runs"
     options = [_evaluated(parameter, function) for parameter in own if parameter.name not in _COMMON]
     takes_seed = any(parameter.name == "seed" for parameter in own)
 
     def command(**given: Any) -> None:
-        out, as_json, seed = given.pop("out"), given.pop("as_json"), given.pop("seed", None)
+        out, as_json = given.pop("out"), given.pop("as_json")
         common.check_writable(out)
         opening = {name: given.pop(name) for name in ("weights", "device", "data")}
-        run = common.open_run(given.pop("run"), **opening)
-        about = {"run": str(run.given), "weights": run.weights} | ({"seed": seed} if takes_seed else {})
-        result = function(run, **given, **({"seed": seed} if takes_seed else {}))
-        common.present(run, result._replace(values=about | result.values), out=out, as_json=as_json)
+        paths = given.pop(first.name)
+        runs = [common.open_run(path, **opening) for path in (paths if compares else [paths])]
+        result = function(runs if compares else runs[0], **given)
+        about: dict[str, Any] = {first.name: list(map(str, paths)) if compares else str(paths)}
+        about |= {"weights": opening["weights"]} | ({"seed": given["seed"]} if takes_seed else {})
+        result = result._replace(values=about | result.values)
+        common.present(None if compares else runs[0], result, out=out, as_json=as_json)
 
+    argument = common.RunsArgument if compares else common.RunArgument
     parameters = [
-        Parameter("run", Parameter.POSITIONAL_OR_KEYWORD, annotation=common.RunArgument),
+        Parameter(first.name, Parameter.POSITIONAL_OR_KEYWORD, annotation=argument),
         *options,
-        *_common_options(takes_seed=takes_seed),
+        *_common_options(takes_seed=takes_seed, compares=compares),
     ]
     command.__name__, command.__doc__ = function.__name__, function.__doc__
     # Typer reads both.
@@ -57,8 +62,10 @@ def run_command(function: Callable[..., Result]) -> Callable[..., None]:
     return command
 
 
-def _common_options(*, takes_seed: bool) -> Iterator[Parameter]:
+def _common_options(*, takes_seed: bool, compares: bool) -> Iterator[Parameter]:
     for name, (annotation, default) in _COMMON.items():
+        if name == "out" and compares:
+            annotation = common.TableOut
         if name != "seed" or takes_seed:
             yield Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

@@ -1,4 +1,4 @@
-"""``halikit push`` and ``halikit pull``: runs to a hub and back."""
+"""``halikit push`` and ``halikit pull``: upload runs to the Hugging Face hub, and download them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,19 @@ from halikit.cli import common
 
 def push(
     run: common.RunArgument,
-    repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="What it is called there.", show_default=False)],
-    to: Annotated[
-        Path | None, typer.Option(help="Write what would be pushed into this folder, and push nothing.")
-    ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Show a model that is new there to nobody else.")] = False,
+    repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="Name of the model on the hub.", show_default=False)],
+    to: Annotated[Path | None, typer.Option(help="Write the files into this folder instead of uploading them.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is new.")] = False,
     licence: Annotated[
-        str | None, typer.Option("--license", help="For the card, such as apache-2.0.", show_default=False)
+        str | None, typer.Option("--license", help="Licence in the model card, such as apache-2.0.", show_default=False)
     ] = None,
-    replace_card: Annotated[
-        bool, typer.Option("--replace-card", help="Write a new card over the one that is there.")
-    ] = False,
-    message: Annotated[str, typer.Option(help="Of the commit.")] = "Push a run of halikit",
+    replace_card: Annotated[bool, typer.Option("--replace-card", help="Replace the model card on the hub.")] = False,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Push a run of halikit",
     as_json: common.Json = False,
 ) -> None:
-    """Upload a run to the Hugging Face hub: model, settings, metrics, figures, and a card made of them.
+    """Upload a run to the Hugging Face hub: model, settings, metrics, figures, and a model card made from them.
 
-    Log in first: hf auth login. What the card says of licence and limits is yours to complete.
+    Log in first: hf auth login. Please complete the licence and the limits in the card.
 
     Example: halikit push runs/digits me/digits --to folder
 
@@ -48,15 +44,15 @@ def push(
 def pull(
     repo: Annotated[
         str,
-        typer.Argument(metavar="USER/NAME", help="A model of the hub, or a folder of push --to.", show_default=False),
+        typer.Argument(metavar="USER/NAME", help="A model on the hub, or a folder of push --to.", show_default=False),
     ],
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME by default.", show_default=False)] = None,
-    revision: Annotated[str | None, typer.Option(help="A branch, a tag or a commit.", show_default=False)] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.", show_default=False)] = None,
     as_json: common.Json = False,
 ) -> None:
-    """Download a run from the Hugging Face hub into a directory that every command takes for one.
+    """Download a run from the Hugging Face hub into a run directory.
 
-    Nothing that it downloads is executed or unpickled.
+    No downloaded file is executed or unpickled.
 
     Example: halikit pull me/digits --out runs/theirs
     """
@@ -68,7 +64,7 @@ def pull(
 
 
 def _quieten() -> None:
-    """No bars of the library's where nobody sees them."""
+    """Disable the library's progress bars if there is no terminal, or under ``--quiet``."""
     if common.console(stderr=True).is_terminal and not common.is_hushed():
         return
     try:

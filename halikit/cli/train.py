@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    preset: Annotated[str | None, typer.Option(help="Published settings; see halikit presets.")] = None,
-    levels: Annotated[int | None, typer.Option(min=1, help="Levels of latents, as many as you like.")] = None,
-    data: Annotated[str | None, typer.Option(help="digits, mnist:DIR, folder:DIR, or a path to recognise.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Name of a preset; see halikit presets.")] = None,
+    levels: Annotated[int | None, typer.Option(min=1, help="Number of latent levels, 1 or more.")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, mnist:DIR, folder:DIR, or the path of a data set.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.")] = None,
-    epochs: Annotated[float | None, typer.Option(min=0.001, help="Passes over the data, instead of steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
+    epochs: Annotated[float | None, typer.Option(min=0.001, help="Passes over the data; instead of --steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images in each step.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME by default.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed for weights, data order and noise.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
@@ -39,20 +39,20 @@ def train(
         str | None,
         typer.Option(help="Train a baseline with the same networks and budget: ali, vae or hvae."),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings from a TOML file.", show_default=False)] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.", show_default=False)] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as often as needed.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any setting; may be repeated.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest good checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's newest valid checkpoint.")] = False,
     resume_from: Annotated[
-        str | None, typer.Option(metavar="STEP|PATH", help="Go on from this checkpoint.", show_default=False)
+        str | None, typer.Option(metavar="STEP|PATH", help="Continue from this checkpoint.", show_default=False)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the settings, load the data, train nothing.")
+        bool, typer.Option("--dry-run", help="Load the data and print the settings; do not train.")
     ] = False,
     as_json: common.Json = False,
 ) -> None:
-    """Train a model. With no option at all: three levels on scikit-learn's handwritten digits, nothing to download.
+    """Train a model. Without options: three levels on scikit-learn's handwritten digits, without a download.
 
     Example: halikit train --levels 3
 
@@ -79,9 +79,9 @@ def train(
     chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
     checkpoint = None
     if resume or resume_from:
-        out = out or _home(resume_from) or _default_path(chosen, data or chosen.data.spec, baseline)
+        out = out or _run_of(resume_from) or _default_path(chosen, data or chosen.data.spec, baseline)
         checkpoint = _checkpoint(out, resume_from)
-        # A baseline has neither the preset nor the levels of the settings that it was derived from.
+        # A baseline has another preset and other levels than the settings that it was derived from.
         names = {"preset": None, "levels": None} if baseline else {"preset": preset, "levels": levels}
         chosen = _resumed(checkpoint, chosen, file=config, **names)
     flags = {name: value for name, value in flags.items() if value is not None}
@@ -90,7 +90,7 @@ def train(
     check_together(chosen, steps, epochs)
     loaded = _load(chosen)
     if chosen.preset is None and not (checkpoint or config) and chosen.model.family != "paper":
-        # The family, and with it the settings, follows from the shape of the data.
+        # The shape of the data determines the family, and the family determines the settings.
         chosen = reduce(override, changes, families.fitting(chosen.model.levels, loaded.shape, chosen.model.family))
     chosen = _fitted(chosen, loaded, epochs)
     path = out or common.fresh(_default_path(chosen, loaded.spec, baseline))
@@ -108,14 +108,13 @@ def train(
 def chosen_config(
     *, preset: str | None = None, levels: int | None = None, file: Path | None = None, data: str | None = None
 ) -> Config:
-    """The settings before the flags that change single ones: a file's or a preset's. A family's take the data's shape.
+    """The settings of a file, a preset or the defaults, before the options that change single settings.
 
     Raises:
-        InputError: If these contradict each other.
+        InputError: If both a file and a preset are given.
     """
     from halikit.config import Config, override, read_toml
     from halikit.errors import InputError
-    from halikit.presets import digits
     from halikit.presets import preset as preset_named
 
     if preset and file:
@@ -125,14 +124,14 @@ def chosen_config(
     elif preset:
         config = preset_named(preset)
     elif levels is None and data in (None, "digits"):
-        return digits()
+        return preset_named("digits")
     else:
         config = Config()
     return override(config, {"levels": levels} if levels else {})
 
 
-def _home(resume_from: str | None) -> Path | None:
-    """The run that a checkpoint given by its path belongs to."""
+def _run_of(resume_from: str | None) -> Path | None:
+    """The run of a checkpoint that is given by its path."""
     return Path(resume_from).resolve().parent.parent if resume_from and not resume_from.isdecimal() else None
 
 
@@ -141,7 +140,7 @@ def _checkpoint(run: Path, resume_from: str | None) -> Checkpoint:
     from halikit.runs.checkpoints import Checkpoints, find_checkpoint
     from halikit.runs.lock import locked
 
-    # Held, because a training that goes on there would remove old checkpoints. Nothing is written.
+    # Locked, because a training in this directory would remove old checkpoints. Nothing is written here.
     with locked(run) if is_first() else nullcontext():
         return find_checkpoint(Checkpoints(run, keep=1), resume_from or True, common.warn)
 
@@ -149,7 +148,7 @@ def _checkpoint(run: Path, resume_from: str | None) -> Checkpoint:
 def _resumed(
     checkpoint: Checkpoint, chosen: Config, *, preset: str | None, levels: int | None, file: Path | None
 ) -> Config:
-    """The settings to go on with, before the flags that change single ones: the checkpoint's, or a file's."""
+    """The settings of the checkpoint, or of a file, before the options that change single settings."""
     from halikit.config import Config, override
     from halikit.errors import InputError
 
@@ -158,16 +157,16 @@ def _resumed(
     config = Config.parse(checkpoint.facts["config"], str(checkpoint.path))
     if preset and preset != config.preset:
         raise InputError(f"{checkpoint.path} is of {config.preset or 'no preset'}, not of the preset {preset!r}")
-    # Other levels have other widths. The trainer refuses another architecture, and lists all differences.
+    # Widths depend on the levels. The trainer then raises an error that lists all differences.
     other = levels and levels != config.model.levels
     return override(config, {"levels": levels, "widths": None, "maps": None, "sleep_weights": "auto"} if other else {})
 
 
 def check_together(config: Config, steps: int | None = None, epochs: float | None = None) -> None:
-    """Refuse what contradicts itself once all settings are together.
+    """Check that the settings do not contradict each other.
 
     Raises:
-        InputError: If steps and epochs are both given, or a preset has other levels than the published ones.
+        InputError: If both steps and epochs are given, or the levels are not those of the preset.
     """
     from halikit.errors import InputError
     from halikit.presets import PRESETS
@@ -184,7 +183,7 @@ def check_together(config: Config, steps: int | None = None, epochs: float | Non
 
 
 def with_data_shape(config: Config) -> Config:
-    """The config with the shape of its data, read from the data if need be."""
+    """The config with ``model.data_shape``, read from the data if it is not set."""
     return config if config.model.data_shape else _fitted(config, _load(config), None)
 
 
@@ -203,7 +202,7 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     from halikit.errors import InputError
     from halikit.model import resolved
 
-    # Before a model is built for data that it cannot be trained on.
+    # Checked before a model is built, which may take long.
     data.check_batch(config.training.batch_size)
     if config.model.data_shape not in (None, data.shape):
         raise InputError(
@@ -222,7 +221,7 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
 
 
 def _default_path(config: Config, spec: str, baseline: str | None) -> Path:
-    # No name in a config leads out of runs/.
+    # The last part of a path only, so that no config can write outside of runs/.
     name = f"{config.preset or Path(spec.split(':')[0]).name}-l{config.model.levels}"
     return Path("runs") / (f"{baseline}_{name}" if baseline else name)
 

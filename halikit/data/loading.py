@@ -57,7 +57,8 @@ class Prefetched(Iterator[T]):
     thread is raised again by :meth:`__next__`. Use the object as a context manager, so that the thread ends.
 
     Args:
-        batches: The iterator, of tensors or tuples of tensors. It runs in the thread, so it must not use torch's global generators.
+        batches: The iterator, of tensors or tuples of tensors. It runs in the thread, so it must not use torch's global
+            generators.
         depth: Number of batches to keep ready, at least 1.
         device: Device of the batches.
     """

@@ -1,22 +1,17 @@
-"""Statistics of a data set, and a contact sheet of its images."""
+"""Statistics of a data set."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet
+from halikit.data.dataset import DataSet
 
-__all__ = ["Report", "contact_sheet", "report"]
+__all__ = ["Report", "report"]
 
 _VALUES = 2**22  # examined at a time
-_MAX_ROWS = 20  # with more classes, the contact sheet has no row for each class
-_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -82,30 +77,3 @@ def report(data: DataSet) -> Report:
         deviation=max(0.0, squares / count - mean**2) ** 0.5,
         skipped=data.skipped,
     )
-
-
-def contact_sheet(data: DataSet) -> NDArray[np.uint8]:
-    """A picture of training images.
-
-    With 2 to 20 classes there is one row for each class, with its first images. Otherwise the images are evenly spaced
-    over the training part.
-
-    Returns:
-        ``(height, width, 3)`` uint8.
-
-    Raises:
-        DataError: If the data are not images.
-    """
-    from halikit.plotting import grid, labelled_rows
-
-    if len(data.shape) != 3:
-        raise DataError(f"{data.spec}: a contact sheet needs images, but these are vectors of shape {data.shape}")
-    train, labels = data.train, data.train.labels
-    if labels is None or not 2 <= len(data.classes) <= _MAX_ROWS:
-        return grid(train.batch(torch.linspace(0, len(train) - 1, min(len(train), _COLUMNS**2)).long()), _COLUMNS)
-    rows: dict[str, Tensor] = {}
-    for label, name in enumerate(data.classes):
-        some = (labels == label).nonzero()[:_COLUMNS, 0]
-        blank = torch.ones(_COLUMNS - len(some), *data.shape)
-        rows[name] = torch.cat([train.batch(some), blank])
-    return labelled_rows(rows)

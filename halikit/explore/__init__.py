@@ -1,4 +1,4 @@
-"""A page on which a person moves latents, paints masks and looks at what becomes of an image."""
+"""A web page on this machine to change latents, paint masks and see the decoded images."""
 
 from halikit.explore.explorer import Explorer
 from halikit.explore.server import Server

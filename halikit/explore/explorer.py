@@ -1,4 +1,4 @@
-"""What the page asks of a model. It knows nothing of HTTP; everything that it gives is ready for JSON."""
+"""Answers the requests of the page with a model. Results are values for JSON; the server's module handles HTTP."""
 
 from __future__ import annotations
 
@@ -25,36 +25,38 @@ from halikit.spaces import Space
 
 __all__ = ["Explorer"]
 
-# States that the page can still ask for; older ones are forgotten.
-_KEPT = 64
-# Draws from which the range of a slider, and what missing pixels hold where there are no data, are estimated.
+# Number of subjects in memory; older ones are removed.
+_MOST_SUBJECTS = 64
+# Number of samples for the ranges of the sliders and, if there are no data, for the fill of missing pixels.
 _DRAWS = 256
-# Decodings by which entries are put in order: fewer samples where there are many entries.
+# Limits on the estimate of the entries' influence: decodings in total, and samples for each entry.
 _DECODINGS = 1024
 _MOST_SAMPLES = 16
+# Largest absolute value that an entry can be set to.
 _LARGEST = 1e6
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is looked at: an image with its latents, ``(1, *shape)`` each, and what it is for people."""
+    """A datum with its latents, ``(1, *shape)`` each, and a title for the page."""
 
     title: str
     states: dict[str, Tensor]
 
 
 class Explorer:
-    """A trained hierarchy as a page sees it: subjects, each a datum with its latents, to look at and to change.
+    """Answers the requests of the page about a trained hierarchy. It can run one request at a time.
 
-    Latents of rank 1 have their entries *set*; those of spatial maps are *multiplied*, map by map. Everything follows
-    conditional means but for the samples, so the page shows the same for the same requests. One call at a time.
+    A *subject* is a datum with its latents. A request can *set* entries of a vector latent, or *multiply* the maps of a
+    latent with feature maps by factors. Only :meth:`sample` is random, with a seed; all other requests use conditional
+    means. So equal requests have equal results.
 
     Args:
-        hierarchy: In evaluation mode.
-        name: Of the run.
-        data: Whose held-out part can be picked from; ``None`` where there are none.
-        fill: What missing pixels hold to begin with, ``(*shape of x)``; the mean of samples by default.
-        seed: Of the first sample; each further one takes the next.
+        hierarchy: The hierarchy, in evaluation mode.
+        name: Name of the run.
+        data: Data set whose held-out part can be shown; ``None`` if there is none.
+        fill: Initial values of missing pixels, ``(*shape of x)``; by default the mean of samples.
+        seed: Seed of the first sample. Each further sample has the next seed.
     """
 
     def __init__(
@@ -73,11 +75,16 @@ class Explorer:
         self._seed = seed
         self._picked = -1
         self._subjects: OrderedDict[int, _Subject] = OrderedDict()
-        self._made = 0
+        self._count = 0
         self._levels: dict[int, dict[str, Any]] = {}
 
     def about(self) -> dict[str, Any]:
-        """What the model is: its ``name``, ``spaces``, ``size`` of an image (height, width), number of ``images``."""
+        """Facts about the model.
+
+        Returns:
+            Its ``name``; ``spaces``; ``size`` of an image (height, width) or ``None``; ``opens``: whether image files
+            can be opened; ``images``: number of held-out data; ``fill``: initial values of missing pixels, in words.
+        """
         x = self._x
         return {
             "name": self.name,
@@ -90,37 +97,44 @@ class Explorer:
 
     @torch.no_grad()
     def level(self, level: int) -> dict[str, Any]:
-        """The entries of a latent that can be moved, those first that change ``x`` most.
+        """The entries of a latent that can be changed, ordered by their influence on ``x``, the largest first.
 
         Args:
-            level: Between 1 and L.
+            level: Level of the latent, between 1 and L.
 
         Returns:
-            ``how`` they are changed; ``entries``, each with its ``index``, ``influence`` (root mean square change per
-            element of x: an estimate over samples), and the ``low`` and ``high`` end of its slider; ``why_not`` where
-            there are none.
+            ``how``: ``"set"`` or ``"multiply"``; ``entries``, each with its ``index``, ``influence`` (root mean square
+            change per element of x, an estimate over samples), and ``low`` and ``high``, the ends of its slider;
+            ``why_not``: the reason if there are no entries.
 
         Raises:
             InputError: If there is no such level.
         """
         space = self._latent(level)
         if level not in self._levels:
-            self._levels[level] = self._examined(space, level)
+            self._levels[level] = self._entries(space, level)
         return self._levels[level]
 
     @torch.no_grad()
     def sample(self, seed: int | None = None) -> dict[str, Any]:
-        """A subject drawn from the decoder's joint, with the latents that it was made from."""
+        """A subject sampled from the decoder's joint, with the sampled latents.
+
+        Args:
+            seed: Seed of the sample; by default the next one.
+        """
         if seed is None:
             seed = self._seed
             self._seed += 1
-        return self._told(self._keep(_Subject(f"sample, seed {seed}", self._drawn(1, seed))))
+        return self._description(self._store(_Subject(f"sample, seed {seed}", self._sampled(1, seed))))
 
     def pick(self, index: int | None = None) -> dict[str, Any]:
-        """A subject of the held-out data: the next one, unless its index is given.
+        """A subject from the held-out data.
+
+        Args:
+            index: Index of the datum; by default the next one.
 
         Raises:
-            InputError: If there is none.
+            InputError: If there are no data, or no datum with this index.
         """
         if self.data is None:
             raise InputError("there are no data here to pick from; start again with --data")
@@ -133,33 +147,33 @@ class Explorer:
         return self._encoded(f"held-out image {index}{label}", part.batch(torch.tensor([index])))
 
     def open(self, content: bytes, *, inverted: bool = False) -> dict[str, Any]:
-        """A subject from an image file, cropped and resized to the model's.
+        """A subject from an image file, cropped and resized to the images of the model.
 
         Args:
-            content: The file.
-            inverted: Whether dark and light are exchanged: ink on paper, for a model of light strokes.
+            content: Content of the file.
+            inverted: Whether to invert the brightness, such as for ink on paper and a model of light strokes.
 
         Raises:
-            InputError: If it is no image, or the model is for none.
+            InputError: If the file is not an image, or the model is not for grey or colour images.
         """
-        pixels = torch.from_numpy(self._fitted(content).copy()).float().div(127.5).sub(1)
+        pixels = torch.from_numpy(self._pixels(content).copy()).float().div(127.5).sub(1)
         return self._encoded("your image", (-pixels if inverted else pixels).unsqueeze(0))
 
     @torch.no_grad()
     def move(self, subject: int, level: int, changes: Mapping[int, float], *, keep: bool = False) -> dict[str, Any]:
-        """What is decoded from a subject's latent with some entries changed.
+        """Change entries of a subject's latent and decode it.
 
         Args:
-            subject: Its id.
-            level: Between 1 and L.
-            changes: What entries are set to, or maps multiplied by, as :meth:`level` says.
-            keep: Whether to make the outcome a subject.
+            subject: Id of the subject.
+            level: Level of the latent, between 1 and L.
+            changes: For each entry the value to set it to, or the factor of its map; see :meth:`level`.
+            keep: Whether to make the decoded datum a new subject.
 
         Returns:
-            Its ``view`` and root mean square ``change`` per element; or the subject.
+            The ``view`` of the decoded datum, and its root mean square ``change`` per element; or the new subject.
 
         Raises:
-            InputError: If there is no such subject, level or entry.
+            InputError: If there is no such subject, level or entry, or a value is out of range.
         """
         space, states = self._latent(level), self._subject(subject).states
         how, why_not = _how(space)
@@ -180,16 +194,17 @@ class Explorer:
         return {"view": _view(after), "change": _distance(before, after)}
 
     def inpaint(self, subject: int, mask: str, *, keep: bool = False) -> dict[str, Any]:
-        """Fill in a subject's missing pixels from the top down (section 6.1); the others stay bit for bit.
+        """Fill in missing pixels of a subject, from the top level down (section 6.1); the others do not change.
 
         Args:
-            subject: Its id.
-            mask: Row by row, ``1`` where missing and ``0`` elsewhere.
-            keep: Whether to make the outcome a subject.
+            subject: Id of the subject.
+            mask: A character for each pixel, row by row: ``1`` if it is missing, ``0`` if not.
+            keep: Whether to make the filled image a new subject.
 
         Returns:
-            How many are ``missing``, the view that is ``given``, and the ``steps``, each with its latent's ``name``,
-            ``view`` and root mean square ``error`` per missing element; or the subject.
+            ``missing``: number of missing pixels; ``given``: view of the masked image; ``steps``, each with the
+            ``name`` of a latent, the ``view`` and the root mean square ``error`` per missing element; or the new
+            subject.
 
         Raises:
             InputError: If there is no such subject, or the mask does not fit.
@@ -201,23 +216,23 @@ class Explorer:
         if len(mask) != height * width or not set(mask) <= {"0", "1"} or "1" not in mask:
             raise InputError(f"a mask has {height}×{width} characters 0 or 1, one 1 at least")
         missing = torch.tensor([character == "1" for character in mask]).view(height, width).to(x.device)
-        found = inpainting.inpaint(self.hierarchy, x, missing, fill=self.fill.to(x.device))
+        result = inpainting.inpaint(self.hierarchy, x, missing, fill=self.fill.to(x.device))
         if keep:
-            return self._encoded("filled in", found.completed)
+            return self._encoded("filled in", result.completed)
         where = missing.expand_as(x)
         return {
             "missing": int(missing.sum()),
-            "given": _view(found.masked),
+            "given": _view(result.masked),
             "steps": [
                 {"name": name, "view": _view(image), "error": _distance(image[where], x[where])}
-                for name, image in found.steps.items()
+                for name, image in result.steps.items()
             ],
         }
 
     @cached_property
     def fill(self) -> Tensor:
-        """What missing pixels hold to begin with, ``(*shape of x)``."""
-        return self._drawn(_DRAWS, 0)[self._x.name].mean(0) if self._fill is None else self._fill
+        """Initial values of missing pixels, ``(*shape of x)``."""
+        return self._sampled(_DRAWS, 0)[self._x.name].mean(0) if self._fill is None else self._fill
 
     @property
     def _x(self) -> Space:
@@ -233,24 +248,24 @@ class Explorer:
             raise InputError("this image is not kept any longer; draw a sample, or pick or open an image")
         return self._subjects[number]
 
-    def _drawn(self, n: int, seed: int) -> dict[str, Tensor]:
+    def _sampled(self, n: int, seed: int) -> dict[str, Tensor]:
         generator = torch.Generator(self.hierarchy.prior.device).manual_seed(seed)
         with torch.no_grad():
             return self.hierarchy.sample_states(n, generator=generator)
 
-    def _examined(self, space: Space, level: int) -> dict[str, Any]:
+    def _entries(self, space: Space, level: int) -> dict[str, Any]:
         how, why_not = _how(space)
         if how is None:
             return {"how": None, "entries": [], "why_not": why_not}
-        z = self._drawn(_DRAWS, 0)[space.name]
+        z = self._sampled(_DRAWS, 0)[space.name]
         bounded = isinstance(self.hierarchy.links[level - 1].up, BernoulliKernel | CategoricalKernel)
         ends = (0.0, 1.0) if bounded else (-3.0, 3.0)
-        few = z[: max(2, min(_MOST_SAMPLES, _DECODINGS // (2 * z.shape[1])))]
-        influence = traversal.influence(self.hierarchy, few, level, ends, how=how).nan_to_num()
+        samples = z[: max(2, min(_MOST_SAMPLES, _DECODINGS // (2 * z.shape[1])))]
+        influence = traversal.influence(self.hierarchy, samples, level, ends, how=how).nan_to_num()
         order = influence.argsort(descending=True).tolist()
         low, high = (torch.full((z.shape[1],), end) for end in ends)
         if how == "set" and not bounded:
-            # Three standard deviations about the mean: of a standard normal, the paper's range.
+            # Three standard deviations around the mean. For a standard normal this is the range in the paper.
             flat = z.transpose(0, 1).flatten(1)
             low, high = (flat.mean(1) + end * flat.std(1) for end in ends)
         entries = [
@@ -264,21 +279,21 @@ class Explorer:
         ]
         return {"how": how, "entries": entries, "why_not": None}
 
-    def _keep(self, subject: _Subject) -> int:
-        self._made += 1
-        self._subjects[self._made] = subject
-        while len(self._subjects) > _KEPT:
+    def _store(self, subject: _Subject) -> int:
+        self._count += 1
+        self._subjects[self._count] = subject
+        while len(self._subjects) > _MOST_SUBJECTS:
             self._subjects.popitem(last=False)
-        return self._made
+        return self._count
 
     @torch.no_grad()
     def _encoded(self, title: str, x: Tensor) -> dict[str, Any]:
         states = self.hierarchy.encode(x.to(self.hierarchy.prior.device))
-        return self._told(self._keep(_Subject(title, states)))
+        return self._description(self._store(_Subject(title, states)))
 
     @torch.no_grad()
-    def _told(self, number: int) -> dict[str, Any]:
-        """A subject for the page: its ``id``, ``title``, ``view``, and what each level makes of it."""
+    def _description(self, number: int) -> dict[str, Any]:
+        """A subject for the page: ``id``, ``title``, ``view``, and for each level the reconstruction and its error."""
         subject = self._subjects[number]
         x = subject.states[self._x.name]
         levels = []
@@ -291,14 +306,14 @@ class Explorer:
                     "name": space.name,
                     "view": _view(decoded),
                     "error": _distance(decoded, x),
-                    # Where sliders stand: entries of vectors as they are, maps as they are times 1.
+                    # Positions of the sliders: the entries of a vector; for maps the page uses the factor 1.
                     "at": [_number(value) or 0.0 for value in z.flatten()] if set_to else None,
                 }
             )
         return {"id": number, "title": subject.title, "view": _view(x), "levels": levels}
 
-    def _fitted(self, content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """An image file as ``(*shape of x)`` bytes."""
+    def _pixels(self, content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The pixels of an image file, ``(*shape of x)`` bytes."""
         from PIL import Image, ImageOps
 
         if not (self._x.is_image and self._x.shape[0] in (1, 3)):
@@ -316,14 +331,14 @@ class Explorer:
 
 
 def _how(space: Space) -> tuple[traversal.How | None, str]:
-    """How entries of a latent are changed; or why they are not."""
+    """How entries of a latent are changed, or the reason why they cannot be changed."""
     if space.rank == 0:
         return None, f"{space} has no entries to move: its states are single numbers"
     return ("set" if space.size == space.shape[0] else "multiply"), ""
 
 
 def _view(x: Tensor) -> dict[str, Any]:
-    """A datum ``(1, *shape of x)`` for the page: a picture where it is an image, values where it is not."""
+    """A datum ``(1, *shape of x)`` for the page: a picture if it is an image, else its values."""
     if x.dim() == 4:
         png = plotting.as_png(plotting.as_pixels(x.nan_to_num())[0])
         return {"picture": f"data:image/png;base64,{b64encode(png).decode()}"}
@@ -335,6 +350,6 @@ def _distance(a: Tensor, b: Tensor) -> float | None:
 
 
 def _number(value: Tensor) -> float | None:
-    """A number as JSON takes it, to five digits; ``None`` where it is not finite."""
+    """A number for JSON, rounded to five digits; ``None`` if it is not finite."""
     number = float(value)
     return float(f"{number:.5g}") if math.isfinite(number) else None

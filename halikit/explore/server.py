@@ -1,4 +1,4 @@
-"""The page over HTTP: to this machine alone, and to whoever has the address."""
+"""Serves the page over HTTP on this machine, to clients that have its secret address."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from halikit.explore.explorer import Explorer
 __all__ = ["Server"]
 
 HOST = "127.0.0.1"
-# Names under which a browser of this machine may ask; any other is somebody else's page with a name that leads here.
+# Host names that requests may have. Another name means DNS rebinding: a foreign page whose name resolves to this host.
 _NAMES = (HOST, "localhost")
-# Of what a page sends: an image file, at the most.
+# Largest body of a request.
 MAX_BYTES = 16 * 2**20
 _PAGE = Path(__file__).with_name("page.html")
-_SECONDS = 60  # of silence, after which a connection is closed
+_SECONDS = 60  # until a connection without data is closed
 
 
 class _Request(BaseModel):
@@ -70,19 +70,19 @@ _REQUESTS: Mapping[str, type[_Request]] = {
 class Server(ThreadingHTTPServer):
     """Serves the page of an explorer on 127.0.0.1 until it is shut down.
 
-    The address holds a secret. Requests without it, under another host's name, or from another site's page get
-    nothing.
+    The address contains a secret. Requests without the secret, with another host name, or from the page of another site
+    are refused.
 
     Args:
-        explorer: What the page asks.
-        port: 0 for one that is free.
-        on_error: Told of what goes wrong here rather than with a request.
+        explorer: Answers the requests of the page.
+        port: Port of the server; 0 for any free port.
+        on_error: Called with a message for each error that is a bug and not a wrong request.
 
     Raises:
-        InputError: If the port cannot be had.
+        InputError: If the port is not available.
 
     Attributes:
-        url: The page's address.
+        url: Address of the page.
     """
 
     daemon_threads = True
@@ -101,16 +101,16 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://{HOST}:{self.server_address[1]}/{self.secret}/"
 
     def server_bind(self) -> None:
-        """Take the port, without asking name servers what this machine is called."""
+        """Bind the port without the base class's look-up of the host name, which may wait for a name server."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = HOST, self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: a browser has left while it was being answered."""
+        """Do nothing: the browser has closed the connection during the answer."""
 
 
 class _Refusal(Exception):
-    """An answer other than 200."""
+    """Refuses a request, with an HTTP status and a message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -133,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             respond()
         except _Refusal as refusal:
-            # What was sent along has perhaps not been read, and would be taken for the next request.
+            # The body may not have been read yet, and would be parsed as the next request.
             self.close_connection = True
             self._reply(refusal.status, {"error": str(refusal)})
         except HalikitError as error:
@@ -145,11 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.on_error(message)
             self._reply(500, {"error": message})
 
-    def _place(self) -> str:
-        """What is asked for, behind the secret.
+    def _path_after_secret(self) -> str:
+        """The path of the request after the secret.
 
         Raises:
-            _Refusal: If whoever asks may not.
+            _Refusal: If the host name, the origin or the secret is wrong.
         """
         host = self.headers.get("Host", "")
         if host.rpartition(":")[0] not in _NAMES:
@@ -159,15 +159,15 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(403, "this page answers no other page")
         if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             raise _Refusal(403, "this page answers no other page")
-        _, secret, place = [*urlsplit(self.path).path.split("/", 2), "", ""][:3]
+        _, secret, path = [*urlsplit(self.path).path.split("/", 2), "", ""][:3]
         if not secrets.compare_digest(secret.encode(), self.server.secret.encode()):
             raise _Refusal(404, "there is nothing here; take the address that halikit explore prints")
-        return place
+        return path
 
     def _page(self) -> None:
-        if self._place():
+        if self._path_after_secret():
             raise _Refusal(404, "there is nothing here")
-        # Scripts and styles of the page itself run, nothing else does, whatever a model's or a file's name holds.
+        # Only scripts and styles of the page itself run, even if the name of a model or a file contains code.
         nonce = secrets.token_urlsafe(16)
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; "
@@ -177,27 +177,27 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, "text/html; charset=utf-8", page.encode(), {"Content-Security-Policy": policy})
 
     def _call(self) -> None:
-        place = self._place()
-        wanted = place.removeprefix("api/")
-        if place == wanted or (wanted not in _REQUESTS and wanted not in ("open", "open-inverted")):
+        path = self._path_after_secret()
+        name = path.removeprefix("api/")
+        if path == name or (name not in _REQUESTS and name not in ("open", "open-inverted")):
             raise _Refusal(404, "there is nothing here")
-        is_file = wanted.startswith("open")
+        is_file = name.startswith("open")
         kind = "application/octet-stream" if is_file else "application/json"
         if self.headers.get_content_type() != kind:
-            raise _Refusal(415, f"{wanted} takes {kind}")
+            raise _Refusal(415, f"{name} takes {kind}")
         content = self._body()
         explorer = self.server.explorer
         with self.server.one_at_a_time:
             if is_file:
-                self._reply(200, explorer.open(content, inverted=wanted == "open-inverted"))
+                self._reply(200, explorer.open(content, inverted=name == "open-inverted"))
                 return
             try:
-                options = _REQUESTS[wanted].model_validate_json(content)
+                options = _REQUESTS[name].model_validate_json(content)
             except ValidationError as error:
                 first = error.errors()[0]
-                place = ".".join(map(str, first["loc"])) or wanted
-                raise InputError(f"{place}: {first['msg']}") from None
-            self._reply(200, getattr(explorer, wanted)(**dict(options)))
+                field = ".".join(map(str, first["loc"])) or name
+                raise InputError(f"{field}: {first['msg']}") from None
+            self._reply(200, getattr(explorer, name)(**dict(options)))
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
@@ -226,4 +226,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a terminal is no place for a page's requests."""
+        """Do nothing: requests are not printed on the terminal."""

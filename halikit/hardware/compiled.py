@@ -1,4 +1,4 @@
-"""A step as one graph: passes forward and backward and all between them, as torch's compiler makes it."""
+"""Compiles a training step, with its forward and backward passes, into one graph."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["CompiledStep"]
 
 
 class CompiledStep:
-    """A function that changes gradients and buffers, as one compiled graph.
+    """A function that computes gradients and changes buffers, compiled into one graph.
 
-    The function runs once for each shape of the inputs; its operations, backward passes included, are recorded and
-    compiled. Its control flow must not depend on values. On a CPU the random numbers are those that the function itself
-    would draw.
+    For each shape of the inputs the function runs once; its operations, backward passes included, are recorded and
+    compiled. Its control flow must not depend on the values of tensors. On a CPU the random numbers are the same as
+    without compilation.
 
     Args:
-        function: Takes tensors, adds to the ``.grad`` of parameters, and returns scalars by name.
-        modules: All modules whose parameters and buffers it uses.
+        function: Function that takes tensors, adds to the ``.grad`` of parameters, and returns scalars by name.
+        modules: All modules whose parameters and buffers the function uses.
         mode: Mode of ``torch.compile``.
-        keep_gradients: Whether gradients must outlive the next call; CUDA graphs write over them.
+        keep_gradients: Whether gradients are still needed after the next call; CUDA graphs would overwrite them.
     """
 
     def __init__(
@@ -38,20 +38,20 @@ class CompiledStep:
         mode: str,
         keep_gradients: bool = False,
     ) -> None:
-        self._played = _Played(function, modules)
+        self._module = _FunctionModule(function, modules)
         self._mode, self._keep_gradients = mode, keep_gradients
-        self._parameters = dict(self._played.named_parameters())
-        self._buffers = dict(self._played.named_buffers())
+        self._parameters = dict(self._module.named_parameters())
+        self._buffers = dict(self._module.named_buffers())
         self._compiled: dict[object, Callable[..., list[Tensor]]] = {}
-        # The parameters that get a gradient, and the names of what the function returns.
-        self._reached: list[str] = []
+        # Names of the parameters that get a gradient, and of the scalars that the function returns.
+        self._trained: list[str] = []
         self._names: list[str] = []
 
     def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
-        """The function, on tensors ``(n, ...)``.
+        """Run the function on tensors ``(n, ...)``.
 
         Raises:
-            InputError: If the function cannot be captured, or there is no compiler.
+            InputError: If the function cannot be compiled, or there is no compiler.
         """
         inputs = [*self._parameters.values(), *self._buffers.values(), *batch]
         inputs = [tensor.detach() for tensor in inputs]
@@ -60,10 +60,10 @@ class CompiledStep:
             self._compiled[form] = self._compile(inputs)
         with torch.no_grad():
             results = iter(self._compiled[form](*inputs))
-            gradients, buffers = ([next(results) for _ in names] for names in (self._reached, self._buffers))
+            gradients, buffers = ([next(results) for _ in names] for names in (self._trained, self._buffers))
             if buffers:
                 torch._foreach_copy_(list(self._buffers.values()), buffers)
-            for name, gradient in zip(self._reached, gradients, strict=True):
+            for name, gradient in zip(self._trained, gradients, strict=True):
                 parameter = self._parameters[name]
                 if parameter.grad is None:
                     parameter.grad = gradient.clone() if self._keep_gradients else gradient
@@ -77,23 +77,23 @@ class CompiledStep:
 
         device = inputs[-1].device
         options: dict[str, Any] = _inductor.list_mode_options(self._mode)
-        # Of memory that it writes over, torch 2.13 sometimes needs the old content yet: gradients are wrong then.
+        # If these are on, torch 2.13 sometimes overwrites memory that it still needs, and gradients are wrong.
         options |= {"inplace_buffers": False, "allow_buffer_reuse": False}
-        # Drawing on a CPU, the compiler's own code is slower than torch's.
+        # On a CPU the compiler's own random numbers are slower than torch's.
         options["fallback_random"] = device.type == "cpu"
         try:
             with seeded(0, device):
                 graph = make_fx(self._pure)(*inputs)
-                # The compiler may lay tensors out in another way, of which a view might not exist.
+                # The compiler may change memory layouts, and a view of the new layout may not exist.
                 for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
                     node.target = torch.ops.aten.reshape.default
-                # What autocast does is part of the graph by now.
+                # The graph contains the conversions of autocast already.
                 with torch.no_grad(), torch.autocast(device.type, enabled=False):
                     compiled: Callable[..., list[Tensor]] = _inductor.compile(graph, list(inputs), options=options)
                     compiled(*inputs)
         except InvalidCxxCompiler:
             raise InputError("hardware.compile on a CPU needs a C++ compiler, such as g++, and finds none") from None
-        except torch.OutOfMemoryError:  # the step is not to blame; the trainer explains it
+        except torch.OutOfMemoryError:  # not an error of the compilation; the trainer explains it
             raise
         except RuntimeError as error:
             raise InputError(
@@ -102,21 +102,21 @@ class CompiledStep:
         return compiled
 
     def _pure(self, *inputs: Tensor) -> list[Tensor]:
-        """The function from parameters, buffers and batch to gradients, buffers and outcome; it changes nothing."""
+        """The function without side effects: from parameters, buffers and batch to gradients, buffers and scalars."""
         names = [*self._parameters, *self._buffers]
         tensors, batch = inputs[: len(names)], inputs[len(names) :]
-        given = {name: tensor.clone() for name, tensor in zip(names, tensors, strict=True)}
+        state = {name: tensor.clone() for name, tensor in zip(names, tensors, strict=True)}
         for name, parameter in self._parameters.items():
-            given[name] = given[name].detach().requires_grad_(parameter.requires_grad)
-        outcome = functional_call(self._played, given, batch)
-        self._reached = [name for name in self._parameters if given[name].grad is not None]
-        self._names = list(outcome)
-        gradients = (given[name].grad for name in self._reached)
-        return [*gradients, *(given[name] for name in self._buffers), *outcome.values()]
+            state[name] = state[name].detach().requires_grad_(parameter.requires_grad)
+        scalars = functional_call(self._module, state, batch)
+        self._trained = [name for name in self._parameters if state[name].grad is not None]
+        self._names = list(scalars)
+        gradients = (state[name].grad for name in self._trained)
+        return [*gradients, *(state[name] for name in self._buffers), *scalars.values()]
 
 
-class _Played(nn.Module):
-    """A function as a module that holds the modules which it uses."""
+class _FunctionModule(nn.Module):
+    """A function as a module, with the modules that the function uses as submodules."""
 
     def __init__(self, function: Callable[..., dict[str, Tensor]], modules: Sequence[nn.Module]) -> None:
         super().__init__()

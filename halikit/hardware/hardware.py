@@ -66,6 +66,12 @@ class Hardware:
         if self.device.type == "cpu":
             keep_freed()
 
+    def place(self, modules: Iterable[nn.Module]) -> None:
+        """Move modules to the device, with the weights of rank 0 in all processes."""
+        modules = [module.to(self.device) for module in modules]
+        # Each process initialises its own weights; broadcast those of rank 0.
+        self.processes.broadcast(tensor for module in modules for tensor in module.state_dict().values())
+
     def prepare(self, modules: Iterable[nn.Module]) -> None:
         """Move modules to the device in training mode, and apply the settings that concern modules.
 
@@ -76,16 +82,15 @@ class Hardware:
         if settings.sync_batch_norm and self.device.type != "cuda":
             raise InputError(f"hardware.sync_batch_norm is for GPUs; this training is on {self.device}")
         self.memory_format = self._chosen_memory_format(modules)
+        self.place(modules)
         for module in modules:
-            module.to(self.device).train()
+            module.train()
             if self.memory_format == torch.channels_last:
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if settings.recompute:
                 recompute_activations(module)
             if settings.sync_batch_norm:
                 nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        # Each process initialises its own weights; broadcast those of rank 0.
-        self.processes.broadcast(tensor for module in modules for tensor in module.state_dict().values())
 
     def layout(self, batch: Tensor) -> Tensor:
         """The batch in the memory format of the model; vectors as they are."""
@@ -97,7 +102,7 @@ class Hardware:
 
     @contextmanager
     def threads(self) -> Iterator[None]:
-        """Within the context an operation uses as many CPU threads as the settings say; small models gain little from more."""
+        """Within the context an operation uses as many CPU threads as the settings say."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.settings.threads or before)
         try:

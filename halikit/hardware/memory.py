@@ -1,4 +1,4 @@
-"""What to say when the memory of a device does not suffice."""
+"""Memory: an error message when it is exhausted, and faster reuse of freed memory."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ from halikit.errors import ResourceError
 
 __all__ = ["explained_shortage", "keep_freed"]
 
-# Parameters of glibc's mallopt, and what to set them to.
+# Parameters of glibc's mallopt, and their values here.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER, _LARGE = 2**31 - 1, 2**30
 
 
 @contextmanager
 def explained_shortage(device: torch.device, batch_size: int) -> Iterator[None]:
-    """Turn torch's complaints about memory into advice with numbers.
+    """Convert torch's errors about memory within the context into a message with numbers and advice.
 
     Args:
-        device: Where training is.
-        batch_size: Images a step.
+        device: Device of the training.
+        batch_size: Number of images in a step.
 
     Raises:
-        ResourceError: If memory runs out within the context.
+        ResourceError: If the memory is exhausted.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not _is_shortage(error):
             raise
-        used = ""
+        usage = ""
         if device.type == "cuda":
             free, total = torch.cuda.mem_get_info(device)
             peak = torch.cuda.max_memory_allocated(device)
-            used = f" (this training took up to {peak / 2**30:.1f} of {total / 2**30:.1f} GiB; {free / 2**30:.1f} free)"
+            usage = (
+                f" (this training took up to {peak / 2**30:.1f} of {total / 2**30:.1f} GiB; {free / 2**30:.1f} free)"
+            )
         raise ResourceError(
-            f"out of memory on {device} with batches of {batch_size}{used}; the checkpoints are whole. "
+            f"out of memory on {device} with batches of {batch_size}{usage}; the checkpoints are whole. "
             f"Try training.batch_size={max(2, batch_size // 2)}, a lower model.hidden or discriminator.width"
         ) from None
 
@@ -51,10 +53,11 @@ def _is_shortage(error: BaseException) -> bool:
 
 
 def keep_freed() -> None:
-    """Let glibc keep what is freed for the next step, in this process from now on; elsewhere nothing changes.
+    """Let glibc keep freed memory for the next step, in this process from now on.
 
-    By default it gives memory back to the system at each step and gets it again page by page, which takes a tenth of
-    a convolutional step. Who sets its variables ``MALLOC_…`` is left alone.
+    By default glibc returns memory to the system at each step and gets it back page by page, which takes a tenth of
+    the time of a convolutional step. Nothing changes with another C library, or if a variable ``MALLOC_…`` of the
+    environment configures glibc.
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return

@@ -1,4 +1,4 @@
-"""Several processes that train one model, and the one process that is the usual case."""
+"""The processes that train one model: usually one, or several started by a launcher."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from halikit.errors import InputError, ResourceError
 
 __all__ = ["Processes", "is_first", "resolve_device"]
 
-# Steps between agreements on a signal: each costs a round trip between the hosts.
+# Steps between two exchanges about signals: each takes a round trip between the hosts.
 _AGREE_EVERY = 10
 
 
 class Processes:
-    """The processes that train together: this one alone, unless a launcher such as torchrun has started several.
+    """The processes that train together: only this one, unless a launcher such as torchrun has started several.
 
     Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; of several processes, each takes the GPU of its local rank.
-        timeout: Seconds after which a process that waits for another one gives up.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. If there are several processes, each uses the GPU with the
+            number of its local rank.
+        timeout: Seconds that a process waits for another one before it raises an error.
 
     Raises:
-        InputError: If the device is not there, or lightning-fabric, which several processes need, cannot be imported.
-        ResourceError: If the processes do not find each other.
+        InputError: If the device is not available, or there are several processes and lightning-fabric cannot be
+            imported.
+        ResourceError: If the processes cannot connect to each other.
 
     Attributes:
-        rank: Number of this process, from 0.
-        world: How many there are.
-        device: Where this one trains.
+        rank: Rank of this process, from 0.
+        world: Number of processes.
+        device: Device of this process.
     """
 
     def __init__(self, device: str, timeout: float) -> None:
@@ -46,21 +48,26 @@ class Processes:
         with self.explained_silence():
             fabric = _launched(resolve_device(device).type, self.world, timeout)
             self.rank, self.device = fabric.global_rank, fabric.device
-            # Agreements between the hosts must not wait for the devices.
+            # A group for messages between the hosts. They must not wait for the devices.
             self._hosts = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
             # Rank 0 holds the store through which the others connect. It must not end before they have connected.
             self.wait()
 
     @property
     def is_first(self) -> bool:
-        """Whether this process has rank 0: it alone writes files and prints."""
+        """Whether this process has rank 0; only rank 0 writes files and prints."""
         return self.rank == 0
 
     def share(self, batch_size: int, setting: str = "training.batch_size") -> int:
-        """The share of one process in a batch whose size is given by a setting.
+        """The batch size of one process.
+
+        Args:
+            batch_size: Batch size of all processes together.
+            setting: Name of its setting, for the message.
 
         Raises:
-            InputError: If it cannot be divided, or leaves fewer than two samples.
+            InputError: If the batch size is not a multiple of the number of processes, or each would have fewer than
+                two samples.
         """
         if batch_size % self.world or batch_size < 2 * self.world:
             raise InputError(
@@ -70,41 +77,41 @@ class Processes:
         return batch_size // self.world
 
     def maximum(self, flag: Tensor) -> None:
-        """Let a number, ``()`` on the device, be the largest of all processes; the host does not wait."""
+        """Replace a number, ``()`` on the device, by its maximum over the processes, without waiting for the device."""
         if self.world > 1:
             distributed.all_reduce(flag, distributed.ReduceOp.MAX)
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Let tensors of floats be their means over the processes."""
+        """Replace tensors of floats by their means over the processes."""
         if self.world > 1:
             for tensor in tensors:
                 distributed.all_reduce(tensor)
                 tensor.div_(self.world)
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Let tensors be equal to those of rank 0."""
+        """Replace tensors by those of rank 0."""
         if self.world > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Let the gradients of parameters be their means over the processes.
+        """Replace the gradients of parameters by their means over the processes.
 
-        In all processes the same parameters must have gradients.
+        The same parameters must have gradients in all processes.
         """
         if self.world == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
             group = [gradient for gradient in gradients if gradient.dtype == dtype]
-            # One message for all of them.
+            # One message for all gradients.
             flat = torch.cat([gradient.reshape(-1) for gradient in group])
             distributed.all_reduce(flat)
             parts = flat.div_(self.world).split([gradient.numel() for gradient in group])
             torch._foreach_copy_(group, [part.view_as(gradient) for part, gradient in zip(parts, group, strict=True)])
 
     def agree_on_signal(self, signal: int | None, step: int) -> int | None:
-        """The signal that any process has caught. All processes get it in the same step; not every step looks for one."""
+        """The signal that any process has caught, if any; all processes return it in the same step."""
         if self.world == 1:
             return signal
         if step % _AGREE_EVERY:
@@ -115,10 +122,10 @@ class Processes:
 
     @contextmanager
     def explained_silence(self) -> Iterator[None]:
-        """Explain the errors of the backends when a process is lost.
+        """Convert the errors of the communication backends within the context into a message for users.
 
         Raises:
-            ResourceError: If a process is lost, or does not answer in time.
+            ResourceError: If a process has ended, or does not answer in time.
         """
         try:
             yield
@@ -131,21 +138,21 @@ class Processes:
             ) from None
 
     def wait(self) -> None:
-        """Wait until all processes have come here."""
+        """Wait until all processes have called this method."""
         if self.world > 1:
             distributed.barrier(self._hosts)
 
 
 def is_first() -> bool:
-    """Whether this process is the first of those that a launcher has started, if one has."""
+    """Whether this process has rank 0; for use before :class:`Processes` exists."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu`` or ``cuda``; ``auto`` is CUDA where there is some.
+    """The device of a name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is CUDA if it is available.
 
     Raises:
-        InputError: If it is not there.
+        InputError: If the name is not valid or the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -161,7 +168,7 @@ def _launched(kind: str, world: int, timeout: float) -> Any:
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies.ddp import DDPStrategy
-    except Exception as error:  # a broken package raises anything
+    except Exception as error:  # a broken package may raise any error
         raise InputError(
             f"training in {world} processes needs lightning-fabric, which cannot be imported "
             f"({type(error).__name__}: {error}); pip install --force-reinstall lightning-fabric"

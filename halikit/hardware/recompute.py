@@ -1,4 +1,4 @@
-"""Activations that are computed again in the backward pass instead of being stored: less memory, one more forward pass."""
+"""Activations that are computed again in the backward pass instead of being stored, which saves memory."""
 
 from __future__ import annotations
 

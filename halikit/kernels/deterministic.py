@@ -1,4 +1,4 @@
-"""Dirac kernels: a function seen as a Markov kernel."""
+"""Dirac kernels: deterministic functions as Markov kernels (Table 4)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["DeterministicKernel"]
 
 
 class DeterministicKernel(Kernel):
-    """``T_{w|v} = δ(w − f(v))``: sampling only, no density.
+    """``T_{w|v} = δ(w − f(v))``. It can be sampled, but has no density.
 
-    The paper's decoder of images is one in the game: Table 4 ends it in tanh with no Gaussian layer.
+    ``p(x|z_1)`` of the paper is such a kernel: its network in Table 4 ends in tanh, without a Gaussian layer.
 
     Args:
-        source: Space conditioned on.
-        target: Space measured.
+        source: Space of ``v``.
+        target: Space of ``w``.
         network: ``f``, any module from ``(n, *source.shape)`` to ``n × target.size`` elements.
     """
 
@@ -30,7 +30,7 @@ class DeterministicKernel(Kernel):
         self.network = network
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """``f(given)``, ``(..., *target.shape)``; there is nothing to draw."""
+        """``f(given)``, ``(..., *target.shape)``; nothing is random."""
         return self.run_network(self.network, given)
 
     def mean(self, given: Tensor) -> Tensor:
@@ -38,11 +38,11 @@ class DeterministicKernel(Kernel):
         return self.sample(given)
 
     def with_noise(self, scale: float | Literal["fitted"]) -> GaussianKernel:
-        """The Gaussian ``N(f(v), scale²)`` on the same network: what gives a density where one is asked for (Eq. 5).
+        """The Gaussian kernel ``N(f(v), scale²)`` with the same network, which has a density (Eq. 5).
 
         Args:
-            scale: Standard deviation, positive, in the target's units; or one to be fitted, in (0.001, 1) for images,
-                which lie in [−1, 1].
+            scale: Standard deviation in the units of the target, positive; or ``"fitted"`` for a trained one, which is
+                in (0.001, 1) for images (they are in [−1, 1]).
         """
         cap = 1.0 if scale == "fitted" and self.target.is_image else None
         noisy = GaussianKernel(self.source, self.target, self.network, scale=scale, max_scale=cap)

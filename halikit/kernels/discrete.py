@@ -1,7 +1,7 @@
 """Bernoulli and categorical kernels: binary data, and classes ``y`` given ``z`` (Eq. 9).
 
-Drawn hard they pass no gradient. With a temperature the kernel is the concrete relaxation instead, density and
-samples alike (Maddison et al. 2017; Jang et al. 2017), which does.
+Discrete samples pass no gradient. With a temperature, samples and density are those of the concrete relaxation
+(Maddison et al. 2017; Jang et al. 2017), whose samples pass gradients.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ __all__ = ["BernoulliKernel", "CategoricalKernel"]
 
 
 class BernoulliKernel(DensityKernel):
-    """Independent bits, values in {0, 1}; in (0, 1) when relaxed.
+    """Independent bits with values in {0, 1}, or in (0, 1) if relaxed.
 
     Args:
-        source: Space conditioned on.
-        target: Space measured.
-        network: Gives the logits, ``n × target.size`` elements.
-        temperature: ``None`` for hard bits, or the positive temperature of the relaxation.
+        source: Space that the distribution is conditioned on.
+        target: Space of the bits.
+        network: Module from ``(n, *source.shape)`` to logits, ``n × target.size`` elements.
+        temperature: Temperature of the relaxation, positive; ``None`` for bits that are not relaxed.
 
     Raises:
         ValueError: If the temperature is not positive.
@@ -42,32 +42,32 @@ class BernoulliKernel(DensityKernel):
         return dist.RelaxedBernoulli(logits.new_tensor(self.temperature), logits=logits).to_event(self.target.rank)
 
     def mean(self, given: Tensor) -> Tensor:
-        """The probabilities, ``(..., *target.shape)`` in [0, 1]; those of the hard bits also when relaxed."""
+        """The probability that each bit is 1, ``(..., *target.shape)`` in [0, 1]; the relaxation is ignored."""
         return self.run_network(self.network, given).sigmoid()
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
-        """Cross entropy with the bits for each of them, ``(n,)``, in nats; relaxed bits count in their proportion.
+        """Mean cross entropy of the bits of each sample, ``(n,)``, in nats per bit.
 
         Args:
-            target: ``(n, *target.shape)`` in [0, 1].
+            target: Bits, or relaxed bits as soft labels, ``(n, *target.shape)`` in [0, 1].
             given: ``(n, *source.shape)``.
         """
         logits = self.run_network(self.network, given)
-        # No density of relaxed bits is finite where they are drawn hard.
+        # Not the density of the relaxation, which is infinite at 0 and 1.
         return per_element(nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none"))
 
 
 class CategoricalKernel(DensityKernel):
-    """One class of K: a one-hot vector on a space of shape ``(K,)``, an index on a scalar space ``()``.
+    """One of K classes: a one-hot vector in a space of shape ``(K,)``, or an index in a scalar space ``()``.
 
     Args:
-        source: Space conditioned on.
-        target: ``(K,)`` for one-hot states, ``()`` for indices.
-        network: Gives the logits, ``(n, K)``.
-        temperature: ``None`` to draw hard, or the positive temperature of the relaxation (one-hot only).
+        source: Space that the distribution is conditioned on.
+        target: Space of the class: ``(K,)`` for one-hot vectors, ``()`` for indices.
+        network: Module from ``(n, *source.shape)`` to logits, ``(n, K)``.
+        temperature: Temperature of the relaxation, positive, for one-hot vectors only; ``None`` for no relaxation.
 
     Raises:
-        ValueError: If the target is neither, or the temperature is not positive or given for indices.
+        ValueError: If the target has another shape, or the temperature is not positive or is given for indices.
     """
 
     def __init__(self, source: Space, target: Space, network: nn.Module, *, temperature: float | None = None) -> None:
@@ -80,13 +80,13 @@ class CategoricalKernel(DensityKernel):
         self.temperature = _checked(self, temperature)
 
     def logits(self, given: Tensor) -> Tensor:
-        """Unnormalised log-probabilities of the classes, ``(..., K)``, in single precision at least."""
+        """Unnormalised log-probabilities of the classes, ``(..., K)``, in at least single precision."""
         if self.target.rank:
             logits = self.run_network(self.network, given)
         else:
             batch = self.batch_shape(given)
             logits = self.network(given.reshape(-1, *self.source.shape)).reshape(*batch, -1)
-        # What bfloat16 makes of probabilities does not sum to one.
+        # In bfloat16 the probabilities would not sum to one.
         return at_least_single(logits)
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
@@ -99,20 +99,20 @@ class CategoricalKernel(DensityKernel):
         return dist.RelaxedOneHotCategorical(logits.new_tensor(self.temperature), logits=logits)
 
     def mean(self, given: Tensor) -> Tensor:
-        """Class probabilities ``(..., K)`` for one-hot states; for indices, without a mean, the likeliest ``(...)``."""
+        """The class probabilities ``(..., K)``; for indices, which have no mean, the most probable class ``(...)``."""
         logits = self.logits(given)
         return logits.softmax(-1) if self.target.rank else logits.argmax(-1)
 
     @property
     def knows_mean(self) -> bool:
-        """Whether states are one-hot: an index has none."""
+        """Whether states are one-hot vectors: an index has no mean."""
         return bool(self.target.rank)
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
-        """Cross entropy with the class that was drawn, the likeliest of a relaxed one, ``(n,)``, in nats.
+        """Cross entropy with the class of each sample, ``(n,)``, in nats.
 
         Args:
-            target: ``(n, K)`` or ``(n,)``.
+            target: One-hot or relaxed vectors ``(n, K)``, whose largest entry is the class; or indices ``(n,)``.
             given: ``(n, *source.shape)``.
         """
         drawn = target.argmax(-1) if self.target.rank else target

@@ -17,11 +17,12 @@ __all__ = ["Gauge", "GaussianKernel", "Moments"]
 
 Gauge = Literal["standardised", "variance_preserving"]
 
-# Bounds of log σ where no cap is given: a plain exp has blown up at the first step of a three-level model.
+# log σ is in [−3, 3] if there is no upper bound of the scale. An unbounded exp overflowed at the first step of a model
+# with three levels.
 _LOG_SCALE_BOUND = 3.0
-# The smallest scale under a cap.
+# The smallest scale if there is an upper bound.
 _MIN_SCALE = 1e-3
-# The smallest scale in the sleep phase's likelihood: nearly deterministic levels would dominate it.
+# The smallest scale in the loss of the sleep phase; otherwise nearly deterministic levels would dominate the loss.
 _SLEEP_SCALE = 0.1
 
 
@@ -35,25 +36,26 @@ class Moments(NamedTuple):
 class GaussianKernel(DensityKernel):
     r"""``T_{w|v} = N(m(v), σ(v)²)`` with independent elements.
 
-    The network gives mean and raw scale ``a`` side by side: ``(n, 2C, H, W)`` for maps, ``(n, 2D)`` for vectors,
-    or the mean alone where the scale does not depend on what is given. The scale is bounded, smoothly:
-    ``σ = 0.001 + (max_scale − 0.001) · sigmoid(a)`` under a cap, ``σ = exp(3 tanh(a/3))`` without one.
+    The network returns the mean and the raw scale ``a``, concatenated: ``(n, 2C, H, W)`` for feature maps, ``(n, 2D)``
+    for vectors. It returns the mean alone if the scale is fixed or fitted. The scale is bounded by a smooth function:
+    ``σ = 0.001 + (max_scale − 0.001) · sigmoid(a)``, or ``σ = exp(3 tanh(a/3))`` without ``max_scale``.
 
-    Nothing but the gauge fixes location and scale of a latent between two others, and without one the two chains
-    drift and never couple. ``"standardised"`` batch-normalises the mean; ``"variance_preserving"`` draws
-    ``sqrt(1 − σ²) · norm(m) + σ ε``. Both use batch statistics in training and running ones in evaluation.
+    A gauge fixes the location and the scale of a latent. Nothing else fixes them for an intermediate latent: without a
+    gauge, encoder and decoder drift and do not couple. ``"standardised"`` batch-normalises the mean;
+    ``"variance_preserving"`` samples ``sqrt(1 − σ²) · norm(m) + σ ε``. Both use batch statistics in training mode and
+    running statistics in evaluation mode.
 
     Args:
-        source: Space conditioned on.
-        target: Space measured.
-        network: Any module from ``(n, *source.shape)``.
-        scale: ``"diagonal"`` for one scale per element, ``"isotropic"`` for one per sample (the mean of the raw
-            scales), ``"fitted"`` for one in all, a parameter of its own, or a fixed number.
+        source: Space of ``v``.
+        target: Space of ``w``.
+        network: Any module from ``(n, *source.shape)`` to means and raw scales, or to means.
+        scale: ``"diagonal"`` for one scale per element; ``"isotropic"`` for one per sample, from the mean of its raw
+            scales; ``"fitted"`` for a single trained parameter; or a fixed number.
         gauge: ``None``, ``"standardised"`` or ``"variance_preserving"``.
-        max_scale: Upper bound of a learned scale; below 1 for a variance-preserving kernel, which needs one.
+        max_scale: Upper bound of a learned scale. A variance-preserving kernel needs one below 1.
 
     Raises:
-        ValueError: If scale, gauge or cap are out of range.
+        ValueError: If the scale, the gauge or the upper bound is not valid.
     """
 
     def __init__(
@@ -91,13 +93,13 @@ class GaussianKernel(DensityKernel):
         self.norm = nn.BatchNorm1d(target.shape[0] if target.rank else 1, affine=False) if gauge else None
 
     def moments(self, given: Tensor) -> Moments:
-        """Mean and scale, gauge applied. In training mode a gauge takes the statistics of this very batch.
+        """Mean and scale, after the gauge. In training mode a gauge uses the statistics of this batch.
 
         Args:
             given: ``(..., *source.shape)``.
 
         Raises:
-            ValueError: If a gauge is to take statistics of a training batch of one.
+            ValueError: If there is a gauge and a training batch has only one sample.
         """
         if self.raw_scale is not None:
             mean, scale = self.run_network(self.network, given), self._bounded(self.raw_scale)
@@ -108,7 +110,7 @@ class GaussianKernel(DensityKernel):
             scale = self._bounded(raw)
         else:
             mean = self.run_network(self.network, given)
-            scale = mean.new_full((), self.scale_form)  # a GPU fills it by itself; new_tensor would have it wait
+            scale = mean.new_full((), self.scale_form)  # new_tensor would synchronise with a GPU
         if self.norm is not None:
             mean = self._normalised(mean)
         if self.gauge == "variance_preserving":
@@ -135,7 +137,7 @@ class GaussianKernel(DensityKernel):
         """The Gaussian over ``target``, event shape ``target.shape``.
 
         Raises:
-            RuntimeError: With a gauge in training mode, where batch statistics couple the samples.
+            RuntimeError: If there is a gauge in training mode, in which batch statistics couple the samples.
         """
         if self.gauge and self.training:
             raise RuntimeError(
@@ -146,17 +148,19 @@ class GaussianKernel(DensityKernel):
         return dist.Normal(mean, scale.expand_as(mean)).to_event(self.target.rank)
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``m + σ ε``, reparametrised, ``(..., *target.shape)``."""
+        """A reparametrised sample ``m + σ ε``, ``(..., *target.shape)``."""
         mean, scale = self.moments(given)
         noise = torch.empty_like(mean).normal_(generator=generator)
         return torch.addcmul(mean, scale, noise)
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
-        """The negative log-density for each element from the moments, ``(n,)``, in nats; the scale at least 0.1.
+        """The negative log-density of the Gaussian with these moments, ``(n,)``, in nats per element.
+
+        Scales below 0.1 are replaced by 0.1.
 
         Args:
             target: ``(n, *target.shape)``.
-            given: ``(n, *source.shape)``. In training mode a gauge takes the statistics of this very batch.
+            given: ``(n, *source.shape)``. In training mode a gauge uses the statistics of this batch.
         """
         mean, scale = self.moments(given)
         scale = at_least_single(scale).clamp(min=_SLEEP_SCALE)

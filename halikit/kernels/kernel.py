@@ -1,7 +1,7 @@
 """Markov kernels ``T_{w|v}`` (paper, section 3.1): the abstract interface, composition (Eq. 1), adjoints (Eq. 2).
 
-Shapes throughout: ``given`` is ``(..., *source.shape)`` and what comes back is ``(..., *target.shape)``,
-with the same leading batch dimensions.
+In all functions ``given`` has the shape ``(..., *source.shape)`` and the result ``(..., *target.shape)``, with the same
+batch dimensions.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ __all__ = ["Composite", "DensityKernel", "Kernel", "LogProbEstimate", "NoDensity
 
 
 class NoDensityError(TypeError):
-    """A density was asked of a kernel that has none in closed form."""
+    """The kernel has no density in closed form."""
 
 
 class Kernel(nn.Module, ABC):
     """A Markov kernel ``T_{target|source}``: a probability measure over ``target`` for each ``given``.
 
-    Subclasses implement :meth:`sample`, and :meth:`mean` where they know it. Kernels compose with ``@``
-    as functions do: ``(b @ a)`` applies ``a`` first (Eq. 1).
+    Subclasses implement :meth:`sample`, and :meth:`mean` if the mean is known. Kernels compose with ``@`` as functions
+    do: ``(b @ a)`` applies ``a`` first (Eq. 1).
 
     Args:
-        source: The space conditioned on.
-        target: The space measured.
+        source: Space that the measure is conditioned on.
+        target: Space of the measure.
     """
 
-    # The kernel that a Link pairs this one with. Held in a tuple, so that it is no submodule and its
-    # parameters are counted once.
+    # The kernel that a Link pairs with this one. The tuple prevents torch from registering it as a submodule, which
+    # would count its parameters twice.
     _adjoint: tuple[Kernel, ...] = ()
-    # For a composition that is in no link, the composition of its factors' adjoints, once it has been asked for.
+    # For a composition without a link: the composition of the adjoints of its factors, made at the first access.
     _mirror: tuple[Kernel, ...] = ()
 
     def __init__(self, source: Space, target: Space) -> None:
@@ -54,11 +54,11 @@ class Kernel(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one ``target`` per ``given``, reparametrised where the kernel can be.
+        """Draw one sample for each ``given``, reparametrised if the kernel allows it.
 
         Args:
             given: ``(..., *source.shape)``.
-            generator: Source of randomness; torch's global one by default.
+            generator: Random generator; torch's global one by default.
 
         Returns:
             ``(..., *target.shape)``.
@@ -67,28 +67,28 @@ class Kernel(nn.Module, ABC):
     def mean(self, given: Tensor) -> Tensor:
         """The conditional mean, ``(..., *target.shape)``.
 
-        A kernel that does not know its mean gives one draw, which is an unbiased estimate of it.
+        If the mean is not known, the result is one sample, which is an unbiased estimate of the mean.
         """
         return self.sample(given)
 
     @property
     def knows_mean(self) -> bool:
-        """Whether :meth:`mean` is the conditional mean, rather than one draw."""
+        """Whether :meth:`mean` returns the conditional mean, and not a sample."""
         return type(self).mean is not Kernel.mean
 
     @property
     def has_sleep_loss(self) -> bool:
-        """Whether the kernel has a :meth:`sleep_loss`: it has a density, a mean, or a loss of its own."""
+        """Whether :meth:`sleep_loss` is defined: the kernel has a density, a mean, or its own implementation."""
         return self.knows_mean or type(self).sleep_loss is not Kernel.sleep_loss
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
-        """The kernel's loss in the sleep phase: how badly it predicts ``target`` from ``given``, ``(n,)``.
+        """The loss of the kernel in the sleep phase: its error when it predicts ``target`` from ``given``, ``(n,)``.
 
-        A training objective, not a density: it is defined in training mode under a gauge too. Every form is divided by
-        the number of elements of the target. A kernel without a density takes the squared error of its mean.
+        It is a training objective and not a density: it is defined in training mode with a gauge too. It is a mean over
+        the elements of the target. By default it is the squared error of the kernel's mean.
 
         Args:
-            target: ``(n, *target.shape)``, drawn by the decoder.
+            target: Samples of the decoder, ``(n, *target.shape)``.
             given: ``(n, *source.shape)``.
 
         Raises:
@@ -99,10 +99,10 @@ class Kernel(nn.Module, ABC):
         return per_element((at_least_single(target) - at_least_single(self.mean(given))).square())
 
     def forward(self, given: Tensor) -> Any:
-        """The distribution over ``target``; only a :class:`DensityKernel` has one.
+        """The distribution over ``target``, for a :class:`DensityKernel`.
 
         Raises:
-            NoDensityError: Always, here.
+            NoDensityError: For all other kernels.
         """
         raise NoDensityError(
             f"{self} is a {type(self).__name__} and has no density in closed form: it can only be sampled"
@@ -118,13 +118,13 @@ class Kernel(nn.Module, ABC):
 
     @property
     def adjoint(self) -> Kernel:
-        """``T†``, the kernel back from ``target`` to ``source`` (Eq. 2).
+        """``T†``, the kernel from ``target`` back to ``source`` (Eq. 2).
 
-        A :class:`~halikit.Link` pairs a kernel with its adjoint. The adjoint of a composition that is in no link is the
+        A :class:`~halikit.Link` pairs a kernel with its adjoint. The adjoint of a composition without a link is the
         composition of the adjoints of its factors, in the opposite order.
 
         Raises:
-            RuntimeError: If the kernel, or one of its factors, is in no link.
+            RuntimeError: If the kernel, or one of its factors, belongs to no link.
         """
         if self._adjoint:
             return self._adjoint[0]
@@ -147,29 +147,29 @@ class Kernel(nn.Module, ABC):
 
     @property
     def factors(self) -> tuple[Kernel, ...]:
-        """The kernels that this one is composed of, in order of application."""
+        """The kernels of a composition, in order of application; for any other kernel the kernel itself."""
         return (self,)
 
     def batch_shape(self, given: Tensor) -> torch.Size:
-        """The leading dimensions of ``given``, ``(..., *source.shape)``.
+        """The batch dimensions of ``given``, which has the shape ``(..., *source.shape)``.
 
         Raises:
             ValueError: If ``given`` is not a batch of states of the source.
         """
         batch = given.shape[: max(0, given.dim() - self.source.rank)]
         if given.shape[len(batch) :] != self.source.shape:
-            wanted = ", ".join(map(str, self.source.shape))
-            raise ValueError(f"{self} takes (..., {wanted}), got {tuple(given.shape)}")
+            expected = ", ".join(map(str, self.source.shape))
+            raise ValueError(f"{self} takes (..., {expected}), got {tuple(given.shape)}")
         return batch
 
     def run_network(self, network: nn.Module, given: Tensor, outputs: int = 1) -> Tensor:
-        """Run ``network`` on ``given`` with one batch dimension, and give the result the shape of the target.
+        """Run ``network`` on ``given`` with one batch dimension, and reshape the result to the target.
 
         Args:
-            network: Maps ``(n, *source.shape)`` to ``n × outputs × target.size`` elements in any shape. Feature
+            network: Module from ``(n, *source.shape)`` to ``n × outputs × target.size`` elements in any shape. Feature
                 maps ``(n, outputs · C, H, W)`` are split along the channels, vectors along their only axis.
             given: ``(..., *source.shape)``.
-            outputs: How many tensors of the target's shape the network gives.
+            outputs: Number of tensors of the target's shape that the network returns for each sample.
 
         Returns:
             ``(outputs, ..., *target.shape)`` for several outputs, ``(..., *target.shape)`` for one.
@@ -178,7 +178,7 @@ class Kernel(nn.Module, ABC):
             ValueError: If ``given`` or the output of the network does not fit the spaces.
         """
         target, batch = self.target, self.batch_shape(given)
-        # A product, not numel(), which would bind an exported program to one size of batch.
+        # With numel(), an exported program would accept one batch size only.
         rows = math.prod(batch)
         out: Tensor = network(given if len(batch) == 1 else given.reshape(-1, *self.source.shape))
         if out.numel() != rows * outputs * target.size:
@@ -191,7 +191,7 @@ class Kernel(nn.Module, ABC):
         return out.reshape(rows, outputs, *target.shape).transpose(0, 1).reshape(outputs, *batch, *target.shape)
 
     def __matmul__(self, inner: Kernel) -> Kernel:
-        """``self ∘ inner``: apply ``inner``, then ``self``, marginalising over the space between (Eq. 1)."""
+        """``self ∘ inner``: apply ``inner``, then ``self``, and marginalise over the state between them (Eq. 1)."""
         if not isinstance(inner, Kernel):
             return NotImplemented
         return Composite(inner, self)
@@ -200,14 +200,14 @@ class Kernel(nn.Module, ABC):
         return f"T_{{{self.target.name}|{self.source.name}}}"
 
     def extra_repr(self) -> str:
-        """The formula and both spaces, for torch's printout of the module tree."""
+        """The formula and both spaces, for torch's print-out of the module."""
         return f"{self}: {self.source} → {self.target}"
 
 
 class DensityKernel(Kernel):
-    """A kernel whose density is known: :meth:`forward` returns it as a Pyro distribution.
+    """A kernel with a density: :meth:`forward` returns it as a Pyro distribution.
 
-    A subclass needs nothing but :meth:`forward`; sampling and the mean follow from the distribution.
+    Subclasses implement :meth:`forward`; samples and mean are then those of the distribution.
     """
 
     @abstractmethod
@@ -219,7 +219,7 @@ class DensityKernel(Kernel):
         """
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw from :meth:`forward`, ``(..., *target.shape)``; gradients pass where it is reparametrised."""
+        """A sample of :meth:`forward`, ``(..., *target.shape)``; it passes gradients if it is reparametrised."""
         distribution = self(given)
         with drawing_from(generator, given.device):
             if distribution.has_rsample:
@@ -227,14 +227,14 @@ class DensityKernel(Kernel):
             return distribution.sample()
 
     def mean(self, given: Tensor) -> Tensor:
-        """The mean of :meth:`forward`, ``(..., *target.shape)``; one draw where the distribution knows none."""
+        """The mean of :meth:`forward`, ``(..., *target.shape)``; one sample if the distribution has no known mean."""
         try:
             return self(given).mean
         except NotImplementedError:
             return super().mean(given)
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
-        """The negative log-density of ``target`` for each of its elements, ``(n,)``, in nats.
+        """The negative log-density of ``target``, ``(n,)``, in nats per element.
 
         Args:
             target: ``(n, *target.shape)``.
@@ -244,7 +244,7 @@ class DensityKernel(Kernel):
 
     @property
     def knows_mean(self) -> bool:
-        """Whether the distribution knows its own, or the kernel has its own way to it."""
+        """Whether the distribution has a known mean, or the class implements :meth:`mean`."""
         if type(self).mean is not DensityKernel.mean:
             return True
         like = next(self.parameters(), torch.empty(0))
@@ -257,14 +257,14 @@ class DensityKernel(Kernel):
 
 
 class LogProbEstimate(NamedTuple):
-    """A stochastic lower bound on a log-density: the log of a mean of densities.
+    """A stochastic lower bound on a log-density: the logarithm of a mean of importance weights.
 
     Attributes:
-        value: ``(...)``, nats. Its expectation is at most the true log-density, and tends to it as
+        value: The bound, ``(...)``, in nats. Its expectation is at most the true log-density, and converges to it as
             ``num_samples`` grows.
-        effective_sample_size: ``(...)``, between 1 and ``num_samples``: how many of the draws carry the
-            mean. Near 1 the bound is loose.
-        num_samples: Draws of the intermediate states per value.
+        effective_sample_size: ``(...)``, between 1 and ``num_samples``. Near 1 a single sample dominates the mean, and
+            the bound is loose.
+        num_samples: Number of samples of the intermediate states for each value.
     """
 
     value: Tensor
@@ -273,16 +273,16 @@ class LogProbEstimate(NamedTuple):
 
 
 class Composite(Kernel):
-    """``T_{w|v} ∘ T_{v|u}``: kernels applied one after another, the states between marginalised out (Eq. 1).
+    """``T_{w|v} ∘ T_{v|u}``: kernels applied one after another, with the states between marginalised out (Eq. 1).
 
-    Its density is an expectation over those states, so it has no exact one: :meth:`estimate_log_prob` bounds
-    it from below. Nested composites flatten; a composite iterates over, and indexes as, its factors.
+    The density is an expectation over these states and has no closed form; :meth:`estimate_log_prob` bounds it from
+    below. A composite is a sequence of its factors. A factor that is a composite is replaced by its own factors.
 
     Args:
         factors: Two kernels or more, in order of application.
 
     Raises:
-        ValueError: If a kernel's target is not the next one's source.
+        ValueError: If there are fewer than two, or the target of one is not the source of the next.
     """
 
     def __init__(self, *factors: Kernel) -> None:
@@ -296,7 +296,7 @@ class Composite(Kernel):
 
     @property
     def factors(self) -> tuple[Kernel, ...]:
-        """The kernels composed, in order of application."""
+        """The factors, in order of application."""
         return tuple(self)
 
     def __iter__(self) -> Iterator[Kernel]:
@@ -306,20 +306,23 @@ class Composite(Kernel):
         return len(self._factors)
 
     def __getitem__(self, index: int | slice) -> Kernel:
-        """The factor at ``index``, or the composition of a slice of them."""
+        """The factor at ``index``, or the composition of a slice of the factors."""
         if isinstance(index, slice):
             return compose(*reversed(self.factors[index]))
         return self.factors[index]
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw through every factor in turn, ``(..., *target.shape)``."""
+        """Sample from one factor after the other, ``(..., *target.shape)``."""
         state = given
         for factor in self:
             state = factor.sample(state, generator=generator)
         return state
 
     def mean(self, given: Tensor) -> Tensor:
-        """Follow the factors' means, ``(..., *target.shape)``; the mean itself if the outer factors are affine."""
+        """Apply the means of the factors one after the other, ``(..., *target.shape)``.
+
+        This is the conditional mean if the means of all factors but the first are affine.
+        """
         state = given
         for factor in self:
             state = factor.mean(state)
@@ -327,7 +330,7 @@ class Composite(Kernel):
 
     @property
     def knows_mean(self) -> bool:
-        """Whether every factor knows its own."""
+        """Whether the mean of every factor is known."""
         return all(factor.knows_mean for factor in self)
 
     def estimate_log_prob(
@@ -339,26 +342,26 @@ class Composite(Kernel):
         proposal: Kernel | None = None,
         generator: torch.Generator | None = None,
     ) -> LogProbEstimate:
-        r"""Bound :math:`\log T_{w|u}(w)` from below by importance sampling of the states between.
+        r"""Bound :math:`\log T_{w|u}(w)` from below, by importance sampling of the intermediate states.
 
-        Without a proposal the states are drawn by the inner factors, given ``given``, and the outermost density
-        is averaged. A proposal draws them backwards from ``value`` instead; the adjoint is the natural one
-        (draw ``z1 ~ q(z1|x)`` to estimate ``p(x|z2)``), and tightens the bound by much.
+        Without a proposal, all factors but the last sample the intermediate states from ``given``, and the density of
+        the last factor is averaged. A proposal samples the intermediate states from ``value`` instead. The natural
+        proposal is the adjoint: it samples ``z1 ~ q(z1|x)`` to estimate ``p(x|z2)``, and gives a much tighter bound.
 
         Args:
             value: ``(..., *target.shape)``.
-            given: ``(..., *source.shape)``, the same batch dimensions.
-            num_samples: Draws per value, at least 1.
-            proposal: A kernel from ``target`` whose factors lead back through the states between; a last
-                factor that leads to ``source`` is not used.
-            generator: Source of randomness.
+            given: ``(..., *source.shape)``, with the same batch dimensions.
+            num_samples: Number of samples for each value, at least 1.
+            proposal: A kernel from ``target`` whose factors go through the intermediate spaces in reverse order. A
+                last factor that goes to ``source`` is not used.
+            generator: Random generator; torch's global one by default.
 
         Returns:
             The bound, its effective sample size and the number of samples.
 
         Raises:
-            NoDensityError: If a density that is needed does not exist.
-            ValueError: If ``num_samples`` is not positive or the proposal leads elsewhere.
+            NoDensityError: If a kernel has no density and one is needed.
+            ValueError: If ``num_samples`` is not positive, or the proposal goes through other spaces.
         """
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
@@ -370,7 +373,7 @@ class Composite(Kernel):
         else:
             log_weights = self._proposed_log_weights(values, givens, proposal, generator)
         log_sum = log_weights.logsumexp(0)
-        # Where no draw has any weight, none is more effective than another.
+        # If all weights are zero, the formula gives NaN. 1 is the smallest effective sample size.
         ess = (2 * log_sum - (2 * log_weights).logsumexp(0)).exp().nan_to_num(nan=1.0)
         return LogProbEstimate(log_sum - math.log(num_samples), ess, num_samples)
 
@@ -398,10 +401,10 @@ class Composite(Kernel):
 
 
 def compose(*kernels: Kernel) -> Kernel:
-    """``kernels[0] ∘ kernels[1] ∘ …``, the outermost first, as one writes it; one kernel alone is itself.
+    """``kernels[0] ∘ kernels[1] ∘ …``: the last kernel is applied first. A single kernel is returned as it is.
 
     Raises:
-        ValueError: If no kernel is given, or two neighbours' spaces do not fit.
+        ValueError: If there is no kernel, or the spaces of two adjacent kernels do not fit.
     """
     if not kernels:
         raise ValueError("nothing to compose")

@@ -1,4 +1,4 @@
-"""Linear-Gaussian kernels: everything in closed form, the oracle that the mathematics is tested against."""
+"""Linear-Gaussian kernels. All their quantities have closed forms, which tests use as exact values."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Gaussian(NamedTuple):
 
 
 class LinearGaussian(DensityKernel):
-    """A kernel ``N(W v + b, S)`` on flattened states with a full covariance: the mathematics that needs only W, b and S."""
+    """Base class of kernels ``N(W v + b, S)`` on flattened states, with a full covariance ``S``."""
 
     @property
     @abstractmethod
@@ -77,12 +77,12 @@ class LinearGaussian(DensityKernel):
         return (given.reshape(*batch, -1) @ self.weight.T + self.bias).reshape((*batch, *self.target.shape))
 
     def marginal(self, given: Gaussian) -> Gaussian:
-        """The measure on ``target`` when the source is distributed as ``given``, exact."""
+        """The marginal distribution of the target if the source has the distribution ``given``, exact."""
         w = self.weight
         return Gaussian(w @ given.mean + self.bias, w @ given.covariance @ w.T + self.covariance)
 
     def joint(self, given: Gaussian) -> Gaussian:
-        """The measure on (source, target), in this order, when the source is distributed as ``given``; exact."""
+        """The joint distribution of (source, target) if the source has the distribution ``given``, exact."""
         marginal = self.marginal(given)
         cross = given.covariance @ self.weight.T
         return Gaussian(
@@ -91,7 +91,7 @@ class LinearGaussian(DensityKernel):
         )
 
     def posterior(self, given: Gaussian) -> LinearGaussianKernel:
-        """Bayes' rule: the exact kernel ``target → source`` when the source is distributed as ``given``."""
+        """The exact kernel from target to source by Bayes' rule, if the source has the distribution ``given``."""
         marginal = self.marginal(given)
         gain = torch.linalg.solve(marginal.covariance, self.weight @ given.covariance).T
         covariance = given.covariance - gain @ self.weight @ given.covariance
@@ -104,7 +104,11 @@ class LinearGaussian(DensityKernel):
         )
 
     def conditional_entropy(self, given: Gaussian | None = None) -> Tensor:
-        """``H(target | source)`` in nats, exact, ``()``; or ``H(source | target)``, the source distributed as given."""
+        """A conditional entropy in nats, exact, ``()``.
+
+        Args:
+            given: Distribution of the source, for ``H(source | target)``; ``None`` for ``H(target | source)``.
+        """
         if given is None:
             return Gaussian(self.bias, self.covariance).entropy
         return self.joint(given).entropy - self.marginal(given).entropy
@@ -118,11 +122,11 @@ class LinearGaussian(DensityKernel):
 class LinearGaussianKernel(LinearGaussian):
     """``T_{w|v} = N(W v + b, S)`` on flattened states, with a full covariance.
 
-    ``@`` of two of them is a :class:`LinearGaussianComposite`, which is linear-Gaussian too.
+    The composition ``@`` of two such kernels is a :class:`LinearGaussianComposite`, which is linear-Gaussian too.
 
     Args:
-        source: Space conditioned on, ``s`` elements.
-        target: Space measured, ``t`` elements.
+        source: Space of ``v``, with ``s`` elements.
+        target: Space of ``w``, with ``t`` elements.
         weight: ``W``, ``(t, s)``.
         bias: ``b``, ``(t,)``; zero by default.
         covariance: ``S``, ``(t, t)``, positive definite; the identity by default.
@@ -177,10 +181,10 @@ class LinearGaussianKernel(LinearGaussian):
 class LinearGaussianComposite(LinearGaussian):
     """The closed form of a composition: ``W = W₂ W₁``, ``b = W₂ b₁ + b₂``, ``S = W₂ S₁ W₂ᵀ + S₂``.
 
-    It is computed from the parameters of the factors whenever it is read, so it follows them while they train.
+    The values are computed from the parameters of the factors at each access, so they stay correct during training.
 
     Args:
-        factors: Linear-Gaussian kernels, in order of application; those that are composites are taken apart.
+        factors: Linear-Gaussian kernels, in order of application. A composite is replaced by its factors.
     """
 
     def __init__(self, *factors: LinearGaussian) -> None:

@@ -31,14 +31,14 @@ __all__ = [
 
 Norm = Literal["batch", "weight"]
 
-# Images of up to this many pixels are small enough for dense networks.
+# By default, images of at most this many pixels have dense networks.
 DENSE_PIXELS = 16 * 16
-# The coarsest feature maps; beyond them come vectors.
+# Resolution of the coarsest feature maps; latents above them are vectors.
 COARSEST = (4, 4)
 
 
 class LayerOptions(NamedTuple):
-    """What surrounds a linear map.
+    """Normalisation, dropout and nonlinearity of a layer.
 
     Attributes:
         norm: ``"batch"``, ``"weight"`` or none.
@@ -52,10 +52,10 @@ class LayerOptions(NamedTuple):
 
 
 class Dropout(nn.Module):
-    """Dropout with cheap masks on CPU: one random byte per activation, a fifth of the time of torch's Bernoulli draws.
+    """Dropout with one random byte per activation on a CPU, in a fifth of the time of torch's Bernoulli samples.
 
     Args:
-        probability: Of dropping an activation, in [0, 1); rounded to a multiple of 1/256.
+        probability: Probability of dropping an activation, in [0, 1); rounded to a multiple of 1/256.
 
     Raises:
         ValueError: If the probability is out of range.
@@ -63,61 +63,62 @@ class Dropout(nn.Module):
 
     def __init__(self, probability: float) -> None:
         super().__init__()
-        # What is neither none nor all stays so.
+        # A probability in (0, 1) is not rounded to 0 or 1.
         self.threshold = min(max(round(256 * probability), 1), 255) if probability else 0
         if not 0 <= probability < 1:
             raise ValueError(f"a dropout probability lies in [0, 1), got {probability}")
         self.probability = self.threshold / 256
 
     def forward(self, x: Tensor) -> Tensor:
-        """Activations dropped and the others scaled by ``1 / (1 − probability)`` in training; any shape."""
+        """Drop activations in training mode and scale the others by ``1 / (1 − probability)``; any shape."""
         if not self.training or not self.threshold:
             return x
-        if x.device.type != "cpu" or torch.compiler.is_compiling():  # there torch's own is as cheap
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # torch's own dropout is as fast there
             return nn.functional.dropout(x, self.probability)
         words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 7) // 8,))
-        # In the order in which the activations lie in memory.
+        # The mask has the memory format of the activations.
         format_ = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
-        kept = torch.empty_like(x, memory_format=format_)
-        bytes_ = words.view(torch.uint8)[: x.numel()].as_strided(x.shape, kept.stride())
-        # 1 from the threshold on, 0 below it; a comparison and its conversion from bool take three times as long.
-        kept.copy_(bytes_).sub_(self.threshold - 1).clamp_(0, 1)
-        return x * kept.div_(1 - self.probability)
+        mask = torch.empty_like(x, memory_format=format_)
+        bytes_ = words.view(torch.uint8)[: x.numel()].as_strided(x.shape, mask.stride())
+        # 1 for bytes at or above the threshold, else 0. A comparison, converted from bool, takes three times as long.
+        mask.copy_(bytes_).sub_(self.threshold - 1).clamp_(0, 1)
+        return x * mask.div_(1 - self.probability)
 
     def extra_repr(self) -> str:
-        """The probability as rounded."""
+        """The rounded probability."""
         return f"probability={self.probability}"
 
 
 class Convolution(nn.Conv2d):
-    """A convolution in the way that costs least; what comes out is that of ``nn.Conv2d``, up to rounding."""
+    """``nn.Conv2d``, but faster for some inputs; the output is the same up to rounding."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, C, H, W)`` to ``(n, C', H', W')``."""
         if x.shape[2:] == self.kernel_size and not any(self.padding):
-            # The kernel fits in one place alone: a matrix product, for which there is faster code.
+            # The kernel has one position only, so the convolution is a matrix product, which is faster.
             out = nn.functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)
             return out[:, :, None, None]
         if x.device.type == "cpu":
-            # Spares oneDNN a rearrangement before and after each layer; all that follows stays in this format.
+            # In this format oneDNN does not convert the tensors before and after each layer.
             x = x.contiguous(memory_format=torch.channels_last)
-            if x.shape[1] == 1:  # either format, and torch takes it for the other one
+            if x.shape[1] == 1:  # one channel fits both formats, and torch would assume the other one
                 x = x.as_strided(x.shape, (x[0].numel(), 1, x.shape[3], 1))
         return super().forward(x)
 
 
 class Layer(nn.Sequential):
-    """A linear map with what surrounds it: one row of Table 4."""
+    """A linear map with normalisation, nonlinearity and dropout: one row of Table 4."""
 
 
 class LinearSkip(nn.Module):
-    """A network's output plus a linear map of what the network is given, added to the means.
+    """Adds a linear map of the network's input to the means that the network returns.
 
-    The last layer of the network starts at zero: at the start the means are the linear map alone.
+    The last layer of the network is initialised to zero, so the means are the linear map alone at the start.
 
     Args:
-        network: From ``(n, *source.shape)`` to the means, or to the means and then raw scales, flattened or not.
-        weight: Of the linear map, ``(target.size, source.size)``; copied, and trained.
+        network: Module from ``(n, *source.shape)`` to the means, or to the means followed by the raw scales, in any
+            shape.
+        weight: Initial weight of the linear map, ``(target.size, source.size)``. A copy of it is trained.
 
     Raises:
         ValueError: If the network has no linear layer or convolution.
@@ -129,7 +130,7 @@ class LinearSkip(nn.Module):
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
         if not layers:
             raise ValueError("a linear skip starts the network's last linear layer or convolution at zero: it has none")
-        # Weight-normalised, its length is a parameter of its own.
+        # A weight-normalised layer has a parameter for the length of its weights.
         name = "parametrizations.weight.original0" if is_parametrized(layers[-1], "weight") else "weight"
         nn.init.zeros_(layers[-1].get_parameter(name))
         if layers[-1].bias is not None:
@@ -142,31 +143,32 @@ class LinearSkip(nn.Module):
         return output + nn.functional.pad(skip, (0, output.shape[1] - skip.shape[1]))
 
     def extra_repr(self) -> str:
-        """The sizes of the linear map."""
+        """The input and output size of the linear map."""
         return f"skip={self.weight.shape[1]} → {self.weight.shape[0]}"
 
 
 def linear_skips(up: nn.Module, down: nn.Module, lower: int, upper: int) -> tuple[LinearSkip, LinearSkip]:
-    """Both networks of a link with linear skips: an orthogonal map up, its transpose down.
+    """Add linear skips to both networks of a link: an orthogonal map up, its transpose down.
 
-    At the start a level passes on what it is given, and the way back undoes it. Without that, levels that scramble what
-    they are given have to be unscrambled before those above them can learn.
+    At the start the encoder's mean is an orthogonal map of its input, and the decoder's mean applies the transpose, so
+    the level passes information on. Without skips an untrained level scrambles its input, and the levels above learn
+    later.
 
     Args:
         up: Network of the encoder's kernel, from ``lower`` elements to the means (and raw scales) of ``upper``.
-        down: Network of the decoder's kernel, the other way round.
-        lower: Elements of ``z_{l−1}``.
-        upper: Elements of ``z_l``.
+        down: Network of the decoder's kernel, from ``upper`` elements to the means (and raw scales) of ``lower``.
+        lower: Number of elements of ``z_{l−1}``.
+        upper: Number of elements of ``z_l``.
     """
     weight = nn.init.orthogonal_(torch.empty(upper, lower))
     return LinearSkip(up, weight), LinearSkip(down, weight.T)
 
 
 class Reshape(nn.Module):
-    """``(n, *any)`` to ``(n, *shape)``.
+    """Reshapes each sample, ``(n, ...)`` to ``(n, *shape)``.
 
     Args:
-        *shape: Of one sample.
+        *shape: Shape of one sample.
     """
 
     def __init__(self, *shape: int) -> None:
@@ -198,13 +200,13 @@ def conv(
 
 
 def takes_patches(shape: Sequence[int], goal: Sequence[int]) -> bool:
-    """Whether images come and go as patches of 2×2 pixels, in place of a first halving.
+    """Whether a network reads or writes images as patches of 2×2 pixels, instead of its first halving.
 
-    Nothing is computed at full resolution then, which would be most of the work and little of the network.
+    This avoids convolutions at full resolution, which would take most of the time.
 
     Args:
-        shape: ``(C, H, W)`` of the images.
-        goal: ``(h, w)``, the resolution that the network goes down to.
+        shape: Shape of the images, ``(C, H, W)``.
+        goal: Coarsest resolution in the network, ``(h, w)``.
     """
     height, width = shape[1:]
     return not (height % 2 or width % 2) and min(height // goal[0], width // goal[1]) >= 2
@@ -216,11 +218,11 @@ def upsample() -> nn.Upsample:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions, the second linear, around a skip connection; maps keep their shape ``(n, C, H, W)``.
+    """A skip connection over two 3×3 convolutions, the second linear; maps keep their shape ``(n, C, H, W)``.
 
     Args:
         channels: C.
-        options: Of both convolutions; the nonlinearity follows the sum.
+        options: Options of both convolutions; the second nonlinearity comes after the sum.
     """
 
     def __init__(self, channels: int, options: LayerOptions) -> None:
@@ -239,10 +241,10 @@ class ResidualBlock(nn.Module):
 
 @torch.no_grad()
 def initialise(module: nn.Module, scale: float) -> None:
-    """Draw the weights of all linear maps and convolutions from N(0, scale²), and set their biases to zero.
+    """Sample the weights of all linear layers and convolutions from N(0, scale²), and set their biases to zero.
 
     Args:
-        module: Weight-normalised layers in it start at these weights as well.
+        module: Module with these layers. The weights of weight-normalised layers get these values too.
         scale: Standard deviation, positive.
     """
     for layer in module.modules():
@@ -268,7 +270,7 @@ def _surrounded(linear: nn.Module, batch_norm: type[nn.Module], outputs: int, op
 
 
 def _leaky(slope: float) -> nn.LeakyReLU:
-    """In place, which saves memory and time: neither a linear map nor batch normalisation needs what it gave."""
+    """A leaky ReLU in place. Linear maps and batch normalisation do not need their outputs for the backward pass."""
     return nn.LeakyReLU(slope, inplace=True)
 
 

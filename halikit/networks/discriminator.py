@@ -1,9 +1,9 @@
-"""Builds the joint discriminator that a stack of spaces needs (Table 4, third part)."""
+"""Builds the joint discriminator for the spaces of a hierarchy (Table 4, third part)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from itertools import pairwise, zip_longest
 from typing import Literal, NamedTuple
@@ -12,14 +12,24 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from halikit.discriminator import JointDiscriminator, MultiGameDiscriminator, at_least_vectors, concatenate
+from halikit.discriminator import (
+    Discriminator,
+    JointDiscriminator,
+    MultiGameDiscriminator,
+    at_least_vectors,
+    concatenate,
+)
 from halikit.hierarchy import Hierarchy
 from halikit.networks.blocks import COARSEST, DENSE_PIXELS, LayerOptions, Norm, conv, dense, takes_patches
 from halikit.networks.ladder import Family
+from halikit.networks.paper import paper_discriminator
 from halikit.settings import Fraction, InitialScale, NonNegative, Positive, Section
 from halikit.spaces import Space
 
-__all__ = ["DiscriminatorSettings", "build_discriminator"]
+__all__ = ["DiscriminatorSettings", "build_discriminator", "discriminator_for"]
+
+# Families that do not use build_discriminator. Their builders take the spaces and the settings that have an effect.
+_BUILDERS: dict[str | None, Callable[..., Discriminator]] = {"paper": paper_discriminator}
 
 
 class DiscriminatorSettings(Section):
@@ -29,7 +39,7 @@ class DiscriminatorSettings(Section):
         "joint", description="joint, pairwise, or the spaces of each game, such as [['x', 'z1', 'z2'], ['x', 'z2']]"
     )
     family: Literal["dense", "conv", "paper"] | None = Field(
-        None, description="kind of networks; as the spaces need if none"
+        None, description="kind of networks; none chooses it by the shapes of the spaces"
     )
     width: Positive = Field(256, description="units of dense layers and most channels of feature maps")
     depth: Positive = Field(1, description="layers per stage beyond those that reduce the resolution")
@@ -59,27 +69,27 @@ def build_discriminator(
     stages: Mapping[int, nn.Module] | None = None,
     head: nn.Sequential | None = None,
 ) -> JointDiscriminator | MultiGameDiscriminator:
-    """Make the discriminator that a stack of spaces needs, whatever their shapes.
+    """Build a discriminator for the spaces of a hierarchy, of any shapes.
 
     Args:
-        hierarchy: Its spaces are what the discriminator reads.
+        hierarchy: Hierarchy whose spaces the discriminator reads.
         games: ``"joint"`` for one game over all spaces, ``"pairwise"`` for one game over each adjacent pair, or the
             names of the spaces of each game, such as ``[["x", "z1", "z2"], ["x", "z2"]]``.
-        family: ``"dense"`` to read images above vectors as vectors too, ``"conv"`` never to; by default images of at
-            most 16×16 are read as vectors.
-        width: Units of dense layers and of the head; feature maps have between an eighth of that and as many channels.
+        family: How a stage reads images or feature maps if the next space is a vector: ``"dense"`` flattens them,
+            ``"conv"`` convolves them, ``None`` flattens those of at most 16×16 and convolves larger ones.
+        width: Units of dense layers and of the head; feature maps have between ``width / 8`` and ``width`` channels.
         depth: Layers per stage beyond those that reduce the resolution; at least one.
         dropout: Probability of dropping an activation.
         weight_norm: Whether to weight-normalise the stages, as Table 4 does.
         input_noise: Standard deviation of the noise on ``x`` in training.
         slope: Negative slope of the leaky ReLUs.
-        stages: Modules to use instead of the built ones, by stage (joint game). Stage ``l ≥ 1`` reads the features
-            below with ``z_l`` concatenated.
-        head: Module to use instead of the built one (joint game), behind a linear layer from the features of the last
-            stage; takes ``(n, width)``, ends in the layer that gives the logit.
+        stages: Modules to use instead of the built stages, by number of the stage (joint game only). Stage ``l ≥ 1``
+            reads the features of the stage before, concatenated with ``z_l``.
+        head: Module to use instead of the built head (joint game only), from ``(n, width)`` to the logit ``(n, 1)``. A
+            linear layer in front of it maps the features of the last stage to ``width``.
 
     Raises:
-        ValueError: If a game is unknown, or a stage to replace does not exist.
+        ValueError: If width or depth is not positive, a game is unknown, or a stage to replace does not exist.
     """
     if width < 1 or depth < 1:
         raise ValueError(f"a discriminator needs a positive width and depth, got width={width}, depth={depth}")
@@ -94,18 +104,37 @@ def build_discriminator(
         return _build(spaces, make, stages or {}, head, input_noise)
     if stages or head is not None:
         raise ValueError("stages and head are replaced in the joint game; build several games one by one")
-    read = pairwise(spaces) if games == "pairwise" else [_named(spaces, names) for names in games]
-    return MultiGameDiscriminator(
+    listed = [games] if isinstance(games, str) else games
+    read = pairwise(spaces) if games == "pairwise" else [_named(spaces, names) for names in listed]
+    parts = (
         _build(each, make, {}, None, input_noise if each[0] == spaces[0] else 0.0, from_data=each[0] == spaces[0])
         for each in read
     )
+    return MultiGameDiscriminator(parts, spaces)
+
+
+def discriminator_for(hierarchy: Hierarchy, settings: DiscriminatorSettings) -> Discriminator:
+    """Build the discriminator that the settings describe.
+
+    Args:
+        hierarchy: Hierarchy whose spaces the discriminator reads.
+        settings: Settings of the discriminator.
+
+    Raises:
+        ValueError: If a setting does not fit the spaces.
+    """
+    options = settings.model_dump(include=set(settings.applicable), exclude={"initial_scale"})
+    if settings.family not in _BUILDERS:
+        return build_discriminator(hierarchy, **options)
+    del options["family"]
+    return _BUILDERS[settings.family](hierarchy.spaces, **options)
 
 
 def _named(spaces: Sequence[Space], names: Sequence[str]) -> tuple[Space, ...]:
-    """The spaces of a game, from the data up.
+    """The spaces of a game by their names, from the data up.
 
     Raises:
-        ValueError: If these are not names of two spaces or more.
+        ValueError: If the names are not those of at least two spaces.
     """
     known = [space.name for space in spaces]
     wrong = [name for name in names if name not in known]
@@ -117,7 +146,7 @@ def _named(spaces: Sequence[Space], names: Sequence[str]) -> tuple[Space, ...]:
 
 
 class _StageMaker(NamedTuple):
-    """How the built stages look; makes one for any shape."""
+    """Builds stages of any shape with the same options."""
 
     family: Family | None
     width: int
@@ -127,7 +156,7 @@ class _StageMaker(NamedTuple):
     slope: float
 
     def __call__(self, incoming: tuple[int, ...], above: Space | None, *, in_patches: bool) -> nn.Sequential:
-        """Layers from ``incoming`` to the resolution of ``above``; to a vector where that is one or nothing."""
+        """Layers from the shape ``incoming`` to the resolution of ``above``, or to a vector if it is not an image."""
         options = LayerOptions(self.norm, self.dropout, self.slope)
         goes_to_maps = above is not None and above.is_image
         if len(incoming) != 3 or (not goes_to_maps and self._flattens(incoming)):
@@ -176,7 +205,7 @@ def _build(
         in_patches = from_data and not level
         stage = replaced[level] if level in replaced else make(tuple(incoming.shape[1:]), above, in_patches=in_patches)
         stages.append(stage)
-        # A copy, so that the trial leaves no trace in running statistics.
+        # This run only measures the features. It uses a copy, because it may change buffers of the stage.
         with torch.no_grad():
             features = deepcopy(stage).eval()(incoming)
     options = LayerOptions(None, make.dropout, make.slope)

@@ -31,9 +31,9 @@ __all__ = ["Family", "ModelSettings", "describe", "fitting_family", "ladder", "l
 
 Family = Literal["dense", "conv", "mixed"]
 
-# Units of dense layers, and channels of the finest maps.
+# Default of ``hidden``: units of dense layers, or channels of the finest maps.
 _HIDDEN = {"dense": 256, "conv": 32, "mixed": 256}
-# Sides up to which an error looks for sizes that would do.
+# Largest image side for which an error message suggests other sizes.
 _SEARCHED = 2**13
 
 
@@ -43,7 +43,7 @@ class ModelSettings(Section):
     levels: Positive = Field(3, description="number of latent levels L")
     data_shape: tuple[Positive, ...] | None = Field(None, description="shape of x; taken from the data when training")
     family: Literal["dense", "conv", "mixed", "paper"] | None = Field(
-        None, description="kind of networks; dense for vectors and images of at most 16×16, else conv, if none"
+        None, description="kind of networks; none means dense for vectors and images of at most 16×16, conv for others"
     )
     maps: Annotated[int, Field(ge=0)] | None = Field(None, description="latents that are feature maps (conv family)")
     widths: tuple[Positive, ...] | None = Field(None, description="elements, or channels, of each latent from z1 up")
@@ -85,33 +85,35 @@ def ladder(
     skips: bool | None = None,
     observation_scale: float | Literal["fitted"] | None = None,
 ) -> Hierarchy:
-    """Stack ``levels`` links of Gaussian kernels on data of any shape.
+    """Build a hierarchy of ``levels`` links of Gaussian kernels on data of any shape.
 
-    Intermediate latents, and the top one as the encoder draws it, carry the gauge. ``p(x|z_1)`` is deterministic, ends
-    in tanh for images and is linear for vectors, unless an observation scale gives it a density.
+    All kernels of the encoder and all kernels between latents have the gauge. ``p(x|z_1)`` has none: it is
+    deterministic unless there is an observation scale. Its network ends in tanh for images, in a linear layer for
+    vectors.
 
     Args:
         levels: L, at least 1.
         data_shape: ``(C, H, W)`` for images in [−1, 1], ``(D,)`` for vectors.
-        family: ``"dense"`` (latents are vectors), ``"conv"`` (latents are feature maps down to 4×4, vectors above), or
-            ``"mixed"`` (vectors, reached from images by a few strided convolutions, and all else dense); by default
-            dense for vectors and images of at most 16×16, conv for other images.
-        maps: How many latents have feature maps (conv family): by default all but the top, as far as the size allows.
-        widths: Elements of each latent, or channels where it has maps; ``levels`` of them, from z_1 up.
-        hidden: Units of dense layers (default 256; the mixed family's maps begin with a sixteenth of that as channels,
-            and double them), or channels of the conv family's finest maps (default 32).
+        family: ``"dense"``: latents are vectors. ``"conv"``: lower latents are feature maps down to 4×4, upper ones
+            vectors. ``"mixed"``: latents are vectors, the encoder of the images has a few strided convolutions, all
+            other networks are dense. Default: dense for vectors and images of at most 16×16, else conv.
+        maps: Number of latents that are feature maps (conv family); by default all but the top, as far as the size of
+            the images allows.
+        widths: Number of elements of each latent, or of channels if it is a feature map, from z_1 up.
+        hidden: Units of dense layers (default 256), or channels of the finest feature maps in the conv family
+            (default 32). The mixed family's convolutions have ``hidden / 16`` channels at first and double them.
         depth: Hidden layers of a dense network, at least 1; residual blocks of a convolutional one.
         slope: Negative slope of the leaky ReLUs.
         gauge: Gauge of the latents; see :class:`~halikit.GaussianKernel`.
-        max_scale: Cap of the latents' scales.
-        skips: Whether the means of kernels between latents gain a linear map of what is given, see
-            :func:`~halikit.networks.blocks.linear_skips`; by default in the families whose latents are vectors, and in
-            those alone.
-        observation_scale: Standard deviation of ``p(x|z_1)``, or ``"fitted"`` for one that is learned; ``None`` for the
-            paper's deterministic one.
+        max_scale: Upper bound of the latents' scales.
+        skips: Whether kernels between latents have linear skips, see
+            :func:`~halikit.networks.blocks.linear_skips`. Default: in the dense and the mixed family. The conv family
+            cannot have them.
+        observation_scale: Standard deviation of ``p(x|z_1)``, or ``"fitted"`` for a trained one; ``None`` for the
+            deterministic ``p(x|z_1)`` of the paper.
 
     Raises:
-        ValueError: If a number is out of range or a shape cannot be taken.
+        ValueError: If a number is out of range or the shape of the data is not supported.
 
     Example:
         >>> print(ladder(2, (1, 8, 8)))
@@ -149,10 +151,10 @@ def ladder_spaces(
     maps: int | None = None,
     widths: Sequence[int] | None = None,
 ) -> tuple[Space, ...]:
-    """The spaces ``x, z1, …, zL`` that :func:`ladder` goes through; its arguments.
+    """The spaces ``x, z1, …, zL`` of :func:`ladder`, for the same arguments.
 
     Raises:
-        ValueError: As there.
+        ValueError: As in :func:`ladder`.
     """
     x = Space("x", tuple(data_shape))
     if levels < 1:
@@ -190,10 +192,10 @@ def ladder_choices(
     hidden: int | None = None,
     skips: bool | None = None,
 ) -> dict[str, Any]:
-    """The same arguments of :func:`ladder` with its defaults written out, by name.
+    """The arguments of :func:`ladder` by name, with its defaults filled in.
 
     Raises:
-        ValueError: As there.
+        ValueError: As in :func:`ladder`.
     """
     family = family or fitting_family(data_shape)
     latents = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)[1:]
@@ -207,7 +209,7 @@ def ladder_choices(
 
 
 def describe(spaces: Sequence[Space], family: Family | None = None) -> str:
-    """What the ladder chose, and where it had to fall back to vectors, in a sentence."""
+    """The kinds of latents in one phrase, with the reason if lower latents of the conv family are vectors."""
     x, *latents = spaces
     family = family or fitting_family(x.shape)
     vectors = [space.name for space in latents if not space.is_image]
@@ -225,28 +227,32 @@ def describe(spaces: Sequence[Space], family: Family | None = None) -> str:
 
 
 def fitting_family(data_shape: Sequence[int]) -> Family:
-    """Convolutions for images above 16×16; dense networks for smaller ones and for vectors."""
+    """The default family: conv for images above 16×16, dense for smaller ones and for vectors."""
     return "conv" if len(data_shape) == 3 and math.prod(data_shape[1:]) > DENSE_PIXELS else "dense"
 
 
-def _skips(family: Family, wanted: bool | None) -> bool:
+def _skips(family: Family, requested: bool | None) -> bool:
     """Whether kernels between latents have linear skips."""
-    if wanted and family == "conv":
+    if requested and family == "conv":
         raise ValueError("linear skips are for families whose latents are vectors, got skips=True with family='conv'")
-    return family != "conv" if wanted is None else wanted
+    return family != "conv" if requested is None else requested
 
 
 def _dense_widths(size: int, levels: int) -> list[int]:
-    """Geometric from a part of the data's size that grows with L down to a little more than its square root."""
+    """A geometric sequence of widths.
+
+    It begins at a share of the data's size that grows with L. It ends at 1.25 times the square root of this size.
+    """
     top = min(max(2, round(1.25 * math.sqrt(size))), 256)
     bottom = max(top, min(1024, round(size * (1 - 1 / (levels + 1)))))
     return [round(bottom * (top / bottom) ** (level / max(1, levels - 1))) for level in range(levels)]
 
 
 def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, int]]:
-    """Resolutions of the latents that are maps; the top is a vector.
+    """Resolutions of the latents that are feature maps; the top latent is a vector.
 
-    From a quarter on, or, on images below 64×64, from a half where that leaves more levels their maps.
+    The first has a quarter of the data's resolution. For images below 64×64 it has a half, if not all levels get maps
+    otherwise.
     """
     height, width = size
 
@@ -262,7 +268,7 @@ def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, int]]:
 
 
 def _nearest_sizes(size: int, levels: int, maps: int) -> str:
-    """Which squares would do instead, in words; empty if none would, or it would take long to tell."""
+    """The nearest sizes of square images that allow this number of maps, in words; empty for large images."""
     if size > _SEARCHED:
         return ""
     fits = [side for side in range(1, 2 * size + 4096) if len(_map_sizes((side, side), levels)) >= maps]
@@ -272,7 +278,7 @@ def _nearest_sizes(size: int, levels: int, maps: int) -> str:
 
 
 def _conv_widths(x: Space, levels: int, maps: int) -> list[int]:
-    """Channels grow as maps shrink, by √2 a halving; vectors from 256 down."""
+    """Channels of maps, which grow by √2 with each halving, then widths of vectors, from at most 256 down."""
     channels = [min(256, round(16 * 2 ** (level / 2))) for level in range(maps)]
     vectors = levels - maps
     top = min(256, max(16, round(1.25 * math.sqrt(x.size))))
@@ -282,7 +288,7 @@ def _conv_widths(x: Space, levels: int, maps: int) -> list[int]:
 
 
 class _Networks:
-    """The two networks of one link, from the spaces that they lie between."""
+    """Builds the two networks of the link between two spaces."""
 
     def __init__(
         self,
@@ -307,7 +313,7 @@ class _Networks:
         self.in_patches = in_patches and not self.is_dense and takes_patches(lower.shape, self._halvings()[-1])
 
     def up(self) -> nn.Sequential:
-        """From ``lower`` to means and raw scales on ``upper``."""
+        """The network from ``lower`` to means and raw scales on ``upper``."""
         if self.is_strided:
             return self._strided()
         if self.is_dense:
@@ -315,7 +321,7 @@ class _Networks:
         return self._descending()
 
     def down(self, outputs: int) -> nn.Sequential:
-        """From ``upper`` to ``outputs`` tensors on ``lower``."""
+        """The network from ``upper`` to ``outputs`` tensors on ``lower``."""
         if self.is_dense:
             return nn.Sequential(self._dense(self.upper.size, outputs * self.lower.size), *self._shaped(outputs))
         return self._ascending(outputs)
@@ -330,7 +336,7 @@ class _Networks:
         return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], outputs))
 
     def _strided(self) -> nn.Sequential:
-        """Down to the coarsest maps in as many layers as there are halvings: cheap on a CPU."""
+        """One strided convolution for each halving down to the coarsest maps, which is fast on a CPU."""
         inputs, size = self.lower.shape[0], self.lower.shape[1:]
         channels, kernel = max(1, self.dense_width // 16), 5
         layers: list[nn.Module] = []
@@ -341,7 +347,7 @@ class _Networks:
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * math.prod(size), 2 * self.upper.size))
 
     def _halvings(self) -> list[tuple[int, int]]:
-        """Resolutions from that of ``lower`` down to that of ``upper``, or to the coarsest maps below a vector."""
+        """Resolutions from ``lower`` down to ``upper``, or down to the coarsest maps if ``upper`` is a vector."""
         height, width = self.lower.shape[1:]
         goal = min(self.upper.shape[1:]) if self.upper.is_image else COARSEST[0]
         sizes = [(height, width)]

@@ -1,9 +1,9 @@
-"""The networks of Table 4, row by row, and the same networks read for smaller images.
+"""The networks of Table 4, row by row, and the same networks adapted to smaller images.
 
-Table 4 is for images of 128×128 with ``z_1`` of 64×32×32 and ``z_2`` of 256 elements. Images of 64×64 and 32×32 have
-``z_1`` of 64×16×16 (section 4) and no table. Theirs halve and double once less: at 64×64 between ``z_1`` and ``z_2``,
-at 32×32 between ``x`` and ``z_1`` as well. Networks of one level (ALI) are those of two, joined: what was ``z_1`` is a
-hidden layer.
+Table 4 is for images of 128×128, with ``z_1`` of 64×32×32 and ``z_2`` of 256 elements. For images of 64×64 and 32×32
+the paper has no table; it gives ``z_1`` of 64×16×16 (section 4). Networks for 64×64 have one halving and one doubling
+less between ``z_1`` and ``z_2`` than Table 4. Networks for 32×32 also have one less between ``x`` and ``z_1``. Networks
+of one level (ALI) are those of two levels, joined: ``z_1`` becomes a hidden layer.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from halikit.spaces import Space
 
 __all__ = ["describe", "paper_discriminator", "paper_hierarchy", "paper_spaces"]
 
-# Side of z_1 by the side of x (section 4, Table 4).
+# Side of z_1 for each side of x (section 4, Table 4).
 _SIDE_OF_Z1 = {128: 32, 64: 16, 32: 16}
 _MAPS_OF_Z1 = 64
 _SIZE_OF_Z2 = 256
 
 
 class _Convolution(NamedTuple):
-    """A row of the table. Dropout acts on what the convolution is given."""
+    """A convolution in the table. Dropout is applied to its input."""
 
     kernel: int
     stride: int | Literal["valid"]
@@ -48,7 +48,7 @@ class _Convolution(NamedTuple):
 
 
 class _ResnetBlock(NamedTuple):
-    """A row of the table."""
+    """A residual block in the table."""
 
     maps: int
 
@@ -58,7 +58,7 @@ class _ResnetBlock(NamedTuple):
 
 
 class _Upsampling(NamedTuple):
-    """A row of the table: bilinear, to twice the size."""
+    """A bilinear upsampling in the table, to twice the size."""
 
     maps: None = None
 
@@ -67,7 +67,7 @@ class _Upsampling(NamedTuple):
 
 
 class _Reshaping(NamedTuple):
-    """No row, but what lies between two: from vectors to maps and back."""
+    """A reshaping between two rows of the table: from vectors to maps, or back."""
 
     shape: tuple[int, ...]
 
@@ -84,7 +84,7 @@ _Rows = tuple[_Row, ...]
 
 
 def _g_z1_x(ratio: int) -> _Rows:
-    """``G_z1(x)``, to maps of a ``ratio``-th of the size."""
+    """``G_z1(x)``, to maps with a side of ``1 / ratio`` of the image's."""
     return (
         _Convolution(3, 1, 32),
         _Convolution(3, 2 if ratio == 4 else 1, 64, "batch"),
@@ -97,7 +97,7 @@ def _g_z1_x(ratio: int) -> _Rows:
 
 
 def _g_z2_z1(side: int) -> _Rows:
-    """``G_z2(z_1)``, from maps of this side."""
+    """``G_z2(z_1)``, from maps with this side."""
     return (
         *[_Convolution(3, 2, 256, "batch")] * (2 if side == 32 else 1),
         _Convolution(3, 2, 512, "batch"),
@@ -108,7 +108,7 @@ def _g_z2_z1(side: int) -> _Rows:
 
 
 def _g_z1_z2(side: int) -> _Rows:
-    """``G_z1(z_2)``, to maps of this side."""
+    """``G_z1(z_2)``, to maps with this side."""
     return (
         _Reshaping((_SIZE_OF_Z2, 1, 1)),
         _Convolution(1, 1, 4 * 4 * 256, "batch"),
@@ -124,7 +124,7 @@ def _g_z1_z2(side: int) -> _Rows:
 
 
 def _g_x_z1(ratio: int, channels: int) -> _Rows:
-    """``G_x(z_1)``, to ``ratio`` times the size."""
+    """``G_x(z_1)``, to images with ``ratio`` times the side of the maps."""
     return (
         _Convolution(1, 1, 64, "batch"),
         _ResnetBlock(64),
@@ -138,7 +138,7 @@ def _g_x_z1(ratio: int, channels: int) -> _Rows:
 
 
 def _d_x(ratio: int) -> _Rows:
-    """``D(x)``, to maps of a ``ratio``-th of the size."""
+    """``D(x)``, to maps with a side of ``1 / ratio`` of the image's."""
     return (
         _Convolution(3, 1, 32, "weight", 0.2),
         *[_Convolution(3, 2, 64, "weight", 0.5)] * (2 if ratio == 4 else 1),
@@ -147,7 +147,7 @@ def _d_x(ratio: int) -> _Rows:
 
 
 def _d_x_z1(side: int) -> _Rows:
-    """``D(x, z_1)``, from maps of this side."""
+    """``D(x, z_1)``, from maps with this side."""
     return (
         _Convolution(3, 1, 128, "weight", 0.2),
         *[_Convolution(3, 2, 256, "weight", 0.5)] * (2 if side == 32 else 1),
@@ -156,7 +156,7 @@ def _d_x_z1(side: int) -> _Rows:
     )
 
 
-# D(x, z_1, z_2), the last row apart.
+# D(x, z_1, z_2) without its last row, which gives the logit.
 _D_X_Z1_Z2: _Rows = (
     _Reshaping((512 + _SIZE_OF_Z2, 1, 1)),
     _Convolution(1, 1, 1024, dropout=0.5),
@@ -176,21 +176,21 @@ def paper_hierarchy(
     max_scale: float | None = None,
     observation_scale: float | Literal["fitted"] | None = None,
 ) -> Hierarchy:
-    """The encoder and the decoder of Table 4; without gauge and cap, as in the paper.
+    """The encoder and the decoder of Table 4. The paper has neither gauge nor upper bound of the scales.
 
     Args:
         levels: 2, or 1 for the same networks without ``z_1`` (ALI).
         data_shape: ``(C, 128, 128)``, ``(C, 64, 64)`` or ``(C, 32, 32)``, in [−1, 1].
         slope: Negative slope of the leaky ReLUs.
-        rectified: Whether a leaky ReLU follows the last convolution before the Gaussian layers of ``z_1``, as the
-            table has it, or nothing.
+        rectified: Whether a leaky ReLU follows the last convolution before the Gaussian layers of ``z_1``, as in the
+            table.
         gauge: Gauge of the latents; see :class:`~halikit.GaussianKernel`.
-        max_scale: Cap of the latents' scales.
-        observation_scale: Standard deviation of ``p(x|z_1)``, or ``"fitted"`` for one that is learned; ``None`` for the
-            paper's deterministic one.
+        max_scale: Upper bound of the latents' scales.
+        observation_scale: Standard deviation of ``p(x|z_1)``, or ``"fitted"`` for a trained one; ``None`` for the
+            deterministic ``p(x|z_1)`` of the paper.
 
     Raises:
-        ValueError: If there is no such network.
+        ValueError: If there is no network for these levels or this shape.
     """
     x, *latents = paper_spaces(levels, data_shape)
     side = _SIDE_OF_Z1[x.shape[1]]
@@ -219,14 +219,14 @@ def paper_hierarchy(
 
 
 def paper_spaces(levels: int, data_shape: Sequence[int]) -> tuple[Space, ...]:
-    """The spaces ``x, z1, z2`` of Table 4, or ``x, z1`` without the one between.
+    """The spaces of Table 4: ``x, z1, z2``, or for one level ``x, z1`` with the shape of the table's ``z2``.
 
     Args:
         levels: 2 or 1.
         data_shape: ``(C, 128, 128)``, ``(C, 64, 64)`` or ``(C, 32, 32)``.
 
     Raises:
-        ValueError: If the paper has no such network.
+        ValueError: If there is no network for these levels or this shape.
     """
     x = Space("x", tuple(data_shape))
     if not x.is_image or x.shape[1] != x.shape[2] or x.shape[1] not in _SIDE_OF_Z1:
@@ -245,23 +245,23 @@ def paper_discriminator(
     """The discriminator of Table 4.
 
     Args:
-        spaces: Those of :func:`paper_hierarchy`.
-        weight_norm: Weight-normalise the first two stages, as the table does.
+        spaces: The spaces of :func:`paper_hierarchy`.
+        weight_norm: Whether to weight-normalise the first two stages, as in the table.
         input_noise: Standard deviation of the noise on ``x`` in training.
         slope: Negative slope of the leaky ReLUs.
 
     Raises:
-        ValueError: If the spaces are others.
+        ValueError: If the spaces are not those of :func:`paper_spaces`.
     """
     levels, x = len(spaces) - 1, spaces[0]
-    wanted = paper_spaces(levels, x.shape)
-    if tuple(spaces) != wanted:
+    expected = paper_spaces(levels, x.shape)
+    if tuple(spaces) != expected:
         raise ValueError(
-            f"the paper's discriminator reads {', '.join(map(str, wanted))}, got {', '.join(map(str, spaces))}"
+            f"the paper's discriminator reads {', '.join(map(str, expected))}, got {', '.join(map(str, spaces))}"
         )
     side = _SIDE_OF_Z1[x.shape[1]]
     below, between = _d_x(x.shape[1] // side), _d_x_z1(side)
-    # Each stage with the channels that it reads: features from below, and a latent beside them.
+    # The number of channels that each stage reads (features of the stage before, and a latent), and its rows.
     stages = [(x.shape[0], below), (64 + _MAPS_OF_Z1, between)] if levels == 2 else [(x.shape[0], below + between)]
     stages.append((512 + _SIZE_OF_Z2, _D_X_Z1_Z2))
     if not weight_norm:
@@ -275,14 +275,14 @@ def paper_discriminator(
 
 
 def describe(spaces: Sequence[Space]) -> str:
-    """What the networks are, in a sentence."""
+    """The source of the networks in one phrase."""
     x, *latents = spaces
     source = "Table 4" if x.shape[1] == 128 else f"Table 4, read for {x.shape[1]}×{x.shape[2]} images"
     return source if len(latents) == 2 else f"{source}, its two levels joined into one"
 
 
 def _network(rows: _Rows, channels: int, slope: float) -> nn.Sequential:
-    """One module per row."""
+    """A network with one module for each row."""
     modules = []
     for row in rows:
         modules.append(row.module(channels, slope))
@@ -297,13 +297,13 @@ def _last(rows: _Rows) -> tuple[_Rows, _Convolution]:
 
 
 def _linear(rows: _Rows) -> _Rows:
-    """With nothing after the last convolution."""
+    """The rows without a nonlinearity after the last convolution."""
     first, last = _last(rows)
     return (*first, last._replace(nonlinearity="linear"))
 
 
 def _means_only(rows: _Rows) -> _Rows:
-    """With a map for each mean and none for the scales: a hidden layer where a Gaussian one was."""
+    """The rows without the maps of the scales, so that a hidden layer replaces the Gaussian layer."""
     first, last = _last(rows)
     return (*first, last._replace(maps=last.maps // 2))
 

@@ -1,1 +1,1 @@
-"""What changes the weights: optimisers, their schedule, the exponential moving average, the guard."""
+"""Optimisers and their schedule, the exponential moving average of the weights, and the guard against NaN."""

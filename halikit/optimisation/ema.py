@@ -1,4 +1,4 @@
-"""Averaged weights: an exponential moving average of parameters and running statistics."""
+"""Averaged weights: the exponential moving average of parameters and running statistics."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ __all__ = ["Averager"]
 
 
 class Averager:
-    """Keeps a copy of a hierarchy at the moving average of its weights, always in evaluation mode.
+    """A copy of a hierarchy with the exponential moving average of its weights, always in evaluation mode.
 
-    The decay warms up as ``min(decay, (1 + t) / (10 + t))``, so that early averages forget the initial weights.
+    At step ``t`` the decay is ``min(decay, (1 + t) / (10 + t))``, so that the average soon forgets the initial weights.
 
     Args:
-        hierarchy: The one that trains.
-        decay: Share of the average kept at each step, in [0, 1); 0 follows the weights themselves.
+        hierarchy: The hierarchy that is trained.
+        decay: Decay of the average, in [0, 1); at 0 the average equals the weights.
+
+    Attributes:
+        average: The copy.
     """
 
     def __init__(self, hierarchy: Hierarchy, decay: float) -> None:
@@ -30,7 +33,7 @@ class Averager:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the weights after step ``step``, counted from 1."""
+        """Update the average after step ``step``, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._targets[0], self._sources[0], 1 - decay)
         if self._targets[1]:
@@ -38,6 +41,6 @@ class Averager:
 
 
 def _tensors(hierarchy: Hierarchy) -> tuple[list[Tensor], list[Tensor]]:
-    """Those that can be averaged, and the counters that can only be copied; the same storage as the modules'."""
+    """Parameters and buffers, in their own memory: those to average, and counters, which can only be copied."""
     tensors = [*(p.detach() for p in hierarchy.parameters()), *hierarchy.buffers()]
     return [t for t in tensors if t.is_floating_point()], [t for t in tensors if not t.is_floating_point()]

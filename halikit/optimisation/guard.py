@@ -1,4 +1,4 @@
-"""The guard against NaN and Inf: a step that gives one changes nothing."""
+"""The guard against NaN and Inf: a step with a loss or gradient that is not finite changes no weight."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ __all__ = ["Counts", "Guard"]
 
 
 class Counts(NamedTuple):
-    """Steps skipped so far, those in a row until now, and the most in a row since the last time that was read."""
+    """Counts of skipped steps.
+
+    Attributes:
+        skipped: All skipped steps so far.
+        in_row: Consecutive skipped steps up to now.
+        most_in_row: Most consecutive skipped steps since the last :meth:`Guard.read`.
+    """
 
     skipped: int
     in_row: int
@@ -23,11 +29,11 @@ class Counts(NamedTuple):
 
 
 class Guard:
-    """Skips steps whose loss or gradient is not finite, and counts them; nothing in a step waits for the device.
+    """Skips steps whose losses or gradients are not finite, and counts them, without synchronising with the device.
 
     Args:
-        modules: The modules that train. Their running statistics are restored after a skipped step.
-        processes: The processes that train together. All skip a step if one has to.
+        modules: The modules that are trained. Their running statistics are restored after a skipped step.
+        processes: The processes that train together. If one has to skip a step, all skip it.
 
     Attributes:
         counts: :class:`Counts`, ``(3,)`` on the device.
@@ -36,28 +42,28 @@ class Guard:
     def __init__(self, modules: Iterable[nn.Module], processes: Processes) -> None:
         modules = list(modules)
         self._buffers = [b for m in modules for b in m.buffers() if b.is_floating_point()]
-        self._kept = [buffer.clone() for buffer in self._buffers]
+        self._saved = [buffer.clone() for buffer in self._buffers]
         self._parameters = [p for m in modules for p in m.parameters()]
         self._processes = processes
         self._one = torch.ones((), device=processes.device)
         self.counts = torch.zeros(len(Counts._fields), device=processes.device)
 
     def before_step(self) -> None:
-        """Remember the running statistics."""
+        """Copy the running statistics, to restore them if the step is skipped."""
         if self._buffers:
-            torch._foreach_copy_(self._kept, self._buffers)
+            torch._foreach_copy_(self._saved, self._buffers)
 
     def after_gradients(self, losses: Iterable[Tensor], optimisers: Iterable[Optimizer]) -> None:
-        """Tell the optimisers whether this step counts, and undo what it has done if not.
+        """Decide whether to skip the step; if so, let the optimisers skip it and restore the running statistics.
 
         Args:
             losses: The losses of the step, scalars on the device.
-            optimisers: Fused optimisers, which skip a step by a flag on the device.
+            optimisers: Fused optimisers. They read a flag on the device, and skip the step if it is set.
         """
         is_bad = 1 - torch.stack(list(losses)).isfinite().all().float()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if gradients:
-            # What torch's own gradient scaler does, with a scale of one: gradients stay as they are.
+            # The check of torch's gradient scaler. With a scale of one it does not change the gradients.
             torch._amp_foreach_non_finite_check_and_unscale_(gradients, is_bad, self._one)
         self._processes.maximum(is_bad)
         for optimiser in optimisers:
@@ -68,21 +74,21 @@ class Guard:
         self.counts = torch.stack([skipped + is_bad, in_row, torch.maximum(most, in_row)])
 
     def read(self) -> Counts:
-        """The counts; here the host waits for the device."""
+        """The counts; synchronises with the device."""
         counts = Counts(*map(int, self.counts.tolist()))
         self.counts[2] = self.counts[1]
         return counts
 
     @property
     def is_skipping(self) -> bool:
-        """Whether the last step was skipped; here the host waits for the device."""
+        """Whether the last step was skipped; synchronises with the device."""
         return bool(self.counts[1])
 
     def _restore(self, is_bad: Tensor) -> None:
         if not self._buffers:
             return
         if is_bad.device.type != "cpu":
-            kept = [torch.where(is_bad.bool(), a, b) for a, b in zip(self._kept, self._buffers, strict=True)]
-            torch._foreach_copy_(self._buffers, kept)
-        elif is_bad:  # there is nothing to wait for
-            torch._foreach_copy_(self._buffers, self._kept)
+            restored = [torch.where(is_bad.bool(), a, b) for a, b in zip(self._saved, self._buffers, strict=True)]
+            torch._foreach_copy_(self._buffers, restored)
+        elif is_bad:  # on a CPU this needs no synchronisation
+            torch._foreach_copy_(self._buffers, self._saved)

@@ -1,4 +1,4 @@
-"""Published settings: one function for each preset, which returns a complete config.
+"""Presets: complete configs, each made by a function.
 
 ``ali_NAME``, ``vae_NAME`` and ``hvae_NAME`` are the baselines of the preset ``NAME``; see
 :mod:`halikit.presets.baselines`. Each name is also a function of this module: ``presets.vae_digits()``.
@@ -22,7 +22,7 @@ from halikit.presets.paper import celeba64, celeba128, cifar10, imagenet128, svh
 __all__ = ["BASELINES", "PRESETS", "comments", "preset"]
 
 _TITLES = {"ali": "ALI", "vae": "Variational autoencoder", "hvae": "Hierarchical variational autoencoder"}
-# The hierarchies; each has its baselines.
+# The presets that have baselines.
 _HIERARCHIES = (digits, mnist, svhn, cifar10, celeba64, celeba128, imagenet128)
 
 
@@ -65,7 +65,7 @@ def preset(name: str) -> Config:
     """The preset of this name.
 
     Raises:
-        InputError: If there is none; the message names the nearest.
+        InputError: If there is no such preset; the message suggests a similar name.
     """
     if name not in PRESETS:
         near = get_close_matches(name, PRESETS, 1)
@@ -75,7 +75,7 @@ def preset(name: str) -> Config:
 
 
 def comments(name: str) -> dict[str, str]:
-    """Comments on a preset and its settings, by dotted name as :func:`halikit.config.to_toml` takes them.
+    """Comments on a preset (under the name ``""``) and its settings, for :func:`halikit.config.to_toml`.
 
     Raises:
         InputError: If there is no such preset.

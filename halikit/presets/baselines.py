@@ -1,7 +1,7 @@
 """The baselines of the paper, derived from the settings of a hierarchy: ALI, VAE and hierarchical VAE.
 
-The paper compares with them and does not say with which networks. Here they have the layers, the steps and the data of
-the hierarchy.
+The paper does not describe the networks of its baselines. Here they have the layers, the steps and the data of the
+hierarchy.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ __all__ = ["BASELINES", "ali", "hvae", "vae"]
 
 
 def ali(config: Config) -> Config:
-    """ALI, the game with one level: the networks of all levels joined end to end.
+    """ALI, the game with one level, whose networks are those of all levels joined.
 
-    The latents between become hidden layers, and ``z_1`` has the size of ``z_L``.
+    The lower latents become hidden layers, and ``z_1`` has the size of ``z_L``.
 
     Args:
-        config: Settings with the shape of the data.
+        config: Settings of the hierarchy, with ``model.data_shape``.
     """
     model = config.model
     changes: dict[str, object] = {"preset": config.preset and f"ali_{config.preset}", "model.levels": 1}
     if model.family != "paper":
         changes["model.maps"] = 0
-        if model.family != "conv":  # there each halving has its layers, however many levels it lies in
+        if model.family != "conv":  # conv networks have layers for each halving, not for each level
             changes["model.depth"] = model.levels * model.depth
-        # The widths of a stack depend on its levels, so the width of the top is written out.
+        # Default widths depend on the number of levels, so the width of the top latent must be set.
         changes["model.widths"] = (model.widths or _widths(model))[-1:]
-    if isinstance(config.game.sleep_weights, tuple):  # one weight for each of the levels that were joined
+    if isinstance(config.game.sleep_weights, tuple):  # one weight for each level of the hierarchy
         changes["game.sleep_weights"] = "auto"
     return override(config, changes)
 
 
 def vae(config: Config) -> Config:
-    """The variational autoencoder of one level: the networks of :func:`ali`, trained on the evidence lower bound."""
+    """The variational autoencoder with one level: the networks of :func:`ali`, trained by the evidence lower bound."""
     return _autoencoder(ali(config), config.preset and f"vae_{config.preset}")
 
 
 def hvae(config: Config) -> Config:
-    """The hierarchical variational autoencoder: the same networks, trained on the evidence lower bound."""
+    """The hierarchical variational autoencoder: the networks of ``config``, trained by the evidence lower bound."""
     return _autoencoder(config, config.preset and f"hvae_{config.preset}")
 
 
@@ -49,9 +49,10 @@ BASELINES: dict[str, Callable[[Config], Config]] = {"ali": ali, "vae": vae, "hva
 
 
 def _autoencoder(config: Config, name: str | None) -> Config:
-    """The same kernels under the evidence lower bound, without discriminator and noise.
+    """The same networks, trained by the evidence lower bound without a discriminator.
 
-    Gauge and cap go: the divergences replace them. ``p(x|z_1)`` gains the scale that a density needs; it is fitted.
+    The divergences replace the gauge and the upper bound of the scales. The scale of ``p(x|z_1)`` is fitted, because
+    the kernel needs a density.
     """
     changes = {
         "preset": name,

@@ -1,4 +1,4 @@
-"""Families: settings for any number of levels on any data."""
+"""Settings for each family of networks, for any number of levels on any data."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["conv", "dense", "fitting", "mixed"]
 
 
 def dense(levels: int) -> Config:
-    """Latents are vectors: for vectors and small images.
+    """The dense family, for vectors and small images: latents are vectors.
 
     Args:
         levels: L.
     """
-    # Long stretches at a high rate undo deep stacks. So the rate falls as 1/L, the number of steps grows as L, and the
-    # rate decays from the first step on.
+    # Many steps at a high rate make deep stacks lose their coupling. So the rate is proportional to 1/L, the number of
+    # steps to L, and the rate decays from the first step on.
     rate = min(4e-4, 1.2e-3 / levels)
     return Config(
         model=ModelSettings(levels=levels, family="dense"),
@@ -37,7 +37,7 @@ def dense(levels: int) -> Config:
         training=TrainingSettings(steps=max(3_600, 1_200 * levels)),
         optimiser=OptimiserSettings(
             learning_rate=rate,
-            # The slower player is the discriminator: at equal rates the latents couple far less.
+            # The discriminator needs a higher rate: with equal rates it learns too slowly, and latents couple far less.
             discriminator_learning_rate=4 * rate,
             final_rate_share=0.1,
             decay_from=0.0,
@@ -47,7 +47,7 @@ def dense(levels: int) -> Config:
 
 
 def conv(levels: int) -> Config:
-    """Latents are feature maps below and vectors on top: for images.
+    """The conv family, for images: lower latents are feature maps, upper ones vectors.
 
     Args:
         levels: L.
@@ -56,9 +56,9 @@ def conv(levels: int) -> Config:
         # Small enough for one core.
         model=ModelSettings(levels=levels, family="conv", hidden=12, depth=1),
         discriminator=DiscriminatorSettings(width=64),
-        # On maps the discriminator is the stronger player: it is narrow, and both learn at one rate.
+        # With feature maps the discriminator is the stronger player. So it is narrow, and both have the same rate.
         training=TrainingSettings(steps=10_000 * (levels + 1), batch_size=32),
-        # Not measured yet for feature maps.
+        # The sleep phase has not been measured yet for feature maps.
         game=GameSettings(sleep_weights=0.0),
         optimiser=OptimiserSettings(learning_rate=4e-4, final_rate_share=0.1),
         hardware=HardwareSettings(threads=1),
@@ -66,7 +66,7 @@ def conv(levels: int) -> Config:
 
 
 def mixed(levels: int) -> Config:
-    """Latents are vectors, reached from images by a few strided convolutions.
+    """The mixed family, for images: latents are vectors, and the encoder has a few strided convolutions.
 
     Args:
         levels: L.
@@ -75,12 +75,12 @@ def mixed(levels: int) -> Config:
 
 
 def fitting(levels: int, data_shape: Sequence[int], family: Family | None = None) -> Config:
-    """The settings of a family; by default of the one that fits the data, as :func:`halikit.ladder` has it.
+    """The settings of a family.
 
     Args:
         levels: L.
         data_shape: ``(C, H, W)`` of images, ``(D,)`` of vectors.
-        family: ``"dense"``, ``"conv"`` or ``"mixed"``.
+        family: ``"dense"``, ``"conv"`` or ``"mixed"``; by default chosen from the shape, as in :func:`halikit.ladder`.
     """
     from halikit.networks.ladder import fitting_family
 

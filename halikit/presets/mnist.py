@@ -1,4 +1,4 @@
-"""MNIST: two levels, dense; and one level with the classes on top, for few labels."""
+"""MNIST: two dense levels, and one dense level with the classes on top for training with few labels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["mnist", "mnist_semi", "mnist_semi_best", "mnist_supervised"]
 
 
 def mnist() -> Config:
-    """Two dense levels on MNIST, sized for half an hour on two cores.
+    """Two dense levels on MNIST; trains in half an hour on two cores.
 
-    The paper trains on MNIST semi-supervised only, and gives no layers: all settings are ours.
+    The paper uses MNIST in semi-supervised training only, and does not describe its layers. All settings are ours.
     """
     return Config(
         preset="mnist",
@@ -38,8 +38,8 @@ def mnist() -> Config:
 def mnist_semi() -> Config:
     """MNIST with 100 labels (Table 3): one dense level, and the classes above it.
 
-    The paper gives the losses (Eqs. 9 and 10), the noise on the encoder's input and the number of labels, 100 in all
-    as we read it; layers and all other settings are ours.
+    The paper gives the losses (Eqs. 9 and 10), the noise on the encoder's input and the number of labels, which we
+    read as 100 in total. Layers and all other settings are ours.
     """
     return Config(
         preset="mnist_semi",
@@ -57,9 +57,9 @@ def mnist_semi() -> Config:
 def mnist_semi_best() -> Config:
     """MNIST with 100 labels, with methods beyond the paper: augmentation, consistency and pseudo-labels.
 
-    The encoder is convolutional. The consistency loss uses a larger batch than the game, which takes longer, and only
-    pseudo-labels that agree with label propagation over the latents. The settings were chosen on validation digits,
-    whose labels are used as well.
+    The encoder is convolutional. The batch of the consistency loss is larger than that of the game, so training takes
+    longer. The loss uses only pseudo-labels that agree with label propagation over the latents. The settings were
+    chosen by the error on the validation digits, so the labels of these digits were used too.
     """
     changes = {
         "preset": "mnist_semi_best",
@@ -84,6 +84,6 @@ def mnist_semi_best() -> Config:
 
 
 def mnist_supervised() -> Config:
-    """The encoder of mnist_semi on its 100 labels alone: what the game has to beat."""
+    """The encoder of mnist_semi, trained on its 100 labels alone, for comparison."""
     changes = {"preset": "mnist_supervised", "training.method": "supervised", "training.steps": 2000}
     return override(mnist_semi(), changes)

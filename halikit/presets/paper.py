@@ -1,6 +1,6 @@
 """The paper's experiments. The settings that the paper does not give are ours.
 
-:func:`sources` says for every setting where it comes from; ``halikit presets NAME`` prints that as comments.
+:func:`sources` gives the source of every setting; ``halikit presets NAME`` prints the sources as comments.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ def celeba128() -> Config:
 
 
 def celeba64() -> Config:
-    """CelebA at 64×64, two levels: the paper gives the latents' shapes, the layers are Table 4 read for this size."""
+    """CelebA at 64×64, two levels: latent shapes from the paper, layers of Table 4 adapted to this size."""
     return _experiment("celeba64", "celeba:data/celeba", side=64, samples=162_770, epochs=123)
 
 
 def cifar10() -> Config:
-    """CIFAR-10, two levels: the paper gives the latents' shapes, the layers are Table 4 read for this size."""
+    """CIFAR-10, two levels: latent shapes from the paper, layers of Table 4 adapted to this size."""
     return _experiment("cifar10", "cifar10:data/cifar10", side=32, samples=45_000, epochs=1000)
 
 
 def svhn() -> Config:
-    """SVHN, two levels: the paper gives the latents' shapes, the layers are Table 4 read for this size."""
+    """SVHN, two levels: latent shapes from the paper, layers of Table 4 adapted to this size."""
     return _experiment("svhn", "svhn:data/svhn", side=32, samples=65_932, epochs=100)
 
 
 def _experiment(name: str, data: str, *, side: int, samples: int, epochs: int) -> Config:
-    """The settings that the experiments share.
+    """The config of an experiment of the paper.
 
     Args:
-        name: Of the preset.
+        name: Name of the preset.
         data: Data spec.
-        side: Of the images.
-        samples: How many of them there are to train on.
-        epochs: Passes over these.
+        side: Side of the images in pixels.
+        samples: Number of training images.
+        epochs: Number of passes over the training images.
     """
     return Config(
         preset=name,
@@ -119,10 +119,10 @@ _EPOCHS = {
 
 
 def sources(config: Config) -> dict[str, str]:
-    """Where each setting of a preset comes from, by dotted name: the paper and the place in it, or us and why.
+    """The source of each setting of a preset, by dotted name: the place in the paper, or "ours" with the reason.
 
     Args:
-        config: One of the presets here, or of those of one level made from them.
+        config: A preset of this module, or a baseline made from one.
     """
     model, dataset = config.model, config.data.spec.partition(":")[0]
     large = model.data_shape is not None and model.data_shape[-1] == 128

@@ -1,8 +1,9 @@
-"""Checkpoints: all that a training needs to go on as if it had never stopped, on disk whole or not at all.
+"""Checkpoints: everything that is needed to continue a training exactly, written atomically.
 
-``checkpoints/step-0001000/`` holds ``tensors.safetensors``, ``state.json`` and, written last, ``manifest.json`` with
-the sizes and SHA-256 of the other two. It is made under another name, synced, and renamed; then ``latest`` names it;
-then old ones are removed. A process may be killed between any two of these steps.
+``checkpoints/step-0001000/`` contains ``tensors.safetensors``, ``state.json`` and ``manifest.json``, which has the
+sizes and the SHA-256 of the other two and is written last. A checkpoint is written under a temporary name, synced and
+renamed. Then its name is written to ``latest``, and old checkpoints are removed. The process may be killed at any time:
+the checkpoints stay valid.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ MANIFEST, TENSORS, STATE = "manifest.json", "tensors.safetensors", "state.json"
 LATEST = "latest"
 
 _NAME = re.compile(r"step-(\d{7,12})")
-# No honest file of JSON here comes near.
-_MOST_JSON = 2**20
+# Largest JSON file that is read, in bytes; real ones are much smaller.
+_LARGEST_JSON = 2**20
 _CHUNK = 2**20
 
 
@@ -44,13 +45,13 @@ class CheckpointError(InputError):
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-        tensors: Weights, averaged weights, states of optimisers and what was seen since the last record, by name.
-        facts: The rest, as JSON takes it: ``step``, ``seconds``, ``rate_share``, ``columns`` (names of the losses in
-            ``unread``), ``config`` and ``surroundings``.
-        score: What the best checkpoint is chosen by, lower is better; ``None`` where nothing was measured.
+        tensors: Weights, averaged weights, states of optimisers, and the losses since the last record, by name.
+        facts: The rest, as JSON values: ``step``, ``seconds``, ``rate_share``, ``columns`` (names of the losses in
+            the tensor ``unread``), ``config`` and ``surroundings``.
+        score: Score by which the best checkpoint is chosen, lower is better; ``None`` if there is no measurement.
     """
 
     tensors: Mapping[str, Tensor]
@@ -60,11 +61,11 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files are those that its manifest names, to the last bit.
+    """A checkpoint on disk, verified against the hashes in its manifest.
 
     Attributes:
-        path: Its directory.
-        facts: See :class:`State`; of a checkpoint of 0.1.0 also ``level``, how many had been trained.
+        path: Directory of the checkpoint.
+        facts: See :class:`State`. A checkpoint of 0.1.0 also has ``level``, the number of levels trained so far.
     """
 
     path: Path
@@ -72,7 +73,7 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Steps played."""
+        """Number of training steps so far."""
         return int(self.facts["step"])
 
     def tensors(self) -> dict[str, Tensor]:
@@ -87,10 +88,10 @@ class Checkpoints:
 
     Args:
         run: The run directory.
-        keep: How many of the newest stay; the best one stays as well.
+        keep: Number of the newest checkpoints to keep. The best one is kept as well.
 
     Attributes:
-        path: Their directory; made when the first is written.
+        path: Directory of the checkpoints; created with the first one.
     """
 
     def __init__(self, run: Path, keep: int) -> None:
@@ -98,58 +99,70 @@ class Checkpoints:
         self.keep = keep
 
     def steps(self) -> list[int]:
-        """Steps of which there is a checkpoint, good or not, in order."""
+        """Steps of the checkpoints, valid or damaged, in ascending order."""
         if not self.path.is_dir():
             return []
-        found = (_NAME.fullmatch(path.name) for path in self.path.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        matches = (_NAME.fullmatch(path.name) for path in self.path.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
 
     def write(self, state: State) -> Path:
-        """Write a checkpoint, let ``latest`` name it, and remove old ones. One that is there and good is left alone.
+        """Write a checkpoint and its name to ``latest``, and remove old ones.
+
+        If there is a valid checkpoint of this step already, it is not written again.
+
+        Returns:
+            The directory of the checkpoint.
 
         Raises:
-            ResourceError: If the disk is full; nothing is left of the attempt.
+            ResourceError: If the disk is full; the incomplete files are removed.
             InputError: If the directory cannot be written to.
         """
-        path = self._place(state.facts["step"])
+        path = self._path_of(state.facts["step"])
         if not path.exists() or _is_damaged(path):
             tensors, facts = save(unshared(state.tensors)), _json(state.facts)
             with writing(path, len(tensors) + len(facts)):
                 self._write(path, {TENSORS: tensors, STATE: facts}, state)
-        self._settle(state.facts["step"])
+        self._finish(state.facts["step"])
         return path
 
     def newest(self, warn: Callable[[str], None]) -> Checkpoint:
-        """The newest good one; says which were passed over.
+        """The newest valid checkpoint.
+
+        Args:
+            warn: Called with a message for each damaged checkpoint that is skipped.
 
         Raises:
-            CheckpointError: If there is none, or the newest is of a newer version.
+            CheckpointError: If there is no valid one, or the newest was written by a newer version.
         """
         for step in reversed(self.steps()):
             try:
-                return open_checkpoint(self._place(step))
+                return open_checkpoint(self._path_of(step))
             except _DamageError as error:
                 warn(f"{error}; going on from the checkpoint before it")
         raise CheckpointError(f"there is no good checkpoint in {self.path} to go on from")
 
     def at(self, step: int) -> Checkpoint:
-        """The one of this step.
+        """The checkpoint of a step.
 
         Raises:
             CheckpointError: If it is missing or damaged.
         """
         if step not in self.steps():
-            there = ", ".join(map(str, self.steps())) or "none"
-            raise CheckpointError(f"there is no checkpoint of step {step} in {self.path}; there are: {there}")
-        return open_checkpoint(self._place(step))
+            present = ", ".join(map(str, self.steps())) or "none"
+            raise CheckpointError(f"there is no checkpoint of step {step} in {self.path}; there are: {present}")
+        return open_checkpoint(self._path_of(step))
 
     def go_on_from(self, step: int) -> None:
-        """Remove those of later steps, which the run will write anew, and finish what a killed process had begun."""
+        """Remove the checkpoints of later steps, and complete the last write if its process was killed.
+
+        Args:
+            step: Step that the training continues from.
+        """
         for later in self.steps():
             if later > step:
                 self._remove(later)
         if step in self.steps():
-            self._settle(step)
+            self._finish(step)
 
     def _write(self, path: Path, contents: Mapping[str, bytes], state: State) -> None:
         temporary = path.with_name(f".{path.name}{TEMPORARY}")
@@ -170,7 +183,7 @@ class Checkpoints:
             }
             write_synced(temporary / MANIFEST, _json(manifest))
             sync_directory(temporary)
-            # Only a damaged one can be in the way.
+            # If there is a checkpoint under this name, it is damaged.
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
             sync_directory(self.path)
@@ -178,53 +191,54 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
-    def _settle(self, step: int) -> None:
-        """Let ``latest`` name this one; then old ones can go."""
-        write_atomically(self.path / LATEST, self._place(step).name + "\n")
+    def _finish(self, step: int) -> None:
+        """Write the name of a checkpoint to ``latest``, then remove old checkpoints."""
+        write_atomically(self.path / LATEST, self._path_of(step).name + "\n")
         steps = self.steps()
         for step in set(steps) - set(steps[-self.keep :]) - {self._best(steps)}:
             self._remove(step)
 
     def _best(self, steps: list[int]) -> int | None:
         """The step with the lowest score."""
-        scores = {step: score for step in steps if (score := _score(self._place(step))) is not None}
+        scores = {step: score for step in steps if (score := _score(self._path_of(step))) is not None}
         return min(scores, key=lambda step: scores[step]) if scores else None
 
     def _remove(self, step: int) -> None:
-        # Under another name first: a checkpoint is there whole or not at all.
-        path = self._place(step)
-        doomed = path.with_name(f".{path.name}{TEMPORARY}")
+        # The directory is renamed first, so that an interrupted removal leaves no incomplete checkpoint.
+        path = self._path_of(step)
+        temporary = path.with_name(f".{path.name}{TEMPORARY}")
         with writing(path):
-            shutil.rmtree(doomed, ignore_errors=True)
-            path.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            path.rename(temporary)
+            shutil.rmtree(temporary, ignore_errors=True)
 
-    def _place(self, step: int) -> Path:
+    def _path_of(self, step: int) -> Path:
         return self.path / f"step-{step:07d}"
 
 
 def find_checkpoint(run: Checkpoints, which: bool | int | str | Path, warn: Callable[[str], None]) -> Checkpoint:
-    """The checkpoint that a person means.
+    """The checkpoint that a training continues from.
 
     Args:
-        run: Those of the run to go on with.
-        which: ``True`` for the newest good one, a step, or the path of one, of whichever run.
-        warn: Told which damaged ones were passed over.
+        run: Checkpoints of the run.
+        which: ``True`` for the newest valid one, a step, or the path of a checkpoint, of any run.
+        warn: Called with a message for each damaged checkpoint that is skipped.
 
     Raises:
-        CheckpointError: If there is none, or the one that is named is missing or damaged.
+        CheckpointError: If there is no valid one, or the chosen one is missing or damaged.
     """
     if isinstance(which, bool):
         return run.newest(warn)
-    place = str(which)
-    return run.at(int(place)) if place.isdecimal() else open_checkpoint(Path(place))
+    text = str(which)
+    return run.at(int(text)) if text.isdecimal() else open_checkpoint(Path(text))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Verify a checkpoint.
+    """Open a checkpoint and verify its files.
 
     Raises:
-        CheckpointError: If it is missing, damaged (which file is, and how), or of a newer version.
+        CheckpointError: If the checkpoint is missing or damaged, or was written by a newer version. For a damaged one
+            the message names the file and the damage.
     """
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint {path}")
@@ -241,9 +255,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     for name, (size, digest) in files.items():
         _verify(path / name, size, digest)
     facts = _read_json(path / STATE)
-    wrong = [name for name, kind in _FACTS.items() if not isinstance(facts.get(name), kind)]
-    if wrong:
-        raise _DamageError(path / STATE, f"it has no {', '.join(wrong)}")
+    missing = [name for name, kind in _FACTS.items() if not isinstance(facts.get(name), kind)]
+    if missing:
+        raise _DamageError(path / STATE, f"it has no {', '.join(missing)}")
     try:
         with safe_open(path / TENSORS, "pt") as file:
             levels = levels_in(file.keys())
@@ -278,7 +292,7 @@ _FACTS: dict[str, Any] = {
 
 
 class _DamageError(CheckpointError):
-    """A file of a checkpoint is not what was written."""
+    """A file of a checkpoint is damaged."""
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(f"{path} is damaged: {what}")
@@ -294,9 +308,9 @@ def _is_damaged(path: Path) -> bool:
 
 def _verify(path: Path, size: int, digest: str) -> None:
     try:
-        found = path.stat().st_size
-        if found != size:
-            raise _DamageError(path, f"it has {found:,} bytes instead of {size:,}")
+        actual = path.stat().st_size
+        if actual != size:
+            raise _DamageError(path, f"it has {actual:,} bytes instead of {size:,}")
         hasher = hashlib.sha256()
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
@@ -309,7 +323,7 @@ def _verify(path: Path, size: int, digest: str) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(read_bounded(path, _MOST_JSON))
+        values = json.loads(read_bounded(path, _LARGEST_JSON))
     except OSError as error:
         raise _DamageError(path, error.strerror or str(error)) from None
     except (ValueError, RecursionError) as error:
@@ -320,7 +334,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _score(path: Path) -> float | None:
-    """What checkpoints are ordered by, the lowest is the best; ``None`` without a score."""
+    """The score of a checkpoint, lower is better; ``None`` if it has none or is damaged."""
     try:
         score = _read_json(path / MANIFEST)["score"]
         return None if score is None else float(score)

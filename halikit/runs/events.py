@@ -1,4 +1,4 @@
-"""Curves and pictures of a run for TensorBoard, where that is installed."""
+"""Curves and pictures of a run for TensorBoard, if it is installed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def are_written() -> bool:
 
 
 class Events:
-    """Writes event files. They are a convenience: where disk or package refuse them, nothing but they ends.
+    """Writes event files for TensorBoard, which are optional: if this fails, the training continues without them.
 
     Args:
-        path: Their directory, made with the first of them.
+        path: Directory of the files; created with the first one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +37,7 @@ class Events:
         self._writes = are_written()
 
     def rewind(self, step: int) -> None:
-        """Let TensorBoard forget what came after a step."""
+        """Let TensorBoard ignore the events after a step."""
         self.close()
         self._purge = step + 1
 
@@ -55,7 +55,7 @@ class Events:
                 writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is waiting; the next point opens a new file."""
+        """Write the buffered events and close the file; the next event opens a new file."""
         writer, self._writer = self._writer, None
         if writer is not None:
             with self._forgiving():
@@ -65,7 +65,7 @@ class Events:
         if self._writer is None and self._writes:
             try:
                 from torch.utils.tensorboard.writer import SummaryWriter
-            except Exception as error:  # a broken package raises anything
+            except Exception as error:  # a broken package may raise any error
                 self._writes = False
                 warnings.warn(f"no TensorBoard events: it cannot be imported ({error})", stacklevel=2)
                 return None

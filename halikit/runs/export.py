@@ -1,4 +1,4 @@
-"""Encoder and decoder as files that run without halikit: ``torch.export`` programs, and ONNX (extra ``onnx``)."""
+"""Exports encoder and decoder to files that run without halikit: ``torch.export`` programs or ONNX (extra ``onnx``)."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ __all__ = ["Exported", "Format", "export"]
 
 Format = Literal["pt2", "onnx"]
 
-# Data that a program is traced with, and that it is checked with: the number is free.
+# Batch sizes for tracing a program and for checking it. They differ, because any batch size must work.
 _TRACED, _CHECKED = 4, 7
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One file.
+    """An exported file.
 
     Attributes:
-        path: Where it is.
-        given: Name of what it takes, ``(n, *shape)`` with any n.
-        gives: Names of what it gives, in order.
-        difference: Largest absolute difference from the hierarchy itself, measured on random data (an estimate).
+        path: The file.
+        given: Name of the input, ``(n, *shape)`` with any n.
+        gives: Names of the outputs, in order.
+        difference: Largest absolute difference between its outputs and those of the hierarchy, on random data: an
+            estimate.
     """
 
     path: Path
@@ -48,19 +49,21 @@ class Exported:
 
 
 def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") -> list[Exported]:
-    """Write the encoder's means of all levels given ``x``, and for each ``z_l`` the decoder's mean of ``x``.
+    """Export the encoder, from ``x`` to the means of all levels, and a decoder for each level, from ``z_l`` to ``x``.
+
+    Each file is loaded, run and compared with the hierarchy.
 
     Args:
-        hierarchy: In evaluation mode.
-        out: Directory to write ``encoder.onnx``, ``decoder-z1.onnx`` … into, or ``….pt2``; made if it is not there.
-        format: ``"onnx"``, or ``"pt2"`` as ``torch.export.load`` reads it.
+        hierarchy: The hierarchy, in evaluation mode.
+        out: Directory of the files ``encoder.onnx``, ``decoder-z1.onnx`` …, or ``….pt2``; created if it is missing.
+        format: ``"onnx"``, or ``"pt2"`` for ``torch.export.load``.
 
     Returns:
-        The files, each run again and compared.
+        The files.
 
     Raises:
-        InputError: If a kernel has no mean that could be exported, torch cannot export one, a package is missing, or
-            the directory cannot be written to.
+        InputError: If the mean of a kernel is not known, torch cannot export a kernel, a package is missing, or the
+            directory cannot be written to.
         ResourceError: If the disk is full.
     """
     if hierarchy.training:
@@ -74,7 +77,7 @@ def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") ->
         _check_mean(link.up)
         _check_mean(link.down)
     out = Path(out)
-    # Constants would else be bound to a device.
+    # Constants in an exported program have a fixed device: the CPU.
     hierarchy = deepcopy(hierarchy).cpu()
     x, *latents = hierarchy.spaces
     parts: list[tuple[nn.Module, Space, list[Space], str]] = [(_Encoder(hierarchy), x, latents, "encoder")]
@@ -89,9 +92,9 @@ def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") ->
         with _quietly():
             try:
                 content = serialise(module.eval(), given, source.name, names)
-            except Exception as error:  # torch raises all kinds
-                said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-                raise InputError(f"torch cannot export the {name} of this hierarchy: {said[:300]}") from error
+            except Exception as error:  # torch raises many types of errors
+                line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                raise InputError(f"torch cannot export the {name} of this hierarchy: {line[:300]}") from error
             write_atomically(path, content)
             run = (_run_onnx if format == "onnx" else _run_program)(path)
             other = _states(hierarchy, source.name, _CHECKED)
@@ -153,7 +156,7 @@ def _run_onnx(path: Path) -> _Run:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (source,) = (given.name for given in session.get_inputs())
-    return lambda given: [torch.from_numpy(found) for found in session.run(None, {source: given.numpy()})]
+    return lambda given: [torch.from_numpy(output) for output in session.run(None, {source: given.numpy()})]
 
 
 def _check_onnx() -> None:
@@ -166,7 +169,7 @@ def _check_onnx() -> None:
 
 
 def _check_mean(kernel: Kernel) -> None:
-    """Refuse a kernel that gives a draw for its mean: a file that draws is no encoder to rely on."""
+    """Raise an error if the mean of a kernel is a random sample, because exported files must be deterministic."""
     parameter = next(kernel.parameters(), torch.zeros(()))
     given = torch.rand(2, *kernel.source.shape, dtype=parameter.dtype, device=parameter.device)
     means = []
@@ -181,14 +184,14 @@ def _check_mean(kernel: Kernel) -> None:
 
 
 def _states(hierarchy: Hierarchy, name: str, n: int) -> Tensor:
-    """States of a space as the decoder draws them."""
+    """``n`` states of a space, sampled by the decoder."""
     with seeded(n, hierarchy.prior.device), torch.no_grad():
         return hierarchy.sample_states(n)[name]
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what torch's exporters say to their authors."""
+    """Hide the warnings and log messages of torch's exporters."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""Runs on a hub, through huggingface_hub, which is an extra: ``pip install 'halikit[hub]'``.
+"""Shares runs on the Hugging Face hub, through huggingface_hub (``pip install 'halikit[hub]'``).
 
-A push uploads a folder (:func:`bundle`): the model, its config, its metrics, its pictures, and a card made of them.
-A pull downloads files of these names and no others, none of them executable or pickled.
+:func:`push` uploads the files of :func:`bundle`: model, config, metrics, pictures, and a model card made from them.
+:func:`pull` downloads only files with these names. None of them is executable or pickled.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from halikit import __version__, plotting
+from halikit import plotting
 from halikit.config import Config, override, to_toml
 from halikit.errors import HalikitError, InputError
 from halikit.model import FILE_NAME, Model, load
 from halikit.runs.report import write_report
 from halikit.runs.run import Finding, Run
 from halikit.utils.files import TEMPORARY, write_atomically, writing
+from halikit.utils.version import __version__
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -34,25 +35,30 @@ if TYPE_CHECKING:
 __all__ = ["PATTERNS", "bundle", "from_pretrained", "model_card", "pull", "push"]
 
 CARD = "README.md"
-# What a pushed run holds; nothing else is pulled.
-PATTERNS = (FILE_NAME, "config.toml", "metrics.csv", CARD, "figures/*.png", "figures/*.json", "samples/*.png")
+# The files of a pushed run; no others are downloaded.
+_LAYOUT = Run("")
+PATTERNS = (
+    *(str(file) for file in (_LAYOUT.model_file, _LAYOUT.config_file, _LAYOUT.metrics_file, CARD)),
+    *(str(_LAYOUT.figures_folder / kind) for kind in ("*.png", "*.json")),
+    str(_LAYOUT.samples_folder / "*.png"),
+)
 _GRIDS = {"reconstructions": "Held-out data, above their reconstructions from each level", "samples": "Samples"}
 
 
 def bundle(run: str | Path, folder: str | Path, *, repo: str = "USER/NAME", licence: str | None = None) -> Path:
-    """Write the files of a run that are pushed into a folder; paths on the author's machine are removed.
+    """Write the files that :func:`push` uploads into a folder, without the paths of the author's machine.
 
     Args:
         run: The run directory.
-        folder: Made; refused where there is one with something in it.
+        folder: Folder to create; it must be missing or empty.
         repo: Name of the model in the card.
-        licence: Identifier for the card, such as ``apache-2.0``; left to be filled in by default.
+        licence: Identifier of the licence for the card, such as ``apache-2.0``; by default the author fills it in.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: If this is no run, or the folder cannot be made.
+        InputError: If there is no run, or the folder is not empty or cannot be created.
     """
     source, folder = Run(run), Path(folder)
     config, _ = source.settings, source.levels
@@ -81,12 +87,12 @@ def bundle(run: str | Path, folder: str | Path, *, repo: str = "USER/NAME", lice
 
 
 def model_card(folder: str | Path, *, repo: str = "USER/NAME", licence: str | None = None) -> str:
-    """The card of a model in Markdown: data, settings, figures, limits, use.
+    """The model card in Markdown: data, settings, figures, limits, use.
 
     Args:
-        folder: A run directory, or what :func:`bundle` writes.
+        folder: A run directory, or a folder of :func:`bundle`.
         repo: Name of the model on the hub.
-        licence: As :func:`bundle`; without one the card has a line that asks for it.
+        licence: As for :func:`bundle`; without one the card has a line that asks for it.
     """
     run = Run(folder)
     parts = [
@@ -112,29 +118,29 @@ def push(
     replace_card: bool = False,
     message: str = "Push a run of halikit",
 ) -> str:
-    """Upload a run. A card that is on the hub already stays, because its author may have edited it.
+    """Upload a run. By default a card on the hub is not replaced, because its author may have edited it.
 
     Args:
         run: The run directory.
-        repo: ``user/name``; made if there is none.
+        repo: Repository ``user/name``; created if it does not exist.
         private: Whether a new repository is private.
-        licence: As :func:`bundle`.
-        replace_card: Whether to write a new card over the one on the hub.
+        licence: As for :func:`bundle`.
+        replace_card: Whether to replace a card on the hub.
         message: Message of the commit.
 
     Returns:
         The address of the model.
 
     Raises:
-        InputError: If huggingface_hub is not installed, the hub cannot be reached, or it refuses.
+        InputError: If huggingface_hub is not installed, or the hub cannot be reached or refuses the upload.
     """
-    with tempfile.TemporaryDirectory(prefix="halikit-") as place:
-        folder = bundle(run, Path(place) / "run", repo=repo, licence=licence)
+    with tempfile.TemporaryDirectory(prefix="halikit-") as directory:
+        folder = bundle(run, Path(directory) / "run", repo=repo, licence=licence)
         with _hub(f"{run} cannot be pushed to {repo}") as api:
             url = api.create_repo(repo, private=private, exist_ok=True)
-            keeps = not replace_card and api.file_exists(repo, CARD)
+            keeps_card = not replace_card and api.file_exists(repo, CARD)
             api.upload_folder(
-                repo_id=repo, folder_path=folder, commit_message=message, ignore_patterns=[CARD] if keeps else None
+                repo_id=repo, folder_path=folder, commit_message=message, ignore_patterns=[CARD] if keeps_card else None
             )
     return str(url)
 
@@ -143,16 +149,16 @@ def pull(repo: str, out: str | Path, *, revision: str | None = None) -> Path:
     """Download a run into a new run directory.
 
     Args:
-        repo: ``user/name``, or a folder that :func:`bundle` wrote.
-        out: The run directory; it must not exist yet.
-        revision: A branch, a tag or a commit; the newest by default.
+        repo: Repository ``user/name``, or a folder of :func:`bundle`.
+        out: The run directory; it must not exist.
+        revision: Branch, tag or commit; the newest commit by default.
 
     Returns:
         The run directory.
 
     Raises:
-        InputError: If huggingface_hub is not installed, the hub cannot be reached or has no such model, or its
-            files are not a run of halikit.
+        InputError: If ``out`` exists, huggingface_hub is not installed, the hub cannot be reached or has no such
+            model, or the files are not a run of halikit.
     """
     out = Path(out)
     if out.exists():
@@ -174,18 +180,18 @@ def from_pretrained(
     device: str | torch.device = "cpu",
     build: Callable[[], Model] | None = None,
 ) -> Model:
-    """Load a model from the hub, in evaluation mode; the file stays in the cache of the hub library.
+    """Load a model from the hub, in evaluation mode. The file is stored in the cache of huggingface_hub.
 
     Args:
-        repo: ``user/name``; or whatever :func:`halikit.load` takes, which needs no hub.
-        revision: A branch, a tag or a commit; the newest by default.
-        weights: As :func:`halikit.load`.
-        device: Likewise.
-        build: Likewise, for kernels of the user's own.
+        repo: Repository ``user/name``, or anything that :func:`halikit.load` accepts as ``run``.
+        revision: Branch, tag or commit; the newest commit by default.
+        weights: As for :func:`halikit.load`.
+        device: As for :func:`halikit.load`.
+        build: As for :func:`halikit.load`.
 
     Raises:
         InputError: If huggingface_hub is not installed, or the hub cannot be reached or has no such model.
-        ModelError: If the file is damaged, or does not fit the model built.
+        ModelError: If the file is damaged, or does not fit the model that was built.
     """
     path = Path(repo)
     if not path.exists() and "/" in str(repo):
@@ -199,7 +205,7 @@ def from_pretrained(
 
 @contextmanager
 def _hub(failure: str) -> Iterator[HfApi]:
-    """A client of the hub; an error there becomes a message of one or two lines that begins with ``failure``."""
+    """A client of the hub. Its errors within the context become short messages that begin with ``failure``."""
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -215,13 +221,13 @@ def _hub(failure: str) -> Iterator[HfApi]:
             f"{failure}: {api.endpoint} has no such model, or shows it to others only; to log in: hf auth login"
         ) from None
     except Exception as error:
-        # Of the library's HTTP client, whichever it is, and of names that it refuses.
-        foreign = type(error).__module__.partition(".")[0]
-        if not isinstance(error, OSError | ValueError) and foreign not in ("httpx", "httpx2", "requests"):
+        # Errors of the library's HTTP client (there are several), and errors about invalid names.
+        package = type(error).__module__.partition(".")[0]
+        if not isinstance(error, OSError | ValueError) and package not in ("httpx", "httpx2", "requests"):
             raise
-        # Whoever was answered has a network.
-        asked = "" if isinstance(error, HfHubHTTPError | ValueError) else f"\nasked {api.endpoint}; is there a network?"
-        raise InputError(f"{failure}: {_first_line(error)}{asked}") from None
+        # If the hub has answered, or a name is invalid, the network is not the cause.
+        hint = "" if isinstance(error, HfHubHTTPError | ValueError) else f"\nasked {api.endpoint}; is there a network?"
+        raise InputError(f"{failure}: {_first_line(error)}{hint}") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -229,7 +235,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _install(folder: Path, out: Path) -> Path:
-    """Copy the files of a run, and no others, into the run directory; all of them or none."""
+    """Copy the files of a run, and no others, atomically into a run directory."""
     run = Run(folder)
     _ = run.levels, run.findings()
     if run.is_complete:
@@ -237,13 +243,13 @@ def _install(folder: Path, out: Path) -> Path:
     files = sorted({file for pattern in PATTERNS for file in folder.glob(pattern) if file.is_file()})
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(TEMPORARY, f".{out.name}.", out.parent) as place:
-            whole = Path(place) / "run"
+        with tempfile.TemporaryDirectory(TEMPORARY, f".{out.name}.", out.parent) as directory:
+            complete = Path(directory) / "run"
             for file in files:
-                target = whole / file.relative_to(folder)
+                target = complete / file.relative_to(folder)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
-            os.rename(whole, out)
+            os.rename(complete, out)
     if run.is_complete:
         write_report(Run(out))
     return out
@@ -257,7 +263,7 @@ def _make_empty(folder: Path) -> None:
 
 
 def _public_model(path: Path) -> bytes:
-    """The model file without the directories of its data."""
+    """The model file with the directories removed from its data spec."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = json.loads(file.metadata()["halikit"])
@@ -268,7 +274,7 @@ def _public_model(path: Path) -> bytes:
 
 
 def _without_directories(text: str) -> str:
-    """The text with absolute paths cut down to their last part: directories of the author's machine are private."""
+    """The text with each absolute path replaced by its last part: directories of the author's machine are private."""
     return re.sub(r"(?<![\w.~/-])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"/\\]+[/\\])+(?=[^\s'\"])", "", text)
 
 
@@ -291,14 +297,14 @@ def _front_matter(licence: str | None) -> str:
 
 def _introduction(run: Run) -> str:
     levels = run.levels
-    how = {
+    method = {
         "adversarial": "trained by hierarchical adversarially learned inference",
         "elbo": "trained by the evidence lower bound",
         "supervised": "whose encoder was trained on labels alone",
     }[run.settings.training.method]
-    many = "one level" if levels == 1 else f"{levels} levels"
+    count = "one level" if levels == 1 else f"{levels} levels"
     return (
-        f"A stack of {many} of latent variables, {how}, with halikit {__version__}. "
+        f"A stack of {count} of latent variables, {method}, with halikit {__version__}. "
         "It draws samples, encodes data, reconstructs them from every level, fills in missing pixels, and edits."
     )
 
@@ -389,5 +395,5 @@ def _table(facts: Mapping[str, object] | Mapping[str, str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """The text on one line, with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_\[\]<>|#!~])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""One training at a time in a directory."""
+"""A lock on a run directory, so that only one training writes to it at a time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ __all__ = ["locked"]
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a directory; the system lets go of it when the process ends, however it ends, and no file is left behind.
+    """Lock a directory within the context.
+
+    The operating system releases the lock when the process ends, even if it is killed. There is no lock file. Nothing
+    is locked if the operating system or the file system does not support locks.
 
     Args:
-        path: A directory; one that does not exist is not held.
+        path: A directory; if it does not exist, nothing is locked.
 
     Raises:
-        InputError: If another process holds it.
+        InputError: If another process has locked it.
     """
     try:
         import fcntl

@@ -87,7 +87,8 @@ class Record:
     def of(cls, losses: Mapping[str, float], **others: Any) -> Record:
         """A record with losses by name; those that are no field of their own become ``extra``."""
         extra = {name: value for name, value in losses.items() if name not in _LOSSES}
-        return cls(extra=extra, **{name: value for name, value in losses.items() if name in _LOSSES}, **others)
+        known: dict[str, Any] = {name: value for name, value in losses.items() if name in _LOSSES}
+        return cls(extra=extra, **known, **others)
 
 
 def columns(latents: Sequence[str], extra: Sequence[str]) -> list[str]:
@@ -104,12 +105,13 @@ def columns(latents: Sequence[str], extra: Sequence[str]) -> list[str]:
 
 def cells_of(record: Record, latents: Sequence[str]) -> dict[str, str]:
     """The cells of a record by column; empty where nothing was measured."""
-    values: dict[str, float | None] = {each.name: getattr(record, each.name) for each in fields(Record)}
+    single = [each.name for each in fields(Record) if each.name not in PER_LEVEL and each.name != "extra"]
+    values: dict[str, float | None] = {name: getattr(record, name) for name in single}
     values |= dict(record.extra)
     for name, kind in PER_LEVEL.items():
         measured = getattr(record, name)
         values |= {f"{kind}_{latent}": value for latent, value in zip(latents, measured, strict=False)}
-    return {name: _cell(value) for name, value in values.items() if name not in PER_LEVEL and name != "extra"}
+    return {name: _cell(value) for name, value in values.items()}
 
 
 def _cell(value: float | None) -> str:

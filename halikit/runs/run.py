@@ -20,8 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit import data, plotting
+from halikit import data as datasets
+from halikit import plotting
 from halikit.config import Config
+from halikit.data import DataSet, Split
 from halikit.earlier import read_config
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
@@ -89,6 +91,19 @@ class Run:
         device: Where the model is loaded.
         data_spec: Data to use instead of the run's own.
         progress: Shows the progress of what takes longer; nothing by default.
+
+    Attributes:
+        path: The run directory.
+        config_file: The settings.
+        model_file: Raw and averaged weights.
+        metrics_file: One line for each record.
+        divergence_file: What is known of a divergence.
+        report_file: The report.
+        classifier_file: The classifier of attributes that an evaluation has trained.
+        samples_folder: Grids of samples and reconstructions by step.
+        figures_folder: Findings.
+        events_folder: Event files for TensorBoard.
+        exports_folder: Exported models.
     """
 
     def __init__(
@@ -101,59 +116,19 @@ class Run:
         progress: Progress | None = None,
     ) -> None:
         self.given = Path(path)
-        self.path = self.given.parent if self.given.is_file() else self.given
+        self.path: Path = self.given.parent if self.given.is_file() else self.given
         self.weights, self.device, self.data_spec = weights, device, data_spec
         self.progress = progress or _no_progress
-
-    @property
-    def config_file(self) -> Path:
-        """The settings."""
-        return self.path / "config.toml"
-
-    @property
-    def model_file(self) -> Path:
-        """Raw and averaged weights."""
-        return self.path / FILE_NAME
-
-    @property
-    def metrics_file(self) -> Path:
-        """One line for each record."""
-        return self.path / "metrics.csv"
-
-    @property
-    def samples_folder(self) -> Path:
-        """Grids of samples and reconstructions by step."""
-        return self.path / "samples"
-
-    @property
-    def figures_folder(self) -> Path:
-        """Findings."""
-        return self.path / "figures"
-
-    @property
-    def events_folder(self) -> Path:
-        """Event files for TensorBoard."""
-        return self.path / "tensorboard"
-
-    @property
-    def divergence_file(self) -> Path:
-        """What is known of a divergence."""
-        return self.path / "diverged.json"
-
-    @property
-    def report_file(self) -> Path:
-        """The report."""
-        return self.path / "report.html"
-
-    @property
-    def classifier_file(self) -> Path:
-        """The classifier of attributes that an evaluation has trained."""
-        return self.path / "classifier.safetensors"
-
-    @property
-    def exports_folder(self) -> Path:
-        """Exported models."""
-        return self.path / "export"
+        self.config_file: Path = self.path / "config.toml"
+        self.model_file: Path = self.path / FILE_NAME
+        self.metrics_file: Path = self.path / "metrics.csv"
+        self.divergence_file: Path = self.path / "diverged.json"
+        self.report_file: Path = self.path / "report.html"
+        self.classifier_file: Path = self.path / "classifier.safetensors"
+        self.samples_folder: Path = self.path / "samples"
+        self.figures_folder: Path = self.path / "figures"
+        self.events_folder: Path = self.path / "tensorboard"
+        self.exports_folder: Path = self.path / "export"
 
     def features_file(self, part: str) -> Path:
         """The features of a part of the data."""
@@ -181,7 +156,7 @@ class Run:
         """
         if not self.config_file.is_file():
             raise InputError(f"there is no run at {self.path}: expected a directory with {self.config_file.name} in it")
-        return read_config(self.path)
+        return read_config(self.config_file)
 
     @cached_property
     def model(self) -> Model:
@@ -230,7 +205,7 @@ class Run:
         return levels_of(self.given)
 
     @cached_property
-    def data(self) -> data.DataSet:
+    def data(self) -> DataSet:
         """The data set, at the run's size.
 
         Raises:
@@ -239,12 +214,12 @@ class Run:
         settings, shape = self.config.data, self.config.model.data_shape
         with self.progress("reading the data") as advance:
             spec = self.data_spec or settings.spec
-            loaded = data.load(spec, size=settings.size, strict=settings.strict, on_progress=advance)
+            loaded = datasets.load(spec, size=settings.size, strict=settings.strict, on_progress=advance)
         if loaded.shape != shape:
             raise InputError(f"the model is for data of shape {shape}, but {loaded.spec} has {loaded.shape}")
         return loaded
 
-    def held_out(self, n: int, part: data.Split | None = None) -> Tensor:
+    def held_out(self, n: int, part: Split | None = None) -> Tensor:
         """The first ``n`` held-out samples, or all if there are fewer, ``(n, *shape of x)``, on the run's device.
 
         Args:

@@ -28,7 +28,7 @@ from halikit.utils.files import TEMPORARY, write_atomically, writing
 
 __all__ = ["RunWriter"]
 
-# Samples in a row of the grid.
+# Number of samples in a row of the grid.
 _COLUMNS = 16
 
 
@@ -36,14 +36,14 @@ class RunWriter:
     """Writes the files of one training into a run directory.
 
     Args:
-        run: The run directory, made where it is missing.
-        model: The model that trains.
+        run: The run directory; created if it is missing.
+        model: The model that is trained.
         extra: Names of extra losses, for the columns of ``metrics.csv``.
-        keep: How many of the newest checkpoints stay.
-        resumes: Whether to go on with the run that is there; otherwise there must be none.
+        keep: Number of the newest checkpoints to keep.
+        resumes: Whether to continue the run in the directory; otherwise there must be none.
 
     Raises:
-        InputError: If the directory cannot be made, or holds a run already and ``resumes`` is false.
+        InputError: If the directory cannot be created, or has a run already and ``resumes`` is false.
 
     Attributes:
         run: The run directory.
@@ -64,19 +64,19 @@ class RunWriter:
 
     @contextmanager
     def writing(self, config: Config, step: int, size: int) -> Iterator[None]:
-        """Hold the directory for a training that goes on from ``step``; what is there of later steps is removed.
+        """Lock the directory for a training that starts at ``step``; files of later steps are removed.
 
         Args:
             config: See :meth:`describe`.
-            step: Steps played so far.
-            size: Bytes that one checkpoint takes.
+            step: Number of steps so far.
+            size: Size of one checkpoint in bytes.
 
         Raises:
-            InputError: If another process holds the directory, or it cannot be written to.
-            ResourceError: If there is no room for the checkpoints.
+            InputError: If another process has locked the directory, or it cannot be written to.
+            ResourceError: If the checkpoints do not fit on the disk.
         """
         with locked(self.run.path):
-            # Another training may have written there since.
+            # Another training may have written to the directory since the check in __init__.
             self._refuse_another()
             self._sweep()
             self.check_room(size)
@@ -90,7 +90,7 @@ class RunWriter:
                 self._events.close()
 
     def rewind(self, step: int) -> None:
-        """Remove what is there of steps after ``step``."""
+        """Remove the files, rows and events of steps after ``step``."""
         self.checkpoints.go_on_from(step)
         self._events.rewind(step)
         rows = [row for row in self._rows() if row["step"].isdecimal() and int(row["step"]) <= step]
@@ -105,31 +105,31 @@ class RunWriter:
                 picture.unlink(missing_ok=True)
 
     def check_room(self, size: int) -> None:
-        """Refuse to begin what cannot be written to its end.
+        """Check that the checkpoints fit on the disk.
 
         Args:
-            size: Bytes that one checkpoint takes.
+            size: Size of one checkpoint in bytes.
 
         Raises:
-            ResourceError: With what is needed and what is free.
+            ResourceError: If they do not fit; the message has the needed and the free space.
         """
-        # Those kept, the best, the one being written, and the model itself twice.
+        # The newest checkpoints, the best one, the one that is being written, and the model file twice.
         needed = size * (self.checkpoints.keep + 4)
         own = sum(file.stat().st_size for file in self.checkpoints.path.rglob("*") if file.is_file())
-        free = shutil.disk_usage(self.run.path).free
+        free, mebi = shutil.disk_usage(self.run.path).free, 2**20
         if needed - own > free:
             raise ResourceError(
-                f"{self.run.path} has {free / 2**20:,.0f} MiB free, but the run needs "
-                f"{(needed - own) / 2**20:,.0f} MiB: {size / 2**20:,.1f} MiB for each checkpoint; "
+                f"{self.run.path} has {free / mebi:,.0f} MiB free, but the run needs {(needed - own) / mebi:,.0f} MiB: "
+                f"{size / mebi:,.1f} MiB for each checkpoint; "
                 "lower record.keep_checkpoints, or choose another disk with --out"
             )
 
     def describe(self, config: Config) -> None:
-        """Write ``config.toml``; the settings of training are the user's to repeat even where the kernels are not."""
+        """Write ``config.toml``, also for kernels of the user's own, so that the training can be repeated."""
         write_atomically(self.run.config_file, to_toml(config))
 
     def record(self, record: Record) -> None:
-        """Add a line to ``metrics.csv``; cells are empty where nothing was measured."""
+        """Add a row to ``metrics.csv`` and to the events; cells without a measurement are empty."""
         path = self.run.metrics_file
         cells = cells_of(record, self._latents)
         with writing(path):
@@ -145,12 +145,18 @@ class RunWriter:
         )
 
     def save(self, averaged: Hierarchy, config: Config | None, step: int) -> None:
-        """Write the model as it is now, with the config that it can be built from, if any."""
+        """Write the model file.
+
+        Args:
+            averaged: The hierarchy with averaged weights.
+            config: Config that the model can be built from; ``None`` for kernels of the user's own.
+            step: Number of steps so far.
+        """
         self.run.path.mkdir(parents=True, exist_ok=True)
         save_model(self.run.model_file, self.model, averaged, config=config, step=step)
 
     def checkpoint(self, state: State) -> Path:
-        """Write a checkpoint, the records that it goes on from first."""
+        """Write a checkpoint, after ``metrics.csv`` is synced to disk."""
         with writing(self.run.metrics_file):
             self.run.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.run.metrics_file, os.O_RDWR | os.O_CREAT)
@@ -159,12 +165,12 @@ class RunWriter:
         return self.checkpoints.write(state)
 
     def dump(self, values: Mapping[str, Any]) -> Path:
-        """Write what is known of a divergence to ``diverged.json``, which ``halikit inspect`` reads."""
+        """Write the data about a divergence to ``diverged.json``, which ``halikit inspect`` prints."""
         write_atomically(self.run.divergence_file, json.dumps(values, indent=1, allow_nan=False) + "\n")
         return self.run.divergence_file
 
     def pictures(self, samples: Tensor, reconstructions: Mapping[str, Tensor], step: int) -> None:
-        """Write grids of samples and reconstructions ``(n, C, H, W)``; nothing where the data are no images."""
+        """Write grids of samples and reconstructions, ``(n, C, H, W)``; nothing if the data are not images."""
         if samples.dim() != 4:
             return
         self.run.samples_folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +190,7 @@ class RunWriter:
             )
 
     def _rows(self) -> Iterator[dict[str, str]]:
-        """The rows of ``metrics.csv`` that are whole."""
+        """The complete rows of ``metrics.csv``."""
         try:
             with self.run.metrics_file.open(newline="", encoding="utf-8", errors="replace") as file:
                 for row in csv.DictReader(file):
@@ -194,6 +200,6 @@ class RunWriter:
             return
 
     def _sweep(self) -> None:
-        """Remove what a process that was killed had not finished."""
+        """Remove unfinished files of a process that was killed."""
         for path in [*self.run.path.glob(f".*{TEMPORARY}"), *self.run.path.glob(f"*/.*{TEMPORARY}")]:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,4 +1,7 @@
-"""Label propagation over a graph of nearest neighbours (Zhou et al. 2004, "Learning with Local and Global Consistency")."""
+"""Label propagation over a graph of nearest neighbours (Zhou et al. 2004).
+
+The paper is "Learning with Local and Global Consistency"; HALI has nothing of the kind.
+"""
 
 from __future__ import annotations
 

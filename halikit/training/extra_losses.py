@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -51,6 +51,15 @@ class StepContext:
         if self.step_number is None:
             raise NotCapturableError("the number of the step is not constant")
         return self.step_number
+
+    @property
+    def detached(self) -> StepContext:
+        """The same with constant states."""
+        encoder, decoder = (
+            {name: state.detach() for name, state in states.items()}
+            for states in (self.encoder_states, self.decoder_states)
+        )
+        return replace(self, encoder_states=encoder, decoder_states=decoder)
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ def add_gradients(loss: ExtraLoss, context: StepContext) -> Tensor:
     Raises:
         InputError: If the function does not return a single number.
     """
-    value = loss.function(context)
+    value = loss.function(context.detached if loss.samples == "constant" else context)
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"the extra loss {loss.name} must return a tensor (), got {got}")

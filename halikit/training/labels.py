@@ -78,7 +78,7 @@ class Labelled:
 
 
 class Supervision(nn.Module):
-    """Eq. 10 on labelled examples, plus the consistency loss on unlabelled ones; the loss of the encoder and ``q(y|z_L)``.
+    """Eq. 10 on labelled examples plus the consistency loss on unlabelled ones, for the encoder and ``q(y|z_L)``.
 
     Args:
         labelled: The labelled examples.

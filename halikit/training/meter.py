@@ -1,4 +1,4 @@
-"""Losses since the last record, which wait on the device, and the time that the steps took."""
+"""Collects the losses since the last record, on the device, and measures the time of the steps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Meter", "Reading"]
 
 
 class Reading(NamedTuple):
-    """Some steps in summary.
+    """A summary of several steps.
 
     Attributes:
-        means: Mean of each loss over the steps in which it was taken and finite; those that were never are missing.
+        means: Mean of each loss over the steps in which it was computed and finite; NaN if there was no such step.
         rate: Steps per second.
     """
 
@@ -27,7 +27,7 @@ class Reading(NamedTuple):
 
 
 class Meter:
-    """Collects the losses of steps, and times the steps by a clock that cannot be set back.
+    """Collects the losses of steps, and measures the time with a monotonic clock.
 
     Args:
         columns: Names of the losses.
@@ -41,22 +41,22 @@ class Meter:
         self.start()
 
     def start(self) -> None:
-        """Training goes on: time counts from now on."""
+        """Start the clock of the training time, or continue it after a pause."""
         self._started = time.perf_counter() - self._seconds
         self.start_lap()
 
     def start_lap(self) -> None:
-        """The rate counts from now on."""
+        """Start the clock of the rate."""
         self._last = time.perf_counter()
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Add a step: its losses, scalars on the device; those that it did not take are missing."""
-        missing = next(iter(losses.values())).new_full((), torch.nan) if len(losses) < len(self.columns) else None
-        self._unread.append(torch.stack([losses.get(name, missing) for name in self.columns]))  # type: ignore[misc]
+        """Add the losses of a step, scalars on the device by name; losses that were not computed are left out."""
+        missing = torch.full_like(next(iter(losses.values())), torch.nan)
+        self._unread.append(torch.stack([losses.get(name, missing) for name in self.columns]))
         self._timed += 1
 
     def read(self, processes: Processes) -> Reading:
-        """The steps since the last reading, over all processes; here the host waits for the device."""
+        """A summary of the steps since the last reading, over all processes; synchronises with the device."""
         values = self.unread()
         means = values.where(values.isfinite(), torch.nan).nanmean(0)
         processes.average([means])
@@ -66,24 +66,24 @@ class Meter:
         return Reading(named, rate)
 
     def seconds(self) -> float:
-        """Training time so far."""
+        """Training time so far, in seconds."""
         self._seconds = time.perf_counter() - self._started
         return self._seconds
 
     def unread(self) -> Tensor:
-        """The losses since the last reading, ``(steps, columns)``; NaN where a step did not take one."""
+        """The losses since the last reading, ``(steps, columns)``; NaN where a step did not compute one."""
         return torch.stack(self._unread) if self._unread else torch.zeros(0, len(self.columns))
 
     def restore(self, unread: Tensor, columns: Sequence[str], seconds: float) -> None:
-        """Go on from earlier losses, which do not count for the rate, and from an earlier training time.
+        """Restore losses and training time from a checkpoint. The restored steps do not count for the rate.
 
         Args:
-            unread: ``(steps, columns)``.
-            columns: Names of its columns; those that this meter does not have are dropped.
-            seconds: Training time so far.
+            unread: Losses since the last reading, ``(steps, columns)``.
+            columns: Names of the columns; those that this meter does not have are dropped.
+            seconds: Training time so far, in seconds.
         """
         places = [columns.index(name) if name in columns else None for name in self.columns]
         missing = unread.new_full((len(unread),), torch.nan)
-        kept = [missing if place is None else unread[:, place] for place in places]
-        self._unread, self._timed, self._seconds = list(torch.stack(kept, 1)), 0, seconds
+        restored = [missing if place is None else unread[:, place] for place in places]
+        self._unread, self._timed, self._seconds = list(torch.stack(restored, 1)), 0, seconds
         self.start()

@@ -10,8 +10,9 @@ from halikit.errors import InputError
 from halikit.hardware.hardware import Hardware
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
+from halikit.runs.record import columns
 from halikit.training.elbo import ElboMethod
-from halikit.training.extra_losses import ExtraLoss
+from halikit.training.extra_losses import ExtraLoss, check_names
 from halikit.training.game import GameMethod
 from halikit.training.labels import LabelsMethod, supervision_for
 from halikit.training.method import Method
@@ -43,8 +44,9 @@ def make_method(
         on_notice: Called with each notice.
 
     Raises:
-        InputError: If the model or the data cannot be trained by the method.
+        InputError: If the model or the data cannot be trained by the method, or the name of an extra loss is taken.
     """
+    check_names(extra_losses, columns([space.name for space in model.hierarchy.spaces[1:]], ()))
     if config.training.method == "elbo":
         if extra_losses:
             raise InputError("extra losses go with the game of Algorithm 1, not with training.method = 'elbo'")

@@ -159,8 +159,9 @@ class Persistence:
         self.average_statistics()
         self.save_model(config)
         newest = self._checkpoints.steps()[-1]
+        name, step = signal.Signals(number).name, self._stepper.steps
         return StoppedError(
-            f"{signal.Signals(number).name} at step {self._stepper.steps}; saved up to step {newest} in {self.run.path}\n"
+            f"{name} at step {step}; saved up to step {newest} in {self.run.path}\n"
             f"go on with: halikit train --resume --out {self.run.path}",
             number,
         )

@@ -1,4 +1,4 @@
-"""What may change between a checkpoint and the training that goes on from it."""
+"""Compares a checkpoint with the settings and the machine of the training that continues from it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from halikit.errors import InputError
 
 __all__ = ["check_same_model", "notices", "surroundings"]
 
-# Settings of the discriminator that are part of the game, not of the networks.
+# Settings of the discriminator that may change, because all weights keep their shapes.
 _FREE = {"discriminator.input_noise", "discriminator.dropout"}
-# Settings that change no weight.
+# Settings that do not change the result of the training.
 _IDLE = {
     "preset",
     "record.keep_checkpoints",
@@ -28,7 +28,7 @@ _IDLE = {
 
 
 def surroundings(device: torch.device, processes: int) -> dict[str, str]:
-    """What must be the same for a training to go on to the last bit."""
+    """Properties of the machine on which the exact result of a training depends."""
     return {
         "device": device.type,
         "processes": str(processes),
@@ -39,10 +39,10 @@ def surroundings(device: torch.device, processes: int) -> dict[str, str]:
 
 
 def check_same_model(before: Config, after: Config) -> None:
-    """Refuse to go on with other networks.
+    """Check that two configs have the same networks and the same method.
 
     Raises:
-        InputError: Listing the settings that differ.
+        InputError: If they differ; the message lists the settings.
     """
     changed = {
         name: change
@@ -57,22 +57,24 @@ def check_same_model(before: Config, after: Config) -> None:
 
 
 def notices(facts: Mapping[str, Any], before: Config, after: Config, now: Mapping[str, str]) -> list[str]:
-    """What a person should know about going on, in sentences.
+    """Messages about other settings or another machine than before the checkpoint.
 
     Args:
-        facts: Of the checkpoint.
-        before: Its config.
-        after: The config to go on with.
-        now: The present :func:`surroundings`.
+        facts: Facts of the checkpoint, see :class:`~halikit.runs.checkpoints.State`.
+        before: Config of the checkpoint.
+        after: Config of the training that continues.
+        now: Present :func:`surroundings`.
     """
-    said = []
+    messages = []
     changed = {name: change for name, change in differences(before, after).items() if name not in _IDLE}
     if changed:
         listed = "; ".join(f"{name}: {change}" for name, change in changed.items())
-        said.append(f"going on from step {facts['step']} with other settings: {listed}")
+        messages.append(f"going on from step {facts['step']} with other settings: {listed}")
     moved = [
-        f"{name}: {then} → {now[name]}" for name, then in facts["surroundings"].items() if now.get(name, then) != then
+        f"{name}: {former} → {now[name]}"
+        for name, former in facts["surroundings"].items()
+        if now.get(name, former) != former
     ]
     if moved:
-        said.append(f"going on elsewhere ({'; '.join(moved)}): the result will not be the same to the last bit")
-    return said
+        messages.append(f"going on elsewhere ({'; '.join(moved)}): the result will not be the same to the last bit")
+    return messages

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first is a request to save and stop, the second is obeyed at once."""
+"""SIGTERM and SIGINT: at the first signal the training saves and stops, at the second the process ends at once."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["Signals"]
 
 
 class Signals:
-    """As a context, notes the first of these signals and gives its default meaning back to the next.
+    """A context that stores the first SIGTERM or SIGINT, and restores the default actions for the next signal.
 
-    Outside the main thread, where Python has no handlers, it notes nothing.
+    Outside the main thread Python allows no signal handlers, so nothing is stored.
 
     Args:
-        are_wanted: Whether to note any; if not, they keep the meaning that they have.
+        are_wanted: Whether to store signals; if not, the present handlers are not replaced.
 
     Attributes:
-        caught: The number of the signal that came, or ``None``.
+        caught: Number of the signal, or ``None``.
     """
 
     def __init__(self, *, are_wanted: bool = True) -> None:
@@ -41,6 +41,6 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.caught = number
-        # The system's own action, not a handler in Python: a step or a write that hangs cannot delay it.
+        # The default action of the system. A handler in Python could be delayed by a step or a write that hangs.
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)

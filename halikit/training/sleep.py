@@ -1,9 +1,9 @@
-"""The sleep phase: each encoder kernel learns from the decoder's own samples what they came from.
+"""The sleep phase: each encoder kernel learns to predict ``z_l`` from ``z_{l−1}`` on samples of the decoder.
 
-``S = Σ_l w_l E_p [−log q(z_l|z_{l−1})]`` over ``(z_{l−1}, z_l) ~ p``, each term for one element of ``z_l``. It is a
-loss of the encoder alone: the decoder's samples are constants, and no data enter it (Hinton et al. 1995, "The
-wake-sleep algorithm for unsupervised neural networks"; not in the paper). Every kernel brings its own
-:meth:`~halikit.Kernel.sleep_loss`.
+``S = Σ_l w_l E_p [−log q(z_l|z_{l−1})]`` over ``(z_{l−1}, z_l) ~ p``, where each term is divided by the number of
+elements of ``z_l``. It is a loss of the encoder alone: the decoder's samples are constants, and no data are used
+(Hinton et al. 1995, "The wake-sleep algorithm for unsupervised neural networks"; not in the paper). The terms are the
+kernels' :meth:`~halikit.Kernel.sleep_loss`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from halikit.training.extra_losses import ExtraLoss, StepContext
 
 __all__ = ["RULE", "resolve_sleep_weights", "sleep_loss", "sleep_phase", "sleep_weights"]
 
-# How :func:`sleep_weights` chooses the default weights, in words.
+# The default weights of :func:`sleep_weights`, in words.
 RULE = (
     "1 at every level, but 0 at level 1 if z1 is feature maps, and 0 where an encoder kernel knows neither a density "
     "nor a mean, or shares weights with the decoder"
@@ -32,24 +32,25 @@ RULE = (
 def sleep_loss(
     hierarchy: Hierarchy, states: Mapping[str, Tensor], weights: Sequence[float], noise: float = 0.0
 ) -> Tensor:
-    """``S`` on samples of the decoder's joint, ``()``; its gradient reaches the encoder alone.
+    """``S`` on samples of the decoder's joint, ``()``. Only the encoder gets a gradient.
 
-    In training mode batch statistics are those of these samples, and no buffer (running statistics, say) changes.
+    In training mode batch normalisation uses the statistics of these samples. Running statistics and other buffers do
+    not change.
 
     Args:
-        hierarchy: In training mode, or in evaluation mode.
-        states: Of the decoder's joint (Eq. 4), ``(n, *shape)`` by name.
+        hierarchy: The hierarchy, in training or evaluation mode.
+        states: Samples of the decoder's joint (Eq. 4), ``(n, *shape)`` by name.
         weights: ``w_1 … w_L``, each at least 0.
         noise: Standard deviation of the noise on the encoder's input, as in the game.
     """
-    asleep = _Asleep(hierarchy, weights, noise)
-    buffers = {name: buffer.clone() for name, buffer in asleep.named_buffers()}
-    loss: Tensor = functional_call(asleep, buffers, ({name: state.detach() for name, state in states.items()},))
+    encoder = _WeightedEncoder(hierarchy, weights, noise)
+    buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    loss: Tensor = functional_call(encoder, buffers, ({name: state.detach() for name, state in states.items()},))
     return loss
 
 
 def sleep_phase(weights: Sequence[float], noise: float = 0.0) -> ExtraLoss:
-    """The sleep phase as a loss of the encoder.
+    """The sleep phase as an extra loss of the encoder.
 
     Args:
         weights: ``w_1 … w_L``, each at least 0.
@@ -63,10 +64,10 @@ def sleep_phase(weights: Sequence[float], noise: float = 0.0) -> ExtraLoss:
 
 
 def resolve_sleep_weights(config: Config, hierarchy: Hierarchy) -> tuple[Config, list[str]]:
-    """The settings with one weight of the sleep phase for each level, and notices about the weights.
+    """The config with one weight of the sleep phase for each level, and messages about the weights.
 
     Raises:
-        InputError: As :func:`sleep_weights`.
+        InputError: As in :func:`sleep_weights`.
     """
     wanted = config.game.sleep_weights
     if not config.plays or wanted == 0:
@@ -79,49 +80,49 @@ def resolve_sleep_weights(config: Config, hierarchy: Hierarchy) -> tuple[Config,
 def sleep_weights(
     hierarchy: Hierarchy, wanted: Literal["auto"] | float | Sequence[float] = "auto"
 ) -> tuple[tuple[float, ...], list[str]]:
-    """The weight of each level, and notices about them.
+    """The weight of the sleep phase for each level, and messages about the weights.
 
     Args:
-        hierarchy: Any.
-        wanted: One number for every level, one for each from level 1 up, or ``"auto"`` for :data:`RULE`.
+        hierarchy: The hierarchy.
+        wanted: One weight for all levels, a sequence of weights from level 1 up, or ``"auto"`` for :data:`RULE`.
 
     Returns:
-        ``w_1 … w_L``, and notices.
+        ``w_1 … w_L``, and messages about levels whose weight is set to 0.
 
     Raises:
-        InputError: If there are not as many weights as levels, or a kernel that shares weights with the decoder is to
-            have one.
+        InputError: If the number of weights is not the number of levels, or a weight that is not 0 is given for a
+            kernel that shares weights with the decoder.
     """
     levels = len(hierarchy)
     if wanted == "auto":
-        asked = [0.0 if level == 1 and link.up.target.is_image else 1.0 for level, link in enumerate(hierarchy, 1)]
+        weights = [0.0 if level == 1 and link.up.target.is_image else 1.0 for level, link in enumerate(hierarchy, 1)]
     else:
-        asked = [float(w) for w in wanted] if isinstance(wanted, Sequence) else [float(wanted)] * levels
-    if len(asked) != levels:
-        raise InputError(f"game.sleep_weights has {len(asked)} weights, and the hierarchy has {levels} levels")
+        weights = [float(w) for w in wanted] if isinstance(wanted, Sequence) else [float(wanted)] * levels
+    if len(weights) != levels:
+        raise InputError(f"game.sleep_weights has {len(weights)} weights, and the hierarchy has {levels} levels")
     decoder = {id(parameter) for link in hierarchy for parameter in link.down.parameters()}
     notices = []
     for i, link in enumerate(hierarchy):
-        if not asked[i]:
+        if not weights[i]:
             continue
         name = link.up.target.name
         if any(id(parameter) in decoder for parameter in link.up.parameters()):
             if wanted != "auto":
                 raise InputError(
-                    f"game.sleep_weights is {asked[i]:g} at {name}, but {link.up} shares weights with the decoder, which "
-                    "the sleep phase must not train; it has to be 0 there"
+                    f"game.sleep_weights is {weights[i]:g} at {name}, but {link.up} shares weights with the decoder, "
+                    "which the sleep phase must not train; it has to be 0 there"
                 )
             notices.append(f"no sleep phase at {name}: {link.up} shares weights with the decoder")
         elif not link.up.has_sleep_loss:
             notices.append(f"no sleep phase at {name}: {link.up} has neither a density nor a mean to learn by")
         else:
             continue
-        asked[i] = 0.0
-    return tuple(asked), notices
+        weights[i] = 0.0
+    return tuple(weights), notices
 
 
-class _Asleep(nn.Module):
-    """The encoder's kernels with a weight, so that one call can have all their buffers replaced."""
+class _WeightedEncoder(nn.Module):
+    """The encoder's kernels with their weights as one module, so that one call can replace all buffers."""
 
     def __init__(self, hierarchy: Hierarchy, weights: Sequence[float], noise: float) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ class Stepper:
         Raises:
             InputError: If the batch does not fit.
         """
-        self._check_batch(batch)
+        self._check_batch(batch, labels)
         share = self.rate_share * rate_share(self._settings.optimiser, self.steps, self.total)
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
@@ -85,11 +85,13 @@ class Stepper:
         self._averager.update(self.steps)
         return losses
 
-    def _check_batch(self, batch: Tensor) -> None:
+    def _check_batch(self, batch: Tensor, labels: Tensor | None) -> None:
         shape, accumulate = self._shape, self._settings.hardware.accumulate
         if batch.shape[1:] != shape or len(batch) < 2:
             wanted = ", ".join(map(str, shape))
             raise InputError(f"a training batch is (n, {wanted}) with n ≥ 2, got {tuple(batch.shape)}")
+        if labels is not None and labels.shape != batch.shape[:1]:
+            raise InputError(f"a batch of {len(batch)} has labels ({len(batch)},), got {tuple(labels.shape)}")
         if len(batch) % accumulate or len(batch) < 2 * accumulate:
             raise InputError(
                 f"hardware.accumulate={accumulate} divides a batch into as many equal parts of two samples or more, "

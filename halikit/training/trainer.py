@@ -84,8 +84,8 @@ class Trainer:
         self.data = _load(data, self._settings, self.hardware.device)
         augmentation = augmentation or self._settings.data.augmentation()
         self._batches = self._make_batches(augmentation)
-        modules = [loss.module for loss in extra_losses if loss.module is not None]
-        self.hardware.prepare([*model.parts.values(), *modules])
+        self.hardware.prepare(model.parts.values())
+        self.hardware.place(loss.module for loss in extra_losses if loss.module is not None)
         averager = Averager(model.hierarchy, self._settings.training.ema_decay)
         self.averaged = averager.average
         self.method = make_method(

@@ -1,1 +1,1 @@
-"""What any part of the package may use."""
+"""Utilities for all parts of the package."""

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written ever replaces a good one."""
+"""Writes files atomically: an interrupted write never replaces a complete file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from halikit.errors import InputError, ResourceError
 
 __all__ = ["TEMPORARY", "read_bounded", "sync_directory", "write_atomically", "write_synced", "writing"]
 
-# How names of files end that are not whole yet, or no longer wanted; they begin with a dot.
+# Suffix of temporary files: incomplete ones, and ones about to be removed. Their names begin with a dot.
 TEMPORARY = ".tmp"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write to a temporary sibling, sync, and rename over ``path``.
+    """Write a temporary file beside ``path``, sync it to disk, and rename it to ``path``.
 
     Args:
-        path: In an existing directory.
-        content: Text is written as UTF-8.
+        path: The file, in an existing directory.
+        content: Bytes, or text to write as UTF-8.
 
     Raises:
         ResourceError: If the disk is full.
@@ -45,11 +45,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a new file and wait until the disk has it.
+    """Write a new file and sync it to disk.
 
     Raises:
         ResourceError: If the disk is full.
-        InputError: If it exists, or its directory cannot be written to.
+        InputError: If the file exists, or its directory cannot be written to.
     """
     with writing(path, len(content)):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -60,7 +60,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Wait until the disk has the names in a directory; where directories cannot be synced, nothing happens."""
+    """Sync the entries of a directory to disk, if the file system can do that."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -68,7 +68,7 @@ def sync_directory(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems refuse it.
+        # Some network file systems refuse to sync directories.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -76,13 +76,13 @@ def sync_directory(path: Path) -> None:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """The content of a file of at most ``limit`` bytes; special files are not read.
+    """The content of a regular file of at most ``limit`` bytes.
 
     Raises:
-        ValueError: If it is longer, or no regular file.
-        OSError: If it cannot be read.
+        ValueError: If the file is longer, or is not a regular file.
+        OSError: If the file cannot be read.
     """
-    # A pipe would block when it is opened.
+    # Opening a pipe would block.
     if path.exists() and not path.is_file():
         raise ValueError("it is no regular file")
     with path.open("rb") as file:
@@ -94,11 +94,15 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 @contextmanager
 def writing(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn what the system says when ``path`` is written to into errors that name it.
+    """Convert the system's errors while ``path`` is written into errors with messages for users.
+
+    Args:
+        path: The path that is written to.
+        size: Number of bytes to write, for the message.
 
     Raises:
-        ResourceError: If the disk is full; the message has ``size``, in bytes.
-        InputError: If it cannot be written to.
+        ResourceError: If the disk is full.
+        InputError: If the path cannot be written to.
     """
     try:
         yield
@@ -116,7 +120,7 @@ def _write(descriptor: int, content: bytes) -> None:
 
 
 def _umask() -> int:
-    # The only way to read it is to set it.
+    # The umask can only be read by setting it.
     mask = os.umask(0)
     os.umask(mask)
     return mask

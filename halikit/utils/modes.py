@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Evaluation mode as a context."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["evaluating"]
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Within the context the modules are in evaluation mode; afterwards every part of them is in its own again."""
-    before = [(part, part.training) for module in modules for part in module.modules()]
+    """Put modules into evaluation mode within the context; afterwards each submodule has its former mode again."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:
         module.eval()
     try:
         yield
     finally:
-        for part, training in before:
+        for part, training in modes:
             part.training = training

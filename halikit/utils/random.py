@@ -1,4 +1,4 @@
-"""Random numbers under a seed, with torch's global generators given back as they were."""
+"""Seeds torch's global generators for a part of the code, and restores their states afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["drawing_from", "seeded"]
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Within the context torch's global generators, those of the CPU and of ``device``, start from ``seed``."""
+    """Seed torch's global generators, of the CPU and of ``device``, and restore their states after the context."""
     device = torch.device(device)
     cuda = device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else []):
@@ -25,7 +25,12 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 @contextmanager
 def drawing_from(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
-    """Let torch.distributions, which take no generator, draw on ``device`` from one; nothing changes for ``None``."""
+    """Let torch.distributions, which has no argument for a generator, use one within the context.
+
+    Args:
+        generator: Generator that gives the seed of torch's global generators; ``None`` to use these as they are.
+        device: Device of the samples.
+    """
     if generator is None:
         yield
         return

@@ -87,7 +87,7 @@ def make_header(
 
 
 def read_header(path: Path, key: str) -> tuple[Any, dict[str, StoredTensor]]:
-    """Read what :func:`make_header` has written.
+    """Read a header that :func:`make_header` made.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""Precision and means of tensors."""
+"""Small functions on tensors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["at_least_single", "per_element"]
 
 
 def at_least_single(x: Tensor) -> Tensor:
-    """``x`` in single precision at least: means over many elements lose too much in half precision."""
+    """``x`` in at least single precision: means over many elements are inexact in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def per_element(loss: Tensor) -> Tensor:
-    """The mean over the elements of each sample, ``(n, ...)`` to ``(n,)``."""
+    """The mean of a loss over the elements of each sample, ``(n, ...)`` to ``(n,)``."""
     return loss.reshape(len(loss), -1).mean(1)
