@@ -202,8 +202,8 @@ def test_gradients_of_labels_are_those_of_one_process_with_the_double_batch(
         teacher.links[-1].up.network[-1].weight *= 1e4
         assert (classify(teacher, x).softmax(1).amax(1) > 0.99).all()  # so that consistency has a say
         flips = settings.data.augmentation()
-        resolved, _ = resolve_sleep_weights(settings, model.hierarchy)
-        method = make_method(model, resolved, digits, flips, teacher, hardware, [], print)
+        resolved = resolve_sleep_weights(settings, model.hierarchy, print)
+        method = make_method(model, resolved, digits, flips, teacher, hardware, [])
         losses = torch.stack(list(method.add_gradients(x[rows], None, 3, 20).values()))
         parameters = [p for part in model.parts.values() for p in part.parameters()]
         hardware.processes.average_gradients(parameters)
@@ -236,7 +236,7 @@ def test_gradients_of_a_loss_with_parameters_are_those_of_one_process_with_the_d
     def gradients(hardware: Hardware, rows: slice) -> list[Tensor]:
         model = in_evaluation(settings, rows, hardware.processes.world, monkeypatch)
         extra = hk.ExtraLoss(FromLatent(), "encoder", name="from_latent")
-        method = make_method(model, settings, None, Augmentation(), model.hierarchy, hardware, [extra], print)
+        method = make_method(model, settings, None, Augmentation(), model.hierarchy, hardware, [extra])
         losses = torch.stack(list(method.add_gradients(x[rows], None, 0, 20).values()))
         parameters = [p for part in (*model.parts.values(), extra.module) for p in part.parameters()]
         hardware.processes.average_gradients(parameters)
@@ -279,7 +279,7 @@ def test_labels_are_divided(tmp_path: Path) -> None:
 def test_too_few_labels_for_the_processes_are_refused() -> None:
     settings = config(2, training__method="supervised", training__batch_size=50, **FEW)
     model, hardware = hk.build(settings), on_cpu()
-    some = (model, settings, data.load("digits"), Augmentation(), model.hierarchy, hardware, [], print)
+    some = (model, settings, data.load("digits"), Augmentation(), model.hierarchy, hardware, [])
     hardware.processes.world = 10
     assert make_method(*some)
     hardware.processes.world = 11
@@ -292,7 +292,7 @@ def test_a_batch_for_consistency_that_cannot_be_divided_is_refused() -> None:
     model, hardware = hk.build(settings), on_cpu()
     hardware.processes.world = 2
     with pytest.raises(InputError, match=r"labels.consistency_batch_size=7 is for all 2 processes together"):
-        make_method(model, settings, data.load("digits"), Augmentation(), model.hierarchy, hardware, [], print)
+        make_method(model, settings, data.load("digits"), Augmentation(), model.hierarchy, hardware, [])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Literal
 
@@ -45,6 +46,7 @@ class Hardware:
 
     Args:
         settings: See there.
+        on_notice: Called with each notice; by default it is a Python warning.
 
     Raises:
         InputError: If the device is not available, or the processes cannot be set up.
@@ -53,16 +55,18 @@ class Hardware:
         processes: The processes that train together.
         device: Where this process trains.
         memory_format: The memory layout of feature maps, once modules have been prepared.
-        emulates_bf16: Whether bfloat16 is slow here because the CPU has to emulate it (x86 before AVX-512).
+        notify: Called with each notice; ranks other than 0 say nothing.
     """
 
-    def __init__(self, settings: HardwareSettings) -> None:
+    def __init__(self, settings: HardwareSettings, on_notice: Callable[[str], None] = warnings.warn) -> None:
         self.settings = settings
         self.processes = Processes(settings.device, settings.timeout)
         self.device = self.processes.device
         self.memory_format = torch.contiguous_format
+        self.notify = on_notice if self.processes.rank == 0 else _ignore
         is_old_cpu = self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("NO AVX", "AVX2")
-        self.emulates_bf16 = settings.precision == "bf16" and is_old_cpu
+        if settings.precision == "bf16" and is_old_cpu:
+            self.notify("this CPU has no bfloat16 in hardware: precision = '32' is many times faster")
         if self.device.type == "cpu":
             keep_freed()
 
@@ -118,3 +122,7 @@ class Hardware:
             on_tensor_cores = convolves and self.device.type == "cuda" and self.settings.precision == "bf16"
             wanted = "channels_last" if on_tensor_cores else "contiguous"
         return torch.channels_last if wanted == "channels_last" else torch.contiguous_format
+
+
+def _ignore(notice: str) -> None:
+    """What ranks other than 0 do with a notice."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from halikit.config import Config
 from halikit.data import Augmentation, DataSet
@@ -29,7 +29,6 @@ def make_method(
     teacher: Hierarchy,
     hardware: Hardware,
     extra_losses: Sequence[ExtraLoss],
-    on_notice: Callable[[str], None],
 ) -> Method:
     """The method that the settings name.
 
@@ -41,7 +40,6 @@ def make_method(
         teacher: The hierarchy with averaged weights.
         hardware: Where the training runs.
         extra_losses: Losses of the user.
-        on_notice: Called with each notice.
 
     Raises:
         InputError: If the model or the data cannot be trained by the method, or the name of an extra loss is taken.
@@ -67,4 +65,4 @@ def make_method(
     if isinstance(weights, tuple) and any(weights):
         losses.insert(0, sleep_phase(weights, config.training.encoder_noise))
     measure = supervision.measure if supervision else None
-    return GameMethod(model, config, losses, measure=measure, on_notice=on_notice)
+    return GameMethod(model, config, losses, measure=measure, on_notice=hardware.notify)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-
-from torch import nn
 
 from halikit.config import Config
 from halikit.errors import DivergedError, InputError, StoppedError
@@ -20,6 +17,7 @@ from halikit.runs.lock import locked
 from halikit.runs.run import Run
 from halikit.runs.writer import RunWriter
 from halikit.training.meter import Meter
+from halikit.training.method import Method
 from halikit.training.resume import check_same_model, notices, surroundings
 from halikit.training.snapshot import Snapshot
 from halikit.training.stepper import Stepper
@@ -35,14 +33,16 @@ class Persistence:
     Args:
         out: The run directory; ``None`` to write nothing.
         model: The model.
+        method: Its modules beside the model's have a state too.
         averaged: The hierarchy with averaged weights.
         stepper: Its steps, optimisers and guard.
         meter: The losses since the last record.
-        extra: Modules beside the model's that have a state.
         settings: All settings.
         hardware: Where the training runs.
         resumes: Whether the run directory may hold a run already.
-        notify: Called with each notice.
+
+    Raises:
+        InputError: If a run is to be resumed and there is no directory, or the directory holds another run.
 
     Attributes:
         run: The run directory; ``None`` where nothing is written.
@@ -53,18 +53,18 @@ class Persistence:
         self,
         out: str | Path | None,
         model: Model,
+        method: Method,
         averaged: Hierarchy,
         stepper: Stepper,
         meter: Meter,
         settings: Config,
         hardware: Hardware,
         *,
-        extra: Mapping[str, nn.Module],
         resumes: bool,
-        notify: Callable[[str], None],
     ) -> None:
+        if out is None and resumes:
+            raise InputError("resume goes on with the run in a directory: give it as out")
         self._model, self._averaged, self._stepper, self._hardware = model, averaged, stepper, hardware
-        self._notify = notify
         self._score: tuple[int, float] | None = None
         keep = settings.record.keep_checkpoints
         self.run = None if out is None else Run(out)
@@ -72,7 +72,8 @@ class Persistence:
         self.writer = None
         if self.run and hardware.processes.rank == 0:
             self.writer = RunWriter(self.run, model, extra=meter.columns, keep=keep, resumes=resumes)
-        modules = model.parts | {"averaged": averaged} | dict(extra)
+        extra = {name: module for name, (module, _) in method.extra_modules.items()}
+        modules = model.parts | {"averaged": averaged} | extra
         self._snapshot = Snapshot(modules, frozenset(extra), stepper.optimisers, stepper.guard, meter)
 
     def writing(self, config: Config) -> AbstractContextManager[None]:
@@ -124,14 +125,14 @@ class Persistence:
         """
         assert self.run and self._checkpoints
         with locked(self.run.path) if self.writer else nullcontext():
-            checkpoint = find_checkpoint(self._checkpoints, which, self._notify)
+            checkpoint = find_checkpoint(self._checkpoints, which, self._hardware.notify)
             before = Config.parse(checkpoint.facts["config"], str(checkpoint.path))
             if self._model.config:
                 check_same_model(before, config)
             self._restore(checkpoint)
         self._hardware.processes.wait()
         for notice in notices(checkpoint.facts, before, config, self._surroundings()):
-            self._notify(notice)
+            self._hardware.notify(notice)
 
     def go_back(self, counts: Counts) -> None:
         """Return to the newest checkpoint at half the rates; the second time ends the training.
@@ -146,12 +147,14 @@ class Persistence:
         if self._checkpoints is None or stepper.rate_share < 1:
             advice = "try a lower learning rate or more input noise"
             raise DivergedError(f"{trouble}; {advice}{self._describe_divergence(trouble, counts)}")
-        self._restore(self._checkpoints.newest(self._notify))
+        self._restore(self._checkpoints.newest(self._hardware.notify))
         self._hardware.processes.wait()
         if self.writer:
             self.writer.rewind(stepper.steps)
         stepper.rate_share = 0.5
-        self._notify(f"{trouble}; going back to step {stepper.steps}, with half the learning rates from there on")
+        self._hardware.notify(
+            f"{trouble}; going back to step {stepper.steps}, with half the learning rates from there on"
+        )
 
     def stopped(self, number: int, config: Config) -> StoppedError:
         """Write the model as it is, for those who want to look at it, and say how to go on after a signal."""

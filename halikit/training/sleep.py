@@ -8,7 +8,7 @@ kernels' :meth:`~halikit.Kernel.sleep_loss`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -63,18 +63,24 @@ def sleep_phase(weights: Sequence[float], noise: float = 0.0) -> ExtraLoss:
     return ExtraLoss(sleep_loss_of_step, "encoder", name="sleep_loss", samples="constant")
 
 
-def resolve_sleep_weights(config: Config, hierarchy: Hierarchy) -> tuple[Config, list[str]]:
-    """The config with one weight of the sleep phase for each level, and messages about the weights.
+def resolve_sleep_weights(config: Config, hierarchy: Hierarchy, notify: Callable[[str], None]) -> Config:
+    """The settings with one weight of the sleep phase for each level.
+
+    Args:
+        config: The settings.
+        hierarchy: The hierarchy that they are for.
+        notify: Called with each notice about a weight.
 
     Raises:
-        InputError: As in :func:`sleep_weights`.
+        InputError: As :func:`sleep_weights`.
     """
     wanted = config.game.sleep_weights
     if not config.plays or wanted == 0:
-        return config, []
+        return config
     weights, notices = sleep_weights(hierarchy, wanted)
-    game = config.game.model_copy(update={"sleep_weights": weights})
-    return config.model_copy(update={"game": game}), notices
+    for notice in notices:
+        notify(notice)
+    return config.model_copy(update={"game": config.game.model_copy(update={"sleep_weights": weights})})
 
 
 def sleep_weights(

@@ -74,42 +74,34 @@ class Trainer:
         on_record: Callable[[Record], None] | None = None,
         on_notice: Callable[[str], None] = warnings.warn,
     ) -> None:
-        if out is None and resume is not False:
-            raise InputError("resume goes on with the run in a directory: give it as out")
-        self.model = model
-        self._settings, sleep_notices = resolve_sleep_weights(settings or model.config or Config(), model.hierarchy)
-        self.hardware = Hardware(self._settings.hardware)
-        self._notify = on_notice if self.hardware.processes.rank == 0 else _ignore
-        self._on_record = on_record
-        self.data = _load(data, self._settings, self.hardware.device)
-        augmentation = augmentation or self._settings.data.augmentation()
+        config = settings or model.config or Config()
+        self.model, self._on_record = model, on_record
+        self.hardware = Hardware(config.hardware, on_notice)
+        self._settings = resolve_sleep_weights(config, model.hierarchy, self.hardware.notify)
+        self.data = _load(data, config, self.hardware.device)
+        augmentation = augmentation or config.data.augmentation()
         self._batches = self._make_batches(augmentation)
         self.hardware.prepare(model.parts.values())
         self.hardware.place(loss.module for loss in extra_losses if loss.module is not None)
-        averager = Averager(model.hierarchy, self._settings.training.ema_decay)
+        averager = Averager(model.hierarchy, config.training.ema_decay)
         self.averaged = averager.average
         self.method = make_method(
-            model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses, self._notify
+            model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses
         )
         self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware)
         self._meter = Meter(self.method.columns)
-        self._alarms = Alarms(self._notify)
+        self._alarms = Alarms(self.hardware.notify)
         self._persistence = Persistence(
             out,
             model,
+            self.method,
             self.averaged,
             self._stepper,
             self._meter,
             self._settings,
             self.hardware,
-            extra={name: module for name, (module, _) in self.method.extra_modules.items()},
             resumes=resume is not False,
-            notify=self._notify,
         )
-        for notice in sleep_notices:
-            self._notify(notice)
-        if self.hardware.emulates_bf16:
-            self._notify("this CPU has no bfloat16 in hardware: precision = '32' is many times faster")
         if resume is not False:
             self._persistence.resume(resume, self.config)
 
@@ -281,7 +273,3 @@ def _load(
     elif isinstance(data, Tensor):
         data = datasets.from_tensor(data)
     return None if data is None else data.to(device)
-
-
-def _ignore(notice: str) -> None:
-    """What ranks other than 0 do with a notice."""
