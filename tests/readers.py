@@ -97,7 +97,7 @@ def _old(place: Path, file: str) -> Reader:
     run = shutil.copytree(Path(__file__).parent / "data" / "run-0.1.0", place / "run")
     path = run / file
     if path.parent == run:
-        load = (lambda: hk.load(run)) if path.suffix == ".safetensors" else (lambda: read_config(run))
+        load = (lambda: hk.load(run)) if path.suffix == ".safetensors" else (lambda: read_config(path))
         return _of_file(path, [path.read_bytes()], load)
     good = path.read_bytes()
     settings = hk.load(run).config
