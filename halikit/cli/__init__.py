@@ -78,7 +78,7 @@ def main() -> None:
     Exit codes: 0 done, 1 a bug in halikit, 2 bad usage or input, 3 diverged, 4 out of resources,
     130 and 143 interrupted.
     """
-    _make_printable()
+    _prepare_streams()
     # Anywhere on the line, because one adds --debug to a command that has failed.
     debug, quiet, verbose = (option in sys.argv for option in _ANYWHERE)
     sys.argv = [argument for argument in sys.argv if argument not in _ANYWHERE]
@@ -122,7 +122,7 @@ def _typed(error: typer.TyperException) -> str:
     return "halikit" + (context.command_path.removeprefix(context.find_root().command_path) if context else "")
 
 
-def _make_printable() -> None:
+def _prepare_streams() -> None:
     """Drop output where a stream is closed, and write ``?`` for characters that the locale does not have."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -142,5 +142,5 @@ def _shortage(error: Exception) -> str | None:
 
 
 def _print_error(message: str, code: int) -> int:
-    print(f"halikit: {common.printable(message)}", file=sys.stderr)
+    print(f"halikit: {common.terminal_safe(message)}", file=sys.stderr)
     return code

@@ -79,14 +79,14 @@ def print_json(values: dict[str, Any]) -> None:
     print(json.dumps(values, ensure_ascii=False), flush=True)
 
 
-def printable(text: str) -> str:
+def terminal_safe(text: str) -> str:
     """The text with control characters replaced by ``?``."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def warn(message: str) -> None:
     """Print a warning on stderr."""
-    console(stderr=True).print(f"halikit: {printable(message)}", markup=False, style="yellow")
+    console(stderr=True).print(f"halikit: {terminal_safe(message)}", markup=False, style="yellow")
 
 
 @contextmanager

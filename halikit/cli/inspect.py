@@ -93,7 +93,7 @@ def _print_divergence(diverged: dict[str, Any], as_json: bool = False) -> None:
     for name, value in diverged.items():
         text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
         # The file may come from an untrusted source.
-        out.print(common.printable(f"  {name.replace('_', ' ')}: {text}"), markup=False)
+        out.print(common.terminal_safe(f"  {name.replace('_', ' ')}: {text}"), markup=False)
 
 
 def _print_part(group: str, part: Part) -> None:

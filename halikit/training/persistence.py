@@ -8,16 +8,12 @@ from pathlib import Path
 
 from halikit.config import Config
 from halikit.errors import DivergedError, InputError, StoppedError
-from halikit.hardware.hardware import Hardware
-from halikit.hierarchy import Hierarchy
-from halikit.model import Model
 from halikit.optimisation.guard import Counts
 from halikit.runs.checkpoints import Checkpoint, find_checkpoint
 from halikit.runs.lock import locked
 from halikit.runs.run import Run
 from halikit.runs.writer import RunWriter
 from halikit.training.meter import Meter
-from halikit.training.method import Method
 from halikit.training.resume import check_same_model, notices, surroundings
 from halikit.training.snapshot import Snapshot
 from halikit.training.stepper import Stepper
@@ -32,13 +28,8 @@ class Persistence:
 
     Args:
         out: The run directory; ``None`` to write nothing.
-        model: The model.
-        method: Its modules beside the model's have a state too.
-        averaged: The hierarchy with averaged weights.
-        stepper: Its steps, optimisers and guard.
+        stepper: The training so far: its model, method, optimisers and guard.
         meter: The losses since the last record.
-        settings: All settings.
-        hardware: Where the training runs.
         resumes: Whether the run directory may hold a run already.
 
     Raises:
@@ -49,31 +40,20 @@ class Persistence:
         writer: Writes its files, in rank 0.
     """
 
-    def __init__(
-        self,
-        out: str | Path | None,
-        model: Model,
-        method: Method,
-        averaged: Hierarchy,
-        stepper: Stepper,
-        meter: Meter,
-        settings: Config,
-        hardware: Hardware,
-        *,
-        resumes: bool,
-    ) -> None:
+    def __init__(self, out: str | Path | None, stepper: Stepper, meter: Meter, *, resumes: bool) -> None:
         if out is None and resumes:
             raise InputError("resume goes on with the run in a directory: give it as out")
-        self._model, self._averaged, self._stepper, self._hardware = model, averaged, stepper, hardware
+        self._model, self._averaged = stepper.model, stepper.averager.average
+        self._stepper, self._hardware = stepper, stepper.hardware
         self._score: tuple[int, float] | None = None
-        keep = settings.record.keep_checkpoints
+        keep = stepper.settings.record.keep_checkpoints
         self.run = None if out is None else Run(out)
         self._checkpoints = self.run.checkpoints(keep) if self.run else None
         self.writer = None
-        if self.run and hardware.processes.rank == 0:
-            self.writer = RunWriter(self.run, model, extra=meter.columns, keep=keep, resumes=resumes)
-        extra = {name: module for name, (module, _) in method.extra_modules.items()}
-        modules = model.parts | {"averaged": averaged} | extra
+        if self.run and self._hardware.processes.rank == 0:
+            self.writer = RunWriter(self.run, self._model, extra=meter.columns, keep=keep, resumes=resumes)
+        extra = {name: module for name, (module, _) in stepper.method.extra_modules.items()}
+        modules = self._model.parts | {"averaged": self._averaged} | extra
         self._snapshot = Snapshot(modules, frozenset(extra), stepper.optimisers, stepper.guard, meter)
 
     def writing(self, config: Config) -> AbstractContextManager[None]:

@@ -29,6 +29,8 @@ class Stepper:
         settings: All settings.
         hardware: Where the steps run.
 
+    The arguments are attributes too.
+
     Attributes:
         steps: Steps so far.
         total: Steps that the schedules are planned over.
@@ -38,8 +40,8 @@ class Stepper:
     """
 
     def __init__(self, model: Model, method: Method, averager: Averager, settings: Config, hardware: Hardware) -> None:
-        self._settings, self._hardware = settings, hardware
-        self._method, self._averager = method, averager
+        self.model, self.method, self.averager = model, method, averager
+        self.settings, self.hardware = settings, hardware
         self._shape = model.hierarchy.spaces[0].shape
         self.steps, self.total, self.rate_share = 0, settings.training.steps, 1.0
         players = {name: (part, name) for name, part in model.parts.items()} | method.extra_modules
@@ -65,28 +67,28 @@ class Stepper:
             InputError: If the batch does not fit.
         """
         self._check_batch(batch, labels)
-        share = self.rate_share * rate_share(self._settings.optimiser, self.steps, self.total)
+        share = self.rate_share * rate_share(self.settings.optimiser, self.steps, self.total)
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
                 group["lr"] = self._rates[name] * share
             optimiser.zero_grad()
-        if self._settings.hardware.compile:
+        if self.settings.hardware.compile:
             # CUDA graphs may now write over the memory of earlier steps: nobody reads it again.
             torch.compiler.cudagraph_mark_step_begin()
         self.guard.before_step()
         # The noise of a step depends on (seed, step, rank) alone; the caller's generators are restored.
-        noise = np.random.SeedSequence((self._settings.training.seed, self.steps, self._hardware.processes.rank))
-        with seeded(int(noise.generate_state(1)[0]), self._hardware.device), self._hardware.autocast():
-            losses = self._add_gradients(batch.to(self._hardware.device), labels)
+        noise = np.random.SeedSequence((self.settings.training.seed, self.steps, self.hardware.processes.rank))
+        with seeded(int(noise.generate_state(1)[0]), self.hardware.device), self.hardware.autocast():
+            losses = self._add_gradients(batch.to(self.hardware.device), labels)
         self.guard.after_gradients(losses.values(), self.optimisers.values())
         for optimiser in self.optimisers.values():
             optimiser.step()
         self.steps += 1
-        self._averager.update(self.steps)
+        self.averager.update(self.steps)
         return losses
 
     def _check_batch(self, batch: Tensor, labels: Tensor | None) -> None:
-        shape, accumulate = self._shape, self._settings.hardware.accumulate
+        shape, accumulate = self._shape, self.settings.hardware.accumulate
         if batch.shape[1:] != shape or len(batch) < 2:
             wanted = ", ".join(map(str, shape))
             raise InputError(f"a training batch is (n, {wanted}) with n ≥ 2, got {tuple(batch.shape)}")
@@ -100,18 +102,18 @@ class Stepper:
 
     def _add_gradients(self, batch: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """The gradients of the mean loss of the micro-batches, averaged over processes; returns the mean losses."""
-        number = self._settings.hardware.accumulate
+        number = self.settings.hardware.accumulate
         parts = batch.chunk(number)
         labelled = [None] * number if labels is None else labels.to(batch.device).chunk(number)
         found = [
-            self._method.add_gradients(self._hardware.layout(x), y, self.steps, self.total)
+            self.method.add_gradients(self.hardware.layout(x), y, self.steps, self.total)
             for x, y in zip(parts, labelled, strict=True)
         ]
         parameters = [p for o in self.optimisers.values() for group in o.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         if number > 1 and gradients:
             torch._foreach_mul_(gradients, 1 / number)
-        self._hardware.processes.average_gradients(parameters)
+        self.hardware.processes.average_gradients(parameters)
         if number == 1:
             return found[0]
         return {name: torch.stack([losses[name] for losses in found]).mean(0) for name in found[0]}

@@ -91,17 +91,7 @@ class Trainer:
         self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware)
         self._meter = Meter(self.method.columns)
         self._alarms = Alarms(self.hardware.notify)
-        self._persistence = Persistence(
-            out,
-            model,
-            self.method,
-            self.averaged,
-            self._stepper,
-            self._meter,
-            self._settings,
-            self.hardware,
-            resumes=resume is not False,
-        )
+        self._persistence = Persistence(out, self._stepper, self._meter, resumes=resume is not False)
         if resume is not False:
             self._persistence.resume(resume, self.config)
 
