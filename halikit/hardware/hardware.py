@@ -97,7 +97,7 @@ class Hardware:
                 nn.SyncBatchNorm.convert_sync_batchnorm(module)
 
     def layout(self, batch: Tensor) -> Tensor:
-        """The batch in the memory format of the model; vectors as they are."""
+        """The batch of images ``(n, C, H, W)`` in the memory format of the model; other batches as they are."""
         return batch.contiguous(memory_format=self.memory_format) if batch.dim() == 4 else batch
 
     def autocast(self) -> AbstractContextManager[None]:
