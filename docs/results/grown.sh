@@ -6,7 +6,7 @@ run() {
     local name=$1
     shift
     /usr/bin/time -f "$name wall %e s, user %U s" -a -o times.txt halikit train "$@" --out "runs/$name" >"$name.log"
-    halikit evaluate labels "runs/$name" --json >>grown.jsonl
+    halikit evaluate "runs/$name" --json >>grown.jsonl
 }
 # bfloat16 wants a CPU that has it: leave it out elsewhere.
 fast() { run "$@" --set compile=default --precision bf16; }
@@ -29,7 +29,7 @@ fast n8-s0 --levels 8
 variants 5 0 \
     standardised "--set gauge=standardised" \
     nogauge "--set gauge=none --set max_scale=none" \
-    pairwise "--set discriminator.games=pairwise" \
+    pairwise "--set discriminator.form=pairwise" \
     plateau "--set grow_every=plateau" \
     together "--set grow_every=none" \
     wide16 "--set widths=[16,16,16,16,16]" \
@@ -42,11 +42,11 @@ variants 3 0 \
     relativistic "--set objective=relativistic" \
     no-dropout "--set dropout=0" \
     no-weight-norm "--set weight_norm=false" \
-    constant-rates "--set final_rate_share=1" \
+    constant-rates "--set final_learning_rate=1" \
     nogauge "--set gauge=none --set max_scale=none" \
     standardised "--set gauge=standardised" \
-    two-d "--set discriminator_steps=2" \
-    penalty "--set gradient_penalty=0.2 --set penalised_joint=both"
+    two-d "--set d_steps=2" \
+    penalty "--set gradient_penalty=0.2 --set penalised=both"
 
 # As it was before 26 November: stages of equal length, and every level at its full rate throughout.
 before() { run "$@" --set settled_rate=1.0; }
