@@ -237,7 +237,7 @@ class JointDiscriminator(Discriminator):
 
     @torch.no_grad()
     def _feature_shapes(self) -> list[tuple[int, ...]]:
-        """Of one sample, after each stage."""
+        """The shapes of the features of one sample after each stage."""
         # A copy, so that the trial leaves no trace in running statistics.
         probe = deepcopy(self).eval()
         parameter = next(self.parameters(), torch.empty(0))

@@ -33,7 +33,7 @@ def encoder_joint(kernels: Sequence[Kernel], x: Tensor) -> dict[str, Tensor]:
         Every state, ``x`` first.
 
     Raises:
-        NoDensityError: At a kernel without a density.
+        NoDensityError: If a kernel has no density.
     """
     space = kernels[0].source
     with pyro.plate("batch", len(x), dim=-1):
@@ -52,7 +52,7 @@ def guide(kernels: Sequence[Kernel], x: Tensor) -> dict[str, Tensor]:
         The latents, ``z_1`` first.
 
     Raises:
-        NoDensityError: At a kernel without a density.
+        NoDensityError: If a kernel has no density.
     """
     with pyro.plate("batch", len(x), dim=-1):
         return _encoder_sites(kernels, x)
@@ -70,7 +70,7 @@ def decoder_joint(prior: Prior, kernels: Sequence[Kernel], n: int) -> dict[str, 
         Every state, ``x`` first.
 
     Raises:
-        NoDensityError: At a kernel without a density.
+        NoDensityError: If a kernel has no density.
     """
     with pyro.plate("batch", n, dim=-1):
         return _decoder_sites(prior, kernels, None)
@@ -88,7 +88,7 @@ def model(prior: Prior, kernels: Sequence[Kernel], x: Tensor) -> dict[str, Tenso
         Every state, ``x`` first.
 
     Raises:
-        NoDensityError: At a kernel without a density.
+        NoDensityError: If a kernel has no density.
     """
     with pyro.plate("batch", len(x), dim=-1):
         return _decoder_sites(prior, kernels, x)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,15 +18,15 @@ from halikit.data import Split
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.utils.files import write_atomically, writing
-from halikit.utils.random import seeded
+from halikit.utils.random import derived_seed, seeded
 from halikit.utils.safetensors_stream import StoredTensor, make_header
 
 __all__ = ["Written", "encoded", "pooled", "write_features"]
 
-# Data that are encoded at a time.
+# Default number of samples in a batch.
 BATCH_SIZE = 500
 
-# Seconds between the moments that an interrupted writing can go on from.
+# Seconds between the points from which an interrupted export can be resumed.
 _SAVED_EVERY = 5.0
 
 
@@ -45,16 +44,16 @@ def encoded(
     """Encode a part of a data set batch by batch, in order.
 
     Args:
-        hierarchy: In evaluation mode.
-        part: The data; read as they are needed.
-        batch_size: Data at a time.
-        start: The first to encode, a multiple of the batch size.
+        hierarchy: The hierarchy, in evaluation mode.
+        part: The data; each batch is read when it is needed.
+        batch_size: Number of samples in a batch.
+        start: First sample to encode, a multiple of the batch size.
         draw: Draw every state instead of following the means.
-        seed: Of the draws, which depend on it, the first row of a batch and the batch size alone.
-        compile: Mode of ``torch.compile`` for the means; none: as it is.
+        seed: Seed of the draws. They depend on the seed, the first row of a batch and the batch size alone.
+        compile: Mode of ``torch.compile`` for the means; ``None`` does not compile.
 
     Yields:
-        The rows encoded, and every state of theirs, ``x`` first, on the hierarchy's device.
+        The rows of a batch, and its states by name, ``x`` first, ``(n, *shape)`` each, on the hierarchy's device.
     """
     device = hierarchy.prior.device
     inference = Inference(hierarchy, batch_size=batch_size, compile=compile)
@@ -62,7 +61,7 @@ def encoded(
         rows = slice(first, min(first + batch_size, len(part)))
         x = part.batch(torch.arange(rows.start, rows.stop)).to(device)
         if draw:
-            with seeded(_seed_of(seed, first), device):
+            with seeded(derived_seed(seed, first), device):
                 yield rows, hierarchy.encode(x, sample=True)
         else:
             yield rows, inference.encode(x)
@@ -75,13 +74,13 @@ def pooled(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a writing.
+    """A summary of an export.
 
     Attributes:
-        rows: Data in the file.
-        resumed_from: The row that this writing began with; 0 unless it went on with another.
-        seconds: It took.
-        size: Bytes of the file.
+        rows: Number of samples in the file.
+        resumed_from: First row that was encoded; 0 unless an interrupted export was resumed.
+        seconds: Duration in seconds.
+        size: Size of the file in bytes.
     """
 
     rows: int
@@ -91,7 +90,7 @@ class Written:
 
     @property
     def images_per_second(self) -> float:
-        """Data encoded and written a second."""
+        """The rate of the export: samples in a second."""
         return (self.rows - self.resumed_from) / max(self.seconds, 1e-9)
 
 
@@ -110,31 +109,31 @@ def write_features(
     compile: Mode | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Written:
-    """Encode a part of a data set into a safetensors file, batch by batch; neither has to fit into memory.
+    """Encode a part of a data set into a safetensors file, batch by batch. Neither has to fit into memory.
 
-    The file holds ``z1`` … by name, ``(n, …)`` float32, ``labels`` ``(n,)`` int64 and ``attributes`` ``(n, A)`` bool
-    where there are some, and under ``halikit.features`` in its metadata a JSON object. It appears when it is complete;
-    until then ``.NAME.part`` and ``.NAME.part.json`` beside it hold what is done.
+    The file holds ``z1`` … by name, ``(n, …)`` float32. It holds ``labels``, ``(n,)`` int64, and ``attributes``,
+    ``(n, A)`` bool, if the data have them. Its metadata hold a JSON object under ``halikit.features``. The file appears
+    when it is complete; until then the finished rows are in ``.NAME.part`` and ``.NAME.part.json`` beside it.
 
     Args:
-        hierarchy: In evaluation mode.
+        hierarchy: The hierarchy, in evaluation mode.
         part: The data.
-        out: The file; an older one is replaced.
-        levels: Which latents, from 1 to L; all by default.
+        out: The file; an existing one is replaced.
+        levels: Levels to write, from 1 to L; all by default.
         draw: Draw every state instead of following the means.
         pool: Average feature maps over positions.
-        batch_size: Data at a time.
-        seed: Of draws.
-        about: What else the metadata say, as JSON takes it: the model, the data.
-        resume: Go on with what an interrupted writing has left.
-        compile: Mode of ``torch.compile`` for the means; none: as it is.
-        on_progress: Called with (data done, data in all).
+        batch_size: Number of samples in a batch.
+        seed: Seed of the draws.
+        about: Further metadata, as JSON takes it: the model, the data.
+        resume: Resume an interrupted export.
+        compile: Mode of ``torch.compile`` for the means; ``None`` does not compile.
+        on_progress: Called with (samples done, samples in all).
 
     Returns:
-        Counts, for the record.
+        A summary.
 
     Raises:
-        InputError: If a level does not exist, the file cannot be written, or there is nothing to go on with.
+        InputError: If a level does not exist, the file cannot be written, or there is no export to resume.
         ResourceError: If the disk is full.
     """
     out = Path(out)
@@ -245,7 +244,3 @@ def _checked(levels: Sequence[int] | None, top: int) -> Sequence[int]:
     if wrong or not levels:
         raise InputError(f"levels go from 1 to {top}, got {', '.join(map(str, wrong)) or 'none'}")
     return levels
-
-
-def _seed_of(seed: int, row: int) -> int:
-    return int(np.random.SeedSequence((seed, row)).generate_state(1)[0])

@@ -45,7 +45,7 @@ class Hardware:
     """The processes that train together, the device of this one, and how its steps run.
 
     Args:
-        settings: See there.
+        settings: The settings ``[hardware]``.
         on_notice: Called with each notice; by default it is a Python warning.
 
     Raises:

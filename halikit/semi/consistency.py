@@ -1,4 +1,4 @@
-"""Consistency with a teacher: augmented images are asked for the pseudo-labels of the images themselves.
+"""Consistency with a teacher: augmented images have to be classified as the teacher classifies the original ones.
 
 This is the method of FixMatch (Sohn et al. 2020) with the exponential moving average of the weights as the teacher, and
 the distribution alignment of ReMixMatch (Berthelot et al. 2020).

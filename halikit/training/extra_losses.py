@@ -67,10 +67,10 @@ class ExtraLoss:
     """A loss beside those of Algorithm 1, for one player.
 
     Args:
-        function: From a :class:`StepContext` to a loss, ``()``. If it is a module, its parameters are trained with the
-            player, averaged over processes, and saved.
-        player: Whose parameters get a gradient: the encoder's, the decoder's, those of both generators, or the
-            discriminator's. No others do. The loss is taken in steps in which the player moves.
+        function: Takes a :class:`StepContext` and returns the loss, ``()``. If it is a module, its parameters are
+            trained with the player, their gradients are averaged over processes, and they are saved.
+        player: ``"encoder"``, ``"decoder"``, ``"generators"`` (both) or ``"discriminator"``. Only the parameters of
+            this player get a gradient. The loss is computed in the steps in which the player is trained.
         name: Column of ``metrics.csv``; by default the name of the function.
         weight: Factor on the gradient. The column has the loss without it.
         samples: How the loss uses the sampled states. ``"constant"`` means that no gradient passes through them, which
@@ -102,7 +102,7 @@ class ExtraLoss:
 
 
 def check_names(losses: Iterable[ExtraLoss], taken: Iterable[str]) -> None:
-    """Refuse names that are not columns of their own.
+    """Refuse extra losses that have the name of another column, or no valid name.
 
     Raises:
         InputError: Naming the loss.

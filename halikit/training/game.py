@@ -69,7 +69,6 @@ class GameMethod(Method):
         model: A model with a discriminator, on the device where it trains.
         config: The settings.
         extra_losses: Losses beside those of the game.
-        keep_gradients: Whether gradients must outlive the next call, as those of micro-batches must.
         measure: Numbers on held-out data, see :meth:`Method.measure`.
         on_notice: Called with a message where a step cannot be compiled.
 

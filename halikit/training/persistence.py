@@ -24,7 +24,7 @@ __all__ = ["Persistence"]
 class Persistence:
     """Writes checkpoints and the model of a training, and restores its state.
 
-    Of several processes all read checkpoints, and rank 0 alone writes.
+    All processes read checkpoints. Only rank 0 writes.
 
     Args:
         out: The run directory; ``None`` to write nothing.

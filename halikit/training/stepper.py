@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from halikit.optimisation.ema import Averager
 from halikit.optimisation.guard import Guard
 from halikit.optimisation.optimisers import make_optimiser, rate_share
 from halikit.training.method import Method
-from halikit.utils.random import seeded
+from halikit.utils.random import derived_seed, seeded
 
 __all__ = ["Stepper"]
 
@@ -24,9 +23,9 @@ class Stepper:
 
     Args:
         model: The model.
-        method: What a step is.
+        method: The method, which computes the gradients of a step.
         averager: The moving average of the weights.
-        settings: All settings.
+        settings: The settings of the training.
         hardware: Where the steps run.
 
     The arguments are attributes too.
@@ -77,8 +76,8 @@ class Stepper:
             torch.compiler.cudagraph_mark_step_begin()
         self.guard.before_step()
         # The noise of a step depends on (seed, step, rank) alone; the caller's generators are restored.
-        noise = np.random.SeedSequence((self.settings.training.seed, self.steps, self.hardware.processes.rank))
-        with seeded(int(noise.generate_state(1)[0]), self.hardware.device), self.hardware.autocast():
+        seed = derived_seed(self.settings.training.seed, self.steps, self.hardware.processes.rank)
+        with seeded(seed, self.hardware.device), self.hardware.autocast():
             losses = self._add_gradients(batch.to(self.hardware.device), labels)
         self.guard.after_gradients(losses.values(), self.optimisers.values())
         for optimiser in self.optimisers.values():

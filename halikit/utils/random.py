@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
-__all__ = ["drawing_from", "seeded"]
+__all__ = ["derived_seed", "drawing_from", "seeded"]
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed that depends on several numbers, such as seed, step and rank, and on nothing else; each at least 0."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @contextmanager
