@@ -246,6 +246,10 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
     """
     values = config.model_dump()
     resolved = {_resolved(name): value for name, value in changes.items()}
+    if not isinstance(resolved.get("labels"), Mapping | None) and resolved["labels"] != "none":
+        raise ConfigError(
+            f"labels = {resolved['labels']!r}: labels is a section; the number of examples is labels.number"
+        )
     method = resolved.get("training.method", config.training.method)
     if method != config.training.method:
         # The settings of the other method's game go, unless they are given in the same call.

@@ -52,6 +52,14 @@ class Section(BaseModel):
         for name, reason in self.without_effect().items():
             value = getattr(self, name)
             if value != type(self).model_fields[name].default:
-                what = f"[{name}]" if isinstance(value, Section) else f"{name} = {value!r}"
-                raise ValueError(f"{what} has no effect here: {reason}")
+                raise ValueError(f"{_changed(name, value)} has no effect here: {reason}")
         return self
+
+
+def _changed(name: str, value: Any) -> str:
+    """A setting that is not at its default, in words; for a section, the settings in it."""
+    if not isinstance(value, Section):
+        return f"{name} = {value!r}"
+    fields = type(value).model_fields
+    changed = [f"{key} = {getattr(value, key)!r}" for key in fields if getattr(value, key) != fields[key].default]
+    return f"{', '.join(changed)} in [{name}]"

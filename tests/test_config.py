@@ -133,3 +133,14 @@ def test_messages_stay_short() -> None:
         Config.parse({"training": {"steps": "a" * 10**6, "b" * 10**6: 1}, "c" * 10**6: 1})
     assert len(str(error.value).splitlines()) == 3
     assert len(str(error.value)) < 1000
+
+
+def test_a_section_without_effect_names_the_settings_in_it() -> None:
+    with pytest.raises(ConfigError, match=r"objective = 'relativistic' in \[game\] has no effect here"):
+        override(Config(), {"method": "elbo", "objective": "relativistic"})
+
+
+def test_a_number_of_labels_is_no_section() -> None:
+    with pytest.raises(ConfigError, match="labels is a section; the number of examples is labels.number"):
+        override(Config(), {"labels": 100})
+    assert override(Config(), {"labels": "none"}).labels is None
