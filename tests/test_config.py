@@ -141,6 +141,6 @@ def test_a_section_without_effect_names_the_settings_in_it() -> None:
 
 
 def test_a_number_of_labels_is_no_section() -> None:
-    with pytest.raises(ConfigError, match="labels is a section; the number of examples is labels.number"):
+    with pytest.raises(ConfigError, match=r"labels is a section; the number of examples is labels\.number"):
         override(Config(), {"labels": 100})
     assert override(Config(), {"labels": "none"}).labels is None
