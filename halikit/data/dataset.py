@@ -107,6 +107,7 @@ class Split:
         attributes: ``(n, A)`` bool, in the order of the data set's attributes; ``None`` without attributes.
         target: Device of the batches; ``None`` for the device of the images.
         streamed: Whether images are read from a file when they are needed.
+        dtype: Dtype of the batches.
 
     Raises:
         ValueError: If images, labels and attributes differ in number, or one has a wrong dtype.
@@ -117,6 +118,7 @@ class Split:
     attributes: Tensor | None = None
     target: torch.device | None = None
     streamed: bool = False
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -159,7 +161,7 @@ class Split:
             index: ``(b,)`` int64, on any device.
 
         Returns:
-            ``(b, *shape)`` float32 in [−1, 1], on :attr:`device`.
+            ``(b, *shape)`` of :attr:`dtype`, in [−1, 1] for images, on :attr:`device`.
         """
         index = index.to(self.images.device)
         if self.device.type == "cuda" and self.images.device.type == "cpu":
@@ -168,7 +170,9 @@ class Split:
             images = torch.index_select(self.images, 0, index, out=pinned).to(self.device, non_blocking=True)
         else:
             images = self.images[index].to(self.device)
-        return images.to(torch.float32).div_(127.5).sub_(1) if images.dtype == torch.uint8 else images
+        if images.dtype == torch.uint8:
+            return images.to(self.dtype).div_(127.5).sub_(1)
+        return images.to(self.dtype)
 
     def to(self, device: torch.device | str, *, resident: bool = True) -> Split:
         """The same part, with its batches on ``device``.
@@ -255,6 +259,12 @@ class DataSet:
             test=moved[id(self.test)],
         )
 
+    def in_dtype(self, dtype: torch.dtype) -> DataSet:
+        """The same data set with its batches of another floating dtype."""
+        changed = {id(part): replace(part, dtype=dtype) for part in self.distinct_parts}
+        validation = None if self.validation is None else changed[id(self.validation)]
+        return replace(self, train=changed[id(self.train)], validation=validation, test=changed[id(self.test)])
+
 
 def divided(
     spec: str,
@@ -303,14 +313,15 @@ def from_tensor(x: Tensor) -> DataSet:
     """A data set of samples in memory; the last tenth is held out.
 
     Args:
-        x: ``(n, *shape)`` float32, at least two samples. Images are in [−1, 1].
+        x: ``(n, *shape)`` floats, at least two samples; kept as float32. Images are in [−1, 1].
 
     Raises:
-        DataError: If there are fewer samples, of another dtype, or not all finite.
+        DataError: If there are fewer samples, no floats, or not all finite.
     """
-    if x.dtype != torch.float32 or x.dim() < 2 or len(x) < 2 or not x.isfinite().all():
+    if not x.is_floating_point() or x.dim() < 2 or len(x) < 2 or not x.isfinite().all():
         raise DataError(
-            f"a tensor of data is (n, *shape) float32 with n ≥ 2 and finite, got {tuple(x.shape)} of {x.dtype}"
+            f"a tensor of data is (n, *shape) floats with n ≥ 2 and finite, got {tuple(x.shape)} of {x.dtype}"
         )
+    x = x.to(torch.float32)
     cut = len(x) - max(1, len(x) // 10)
     return divided("tensor", Split(x[:cut]), Split(x[cut:]))

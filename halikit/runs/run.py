@@ -217,7 +217,7 @@ class Run:
             loaded = datasets.load(spec, size=settings.size, strict=settings.strict, on_progress=advance)
         if loaded.shape != shape:
             raise InputError(f"the model is for data of shape {shape}, but {loaded.spec} has {loaded.shape}")
-        return loaded
+        return loaded.in_dtype(self.hierarchy.prior.dtype)
 
     def held_out(self, n: int, part: Split | None = None) -> Tensor:
         """The first ``n`` held-out samples, or all if there are fewer, ``(n, *shape of x)``, on the run's device.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -25,6 +25,7 @@ from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.training.extra_losses import ExtraLoss, Player, StepContext, add_gradients, check_names, parameters_of
+from halikit.training.kernels import gauge_notices, gradient_notices
 from halikit.training.method import Method
 from halikit.utils.modes import evaluating
 from halikit.utils.random import seeded
@@ -97,7 +98,14 @@ class GameMethod(Method):
         self._extra_losses = extra_losses
         self._measure, self._notify = measure, on_notice
         self._input_noises = [game.noise.scale if game.noise else 0.0 for game in self._discriminator.games]
-        self.single_pass, self.description = self._examine()
+        with evaluating(model.hierarchy), seeded(0, model.hierarchy.prior.device), torch.no_grad():
+            probe = model.hierarchy.sample_states(4)
+        for notice in gradient_notices(model.hierarchy, probe):
+            on_notice(notice)
+        if model.config is None:  # the presets have chosen their gauge
+            for notice in gauge_notices(model.hierarchy, probe):
+                on_notice(notice)
+        self.single_pass, self.description = self._examine(probe)
         self._compile_mode = config.hardware.compile
         self._keep_gradients = config.hardware.accumulate > 1
         self._compiled: dict[tuple[Players, float], CompiledStep] = {}
@@ -184,14 +192,12 @@ class GameMethod(Method):
             if game.noise:
                 game.noise.scale = first
 
-    def _examine(self) -> tuple[bool, str]:
+    def _examine(self, states: Mapping[str, Tensor]) -> tuple[bool, str]:
         """Whether one backward pass serves both players, and what a step is."""
-        settings, hierarchy = self.settings, self._hierarchy
+        settings = self.settings
         d, g = settings.discriminator_steps, settings.generator_steps
         if d != 1 or g != 1:
             return False, f"rounds of {d} discriminator and {g} generator steps"
-        with evaluating(hierarchy), seeded(0, hierarchy.prior.device), torch.no_grad():
-            states = hierarchy.sample_states(4)
         return supports_single_pass(self._discriminator, self.objective, states)
 
 

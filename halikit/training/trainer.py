@@ -79,9 +79,11 @@ class Trainer:
         self.hardware = Hardware(config.hardware, on_notice)
         self._settings = resolve_sleep_weights(config, model.hierarchy, self.hardware.notify)
         self.data = _load(data, config, self.hardware.device)
+        self.hardware.prepare(model.parts.values())
+        if self.data is not None:
+            self.data = self.data.in_dtype(model.hierarchy.prior.dtype)
         augmentation = augmentation or config.data.augmentation()
         self._batches = self._make_batches(augmentation)
-        self.hardware.prepare(model.parts.values())
         self.hardware.place(loss.module for loss in extra_losses if loss.module is not None)
         averager = Averager(model.hierarchy, config.training.ema_decay)
         self.averaged = averager.average
