@@ -175,8 +175,9 @@ def ladder_spaces(
     if family not in ("dense", "conv", "mixed"):
         raise ValueError(f"family is 'dense', 'conv' or 'mixed', got {family!r}")
     if family != "dense" and not x.is_maps:
-        raise ValueError(f"convolutions need channels and axes, such as (C, T) or (C, H, W), got {x.shape}; use "
-                         "family='dense'")
+        raise ValueError(
+            f"convolutions need channels and axes, such as (C, T) or (C, H, W), got {x.shape}; use family='dense'"
+        )
     if widths is not None and (len(widths) != levels or min(widths) < 1):
         raise ValueError(f"{levels} levels need {levels} positive widths, got {list(widths)}")
     sizes = _map_sizes(x.shape[1:], levels) if family == "conv" else []
@@ -268,9 +269,7 @@ def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, ...]]:
 
     def halved(factor: int) -> list[tuple[int, ...]]:
         sizes: list[tuple[int, ...]] = []
-        while (
-            len(sizes) < levels - 1 and not any(side % factor for side in size) and min(size) >= factor * COARSEST
-        ):
+        while len(sizes) < levels - 1 and not any(side % factor for side in size) and min(size) >= factor * COARSEST:
             sizes.append(tuple(side // factor for side in size))
             factor *= 2
         return sizes
