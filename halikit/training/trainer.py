@@ -261,7 +261,7 @@ def _load(
     data: datasets.DataSet | str | Tensor | None, settings: Config, device: torch.device
 ) -> datasets.DataSet | None:
     if isinstance(data, str):
-        data = datasets.load(data, size=settings.data.size)
+        data = datasets.load(data, size=settings.data.size, kind=settings.data.kind)
     elif isinstance(data, Tensor):
         data = datasets.from_tensor(data)
     return None if data is None else data.to(device)
