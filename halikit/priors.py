@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
 from halikit.spaces import Space
-from halikit.utils.mixture import DiagonalMixture
+from halikit.utils.mixture import DiagonalMixture, mixture_sample
 from halikit.utils.random import drawing_from, seeded
 
 __all__ = [
@@ -285,6 +285,12 @@ class Mixture(Prior):
         shaped = self._shaped()
         return dist.TransformedDistribution(mixture, shaped) if shaped else mixture
 
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Samples ``(n, *space.shape)``, which pass gradients to all parameters."""
+        with drawing_from(generator, self.device):
+            z = mixture_sample(self.locs, self.log_scales.exp(), self.logits, torch.Size([n]))
+        return z.reshape(n, *self.space.shape)
+
     @torch.no_grad()
     def truncated_sample(self, n: int, bound: float, *, generator: torch.Generator | None = None) -> Tensor:
         """Samples within ``bound`` standard deviations of the mean of their component, ``(n, *space.shape)``."""
@@ -327,10 +333,17 @@ class Flow(Prior):
         base = dist.Normal(self._origin, torch.ones_like(self._origin)).expand((self.space.size,)).to_event(1)
         return dist.TransformedDistribution(base, self._transforms())
 
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Samples ``(n, *space.shape)``, which pass gradients to all parameters."""
+        return self._pushed(self._origin.new_empty(n, self.space.size).normal_(generator=generator))
+
     @torch.no_grad()
     def truncated_sample(self, n: int, bound: float, *, generator: torch.Generator | None = None) -> Tensor:
         """Samples that the flow makes of truncated noise, ``(n, *space.shape)``."""
-        z = self._truncated_noise(n, bound, generator).reshape(n, self.space.size)
+        return self._pushed(self._truncated_noise(n, bound, generator).reshape(n, self.space.size))
+
+    def _pushed(self, z: Tensor) -> Tensor:
+        """What the flow makes of noise ``(n, D)``: ``(n, *space.shape)``."""
         for transform in self._transforms():
             z = transform(z)
         return z

@@ -78,7 +78,8 @@ class Trainer:
         self.model, self._on_record = model, on_record
         self.hardware = Hardware(config.hardware, on_notice)
         self._settings = resolve_sleep_weights(config, model.hierarchy, self.hardware.notify)
-        self.data = _load(data, config, self.hardware.device)
+        found = None if data is None else datasets.as_data_set(data, size=config.data.size)
+        self.data = None if found is None else found.to(self.hardware.device)
         augmentation = augmentation or config.data.augmentation()
         self._batches = self._make_batches(augmentation)
         self.hardware.prepare(model.parts.values())
@@ -253,13 +254,3 @@ class Trainer:
             seed=training.seed,
             prefetch=self._settings.hardware.prefetch,
         )
-
-
-def _load(
-    data: datasets.DataSet | str | Tensor | None, settings: Config, device: torch.device
-) -> datasets.DataSet | None:
-    if isinstance(data, str):
-        data = datasets.load(data, size=settings.data.size)
-    elif isinstance(data, Tensor):
-        data = datasets.from_tensor(data)
-    return None if data is None else data.to(device)

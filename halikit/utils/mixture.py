@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["DiagonalMixture"]
+__all__ = ["DiagonalMixture", "mixture_sample"]
 
 # Largest logarithm of a density ratio in the gradient of the weights. The ratios have means of at most one, so larger
 # ones are rare, but a single one would spoil an optimiser's running averages.
@@ -42,14 +42,22 @@ class DiagonalMixture(dist.MixtureOfDiagNormals):
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         """Samples ``(*sample_shape, ..., D)`` that pass gradients to means, standard deviations and weights."""
-        with torch.no_grad():
-            component = self.categorical.sample(sample_shape)
-            rows = component[..., None, None].expand(*component.shape, 1, self.dim)
-            shape = (*component.shape, *self.locs.shape[-2:])
-            loc, scale = (p.expand(shape).gather(-2, rows).squeeze(-2) for p in (self.locs, self.coord_scale))
-            z = loc + scale * torch.randn_like(loc)
-        passed: Tensor = _PassGradient.apply(z, self.locs, self.coord_scale, self.component_logits)
-        return passed
+        return mixture_sample(self.locs, self.coord_scale, self.component_logits, sample_shape)
+
+
+def mixture_sample(locs: Tensor, scales: Tensor, logits: Tensor, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    """Samples ``(*sample_shape, ..., D)`` of a mixture; see :class:`DiagonalMixture` for the arguments.
+
+    No value is read, so that a training step with it can be compiled.
+    """
+    with torch.no_grad():
+        component = dist.Categorical(logits=logits, validate_args=False).sample(sample_shape)
+        rows = component[..., None, None].expand(*component.shape, 1, locs.shape[-1])
+        shape = (*component.shape, *locs.shape[-2:])
+        loc, scale = (parameter.expand(shape).gather(-2, rows).squeeze(-2) for parameter in (locs, scales))
+        z = loc + scale * torch.randn_like(loc)
+    passed: Tensor = _PassGradient.apply(z, locs, scales, logits)
+    return passed
 
 
 class _PassGradient(torch.autograd.Function):
