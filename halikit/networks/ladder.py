@@ -26,6 +26,7 @@ from halikit.networks.blocks import (
     to_patches,
     upsample,
 )
+from halikit.priors import PriorKind
 from halikit.settings import InitialScale, NonNegative, Positive, Section
 from halikit.spaces import Space
 
@@ -43,7 +44,7 @@ _MOST_CHANNELS = 256
 
 
 class ModelSettings(Section):
-    """The hierarchy: the arguments of :func:`halikit.ladder`, or the networks of the paper."""
+    """The hierarchy: the arguments of :func:`halikit.ladder`, or the networks of the paper; and the prior."""
 
     levels: Positive = Field(3, description="number of latent levels L")
     data_shape: tuple[Positive, ...] | None = Field(None, description="shape of x; taken from the data when training")
@@ -64,15 +65,21 @@ class ModelSettings(Section):
         None, description="standard deviation of p(x|z1), fitted to learn it, or none for a deterministic p(x|z1)"
     )
     classes: Annotated[int, Field(ge=2)] | None = Field(None, description="number of classes of a level on top (Eq. 9)")
+    prior: PriorKind = Field("standard_normal", description="prior on the top latent, trained if it has parameters")
+    prior_components: Positive = Field(10, description="components of a mixture as the prior")
+    prior_layers: Annotated[int, Field(ge=2)] = Field(4, description="coupling layers of a flow as the prior")
     rectified: bool = Field(True, description="paper family: leaky ReLU before the Gaussian layers of z1")
     initial_scale: InitialScale = None
 
     def without_effect(self) -> dict[str, str]:
-        """The settings that the family does not read."""
+        """The settings that the family or the prior does not read."""
+        idle = {"prior": "classes on top have equal probabilities"} if self.classes else {}
+        kinds = {"prior_components": "mixture", "prior_layers": "flow"}
+        idle |= {name: f"it is for prior = {kind!r}" for name, kind in kinds.items() if self.prior != kind}
         if self.family != "paper":
-            return {"rectified": "it is for family = 'paper'"}
+            return idle | {"rectified": "it is for family = 'paper'"}
         names = ["maps", "widths", "hidden", "depth", "skips"] + ["rectified"] * (self.levels == 1)
-        return dict.fromkeys(names, "the paper's networks are those of Table 4")
+        return idle | dict.fromkeys(names, "the paper's networks are those of Table 4")
 
 
 def ladder(

@@ -97,6 +97,11 @@ class GameMethod(Method):
         self._hierarchy, self._discriminator = model.hierarchy, model.discriminator
         self._extra_losses = extra_losses
         self._measure, self._notify = measure, on_notice
+        if not model.hierarchy.prior.passes_gradient:
+            on_notice(
+                f"the prior {type(model.hierarchy.prior).__name__} stays as it is in the game, because its samples pass no "
+                "gradient to its parameters: training.method = 'elbo' trains it"
+            )
         self._input_noises = [game.noise.scale if game.noise else 0.0 for game in self._discriminator.games]
         with evaluating(model.hierarchy), seeded(0, model.hierarchy.prior.device), torch.no_grad():
             probe = model.hierarchy.sample_states(4)
