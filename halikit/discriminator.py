@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,13 @@ __all__ = [
     "MultiGameDiscriminator",
     "PlainDiscriminator",
     "couples_samples",
+    "is_known_to_couple",
 ]
 
 # How far a sample is shifted when coupling is looked for: far enough to be the largest or the smallest of its batch.
 _SHIFT = 10.0
+# For each discriminator that was examined: its modules then, and whether it couples samples.
+_FOUND: WeakKeyDictionary[nn.Module, tuple[tuple[tuple[int, type], ...], bool]] = WeakKeyDictionary()
 
 
 class InputNoise(nn.Module):
@@ -325,6 +329,21 @@ def couples_samples(discriminator: nn.Module, states: Mapping[str, Tensor]) -> b
     return any(
         not torch.equal(logits(index, 0.0), logits(index, shift)) for index in (0, last) for shift in (_SHIFT, -_SHIFT)
     )
+
+
+def is_known_to_couple(discriminator: nn.Module, states: Mapping[str, Tensor]) -> bool:
+    """The answer of :func:`couples_samples`, found once for each discriminator.
+
+    It is found again if a submodule was replaced since.
+
+    Args:
+        discriminator: From states to logits ``(n, …)``.
+        states: ``(n, *shape)`` by name, ``n ≥ 2``.
+    """
+    modules = tuple((id(module), type(module)) for module in discriminator.modules())
+    if _FOUND.get(discriminator, ((), False))[0] != modules:
+        _FOUND[discriminator] = modules, couples_samples(discriminator, states)
+    return _FOUND[discriminator][1]
 
 
 def at_least_vectors(state: Tensor) -> Tensor:
