@@ -22,7 +22,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from halikit.discriminator import Discriminator, is_known_to_couple
+from halikit.discriminator import CONTEXT, Discriminator, is_known_to_couple
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.objectives import Objective, is_never_flat, jensen_shannon, losses_of, name_of
@@ -105,6 +105,7 @@ def play(
     objective: Objective = jensen_shannon,
     *,
     encoder_noise: float = 0.0,
+    context: Tensor | None = None,
     single_pass: bool | None = None,
 ) -> Step:
     """Draw both joints and judge them (Algorithm 1, down to the two losses).
@@ -116,6 +117,8 @@ def play(
         objective: The pair of losses.
         encoder_noise: Standard deviation of the noise on the encoder's input, at least 0. The discriminator sees ``x``
             without it.
+        context: What kernels and discriminator may read beside the states, ``(n, …)``. The discriminator finds it among
+            the states under the name ``context``.
         single_pass: Whether one backward pass is to serve both players; by default wherever that is exact. The first
             step of a discriminator is slower, because :func:`supports_single_pass` examines it.
 
@@ -123,8 +126,10 @@ def play(
         InputError: If a single pass is asked for and is not exact, or the objective does not return two losses.
     """
     noisy = x.add(torch.randn_like(x), alpha=encoder_noise) if encoder_noise else x
-    q = hierarchy.encode(noisy, sample=True) | {hierarchy.spaces[0].name: x}
-    p = hierarchy.sample_states(len(x))
+    q = hierarchy.encode(noisy, sample=True, context=context) | {hierarchy.spaces[0].name: x}
+    p = hierarchy.sample_states(len(x), context=context)
+    if context is not None:
+        q, p = q | {CONTEXT: context}, p | {CONTEXT: context}
     with torch.enable_grad():
         games = tuple(_judge(game, q, p, objective) for game in discriminator.games)
     if single_pass is not False:
@@ -258,7 +263,7 @@ def supports_single_pass(
 
 def _judge(game: Discriminator, q: Mapping[str, Tensor], p: Mapping[str, Tensor], objective: Objective) -> Game:
     """One game on its own concatenation of the samples, which no other game reads."""
-    names = [*(space.name for space in game.spaces), *({"context"} & q.keys())]
+    names = [space.name for space in game.spaces] + [CONTEXT] * (CONTEXT in q)
     states = {name: torch.cat([q[name], p[name]]) for name in names}
     logits = at_least_single(game(states))
     leaf = logits.detach().requires_grad_()
@@ -273,7 +278,7 @@ def _gradients_of_logits(game: Discriminator, joint: Mapping[str, Tensor]) -> li
     """``∇s`` at samples, by each state that has a gradient; differentiable over θ_d."""
     leaves = {name: state.detach().requires_grad_(state.is_floating_point()) for name, state in joint.items()}
     inputs = [leaf for leaf in (leaves[space.name] for space in game.spaces) if leaf.requires_grad]
-    return list(torch.autograd.grad(game(leaves).sum(), inputs, create_graph=True))
+    return list(torch.autograd.grad(game(leaves).sum(), inputs, create_graph=True, materialize_grads=True))
 
 
 def _mixed(q: Mapping[str, Tensor], p: Mapping[str, Tensor], name: str, u: Tensor) -> Tensor:

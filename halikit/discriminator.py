@@ -17,6 +17,7 @@ from halikit.spaces import Space
 from halikit.utils.random import seeded
 
 __all__ = [
+    "CONTEXT",
     "Discriminator",
     "InputNoise",
     "JointDiscriminator",
@@ -26,6 +27,8 @@ __all__ = [
     "is_known_to_couple",
 ]
 
+# The name of the context among the states that a discriminator is given.
+CONTEXT = "context"
 # How far a sample is shifted when coupling is looked for: far enough to be the largest or the smallest of its batch.
 _SHIFT = 10.0
 # For each discriminator that was examined: its modules then, and whether it couples samples.
