@@ -15,7 +15,7 @@ one pass is exact, and :func:`add_gradients` takes one pass or two accordingly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +26,7 @@ from halikit.discriminator import CONTEXT, Discriminator, is_known_to_couple
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.objectives import Objective, is_never_flat, jensen_shannon, losses_of, name_of
+from halikit.spaces import Space
 from halikit.utils.tensors import at_least_single
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "gradient_penalty",
     "interpolated_penalty",
     "play",
+    "refuse_discrete",
     "supports_single_pass",
 ]
 
@@ -141,9 +143,7 @@ def play(
     return Step(q, p, games, single_pass)
 
 
-def add_gradients(
-    step: Step, hierarchy: nn.Module, discriminator: nn.Module, *, retain_graph: bool = False
-) -> None:
+def add_gradients(step: Step, hierarchy: nn.Module, discriminator: nn.Module, *, retain_graph: bool = False) -> None:
     """Add the gradients of ``L_d`` over θ_d and of ``L_g`` over θ_g to ``.grad``, in the passes that are exact.
 
     Args:
@@ -229,7 +229,7 @@ def interpolated_penalty(
     Raises:
         InputError: If a state that is read is discrete, because nothing lies between two of its values.
     """
-    _check_continuous(discriminator, encoder_states)
+    refuse_discrete(discriminator.spaces, encoder_states)
     first = encoder_states[discriminator.spaces[0].name]
     u = torch.rand(len(first), device=first.device)
     between = {space.name: _mixed(encoder_states, decoder_states, space.name, u) for space in discriminator.spaces}
@@ -239,6 +239,25 @@ def interpolated_penalty(
         norms = torch.cat([_flat(gradient) for gradient in gradients], 1).norm(dim=1)
         total = total + (norms - 1).square().mean()
     return total
+
+
+def refuse_discrete(spaces: Iterable[Space], states: Mapping[str, Tensor], known: Collection[Space] = ()) -> None:
+    """Refuse :func:`interpolated_penalty` where a state is discrete: integers, bits or classes.
+
+    Args:
+        spaces: Spaces of the states.
+        states: A sample ``(n, *shape)`` by name.
+        known: Spaces that are known to be discrete, beside those whose support or whose states say so.
+
+    Raises:
+        InputError: If one is discrete, because nothing lies between two of its values.
+    """
+    for space in spaces:
+        if space in known or space.support in _DISCRETE or not states[space.name].is_floating_point():
+            raise InputError(
+                f"no penalty between samples of {space}, which is discrete: take it at the samples, "
+                "game.penalised_joint = 'encoder', 'decoder' or 'both'"
+            )
 
 
 def supports_single_pass(
@@ -283,15 +302,6 @@ def _gradients_of_logits(game: Discriminator, joint: Mapping[str, Tensor]) -> li
 
 def _mixed(q: Mapping[str, Tensor], p: Mapping[str, Tensor], name: str, u: Tensor) -> Tensor:
     return torch.lerp(p[name].detach(), q[name].detach(), u.view(-1, *[1] * (q[name].dim() - 1)).to(q[name].dtype))
-
-
-def _check_continuous(discriminator: Discriminator, states: Mapping[str, Tensor]) -> None:
-    for space in discriminator.spaces:
-        if getattr(space, "support", None) in _DISCRETE or not states[space.name].is_floating_point():
-            raise InputError(
-                f"no penalty between samples of {space}, which is discrete: take it at the samples, "
-                "game.penalised_joint = 'encoder', 'decoder' or 'both'"
-            )
 
 
 def _flat(gradient: Tensor) -> Tensor:

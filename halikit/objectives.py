@@ -21,6 +21,7 @@ from torch.nn.functional import softplus
 from halikit.errors import InputError
 
 __all__ = [
+    "CUSTOM",
     "OBJECTIVES",
     "Losses",
     "Objective",
@@ -36,6 +37,7 @@ __all__ = [
     "never_flat",
     "relativistic",
     "reverse_kl",
+    "setting_of",
     "wasserstein",
 ]
 
@@ -50,6 +52,8 @@ class Losses(NamedTuple):
 Objective = Callable[[Tensor, Tensor], Losses]
 _Declared = TypeVar("_Declared", bound=Callable[..., Losses])
 
+# How settings name an objective of the user's own: with its name behind this.
+CUSTOM = "custom:"
 # Logits are clamped to ±40. This changes derivatives by less than 1e-17 and keeps ratios of derivatives finite.
 _LOGIT_BOUND = 40.0
 # Exponents of an f-divergence are clamped to ±20: squares of the derivatives stay far below the largest float.
@@ -76,6 +80,12 @@ def name_of(objective: Objective) -> str:
     return str(getattr(objective, "__name__", type(objective).__name__)).strip("<>_")
 
 
+def setting_of(objective: Objective) -> str:
+    """The value of ``game.objective`` for an objective: its name in :data:`OBJECTIVES`, or ``custom:NAME``."""
+    listed = [name for name, known in OBJECTIVES.items() if known is objective]
+    return listed[0] if listed else CUSTOM + name_of(objective)
+
+
 def losses_of(objective: Objective, s_q: Tensor, s_p: Tensor) -> Losses:
     """The losses of an objective at logits ``(n,)`` each.
 
@@ -86,7 +96,9 @@ def losses_of(objective: Objective, s_q: Tensor, s_p: Tensor) -> Losses:
     listed = pair if isinstance(pair, tuple) else (pair,)
     shapes = [tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__ for loss in listed]
     if shapes != [(), ()]:
-        raise InputError(f"an objective returns two losses (), for each player one; {name_of(objective)} gives {shapes}")
+        raise InputError(
+            f"an objective returns two losses (), for each player one; {name_of(objective)} gives {shapes}"
+        )
     return Losses(*pair)
 
 
