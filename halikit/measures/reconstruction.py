@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halikit.measures.shared import OnTest, measured_data
+from halikit.measures.shared import MostDraws, OnTest, ProposalName, ProposalOption, Scale, measured_data
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +23,9 @@ def reconstruction(
     *,
     number: Annotated[int, typer.Option("-n", "--number", min=10, help="Number of held-out data to use.")] = 2000,
     test: OnTest = False,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            help="Standard deviation of a Gaussian around a deterministic p(x|z1), which the error in nats needs: a "
-            "number, or fit to fit it on one half of the data and measure on the other.",
-            show_default=False,
-        ),
-    ] = None,
+    scale: Scale = None,
+    proposal: ProposalOption = ProposalName.mixture,
+    draws: MostDraws = 4096,
     seed: int = 0,
 ) -> Result:
     """Measure the reconstruction errors of every level: root mean square, as the discriminator sees them, and in nats.
@@ -80,33 +75,6 @@ def reconstruction(
 
 def _per_level(quantities: Sequence[Quantity]) -> list[str]:
     return [f"  level {level}  {quantity}" for level, quantity in enumerate(quantities, 1)]
-
-
-class _Observed(NamedTuple):
-    """The data to measure on, the observation scale, and where the scale is from, in words."""
-
-    x: torch.Tensor
-    scale: float | None
-    source: str
-
-
-def _observed(run: Run, x: torch.Tensor, scale: str | None, generator: torch.Generator) -> _Observed:
-    from halikit.analysis.reconstruction import fit_observation_scale
-    from halikit.errors import InputError
-
-    if scale is None:
-        return _Observed(x, None, "")
-    if scale == "fit":
-        half = len(x) // 2
-        fitted = fit_observation_scale(run.hierarchy, x[:half], generator=generator)
-        return _Observed(x[half:], fitted, f", fitted on {half:,} others")
-    try:
-        number = float(scale)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise InputError(f"--scale takes a positive number or fit, got {scale!r}")
-    return _Observed(x, number, "")
 
 
 def _nats(run: Run, observed: _Observed, generator: torch.Generator) -> tuple[list[Quantity] | None, str | None]:
