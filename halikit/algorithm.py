@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from halikit.discriminator import Discriminator, couples_samples
+from halikit.discriminator import CONTEXT, Discriminator, couples_samples
 from halikit.hierarchy import Hierarchy
 from halikit.objectives import Objective, jensen_shannon, relativistic
 from halikit.utils.tensors import at_least_single
@@ -99,6 +99,7 @@ def play(
     objective: Objective = jensen_shannon,
     *,
     encoder_noise: float = 0.0,
+    context: Tensor | None = None,
 ) -> Step:
     """Draw both joints and judge them (Algorithm 1, down to the two losses).
 
@@ -109,10 +110,14 @@ def play(
         objective: The pair of losses.
         encoder_noise: Standard deviation of the noise on the encoder's input, at least 0. The discriminator sees ``x``
             without it.
+        context: What kernels and discriminator may read beside the states, ``(n, …)``. The discriminator finds it among
+            the states under the name ``context``.
     """
     noisy = x.add(torch.randn_like(x), alpha=encoder_noise) if encoder_noise else x
-    q = hierarchy.encode(noisy, sample=True) | {hierarchy.spaces[0].name: x}
-    p = hierarchy.sample_states(len(x))
+    q = hierarchy.encode(noisy, sample=True, context=context) | {hierarchy.spaces[0].name: x}
+    p = hierarchy.sample_states(len(x), context=context)
+    if context is not None:
+        q, p = q | {CONTEXT: context}, p | {CONTEXT: context}
     with torch.enable_grad():
         games = tuple(_judge(game, q, p, objective) for game in discriminator.games)
     return Step(q, p, games)
@@ -194,7 +199,8 @@ def supports_single_pass(
 
 def _judge(game: Discriminator, q: Mapping[str, Tensor], p: Mapping[str, Tensor], objective: Objective) -> Game:
     """One game on its own concatenation of the samples, which no other game reads."""
-    states = {space.name: torch.cat([q[space.name], p[space.name]]) for space in game.spaces}
+    names = [space.name for space in game.spaces] + [CONTEXT] * (CONTEXT in q)
+    states = {name: torch.cat([q[name], p[name]]) for name in names}
     logits = at_least_single(game(states))
     leaf = logits.detach().requires_grad_()
     losses = objective(*leaf.chunk(2))

@@ -16,6 +16,7 @@ from halikit.spaces import Space
 from halikit.utils.random import seeded
 
 __all__ = [
+    "CONTEXT",
     "Discriminator",
     "InputNoise",
     "JointDiscriminator",
@@ -24,6 +25,8 @@ __all__ = [
     "couples_samples",
 ]
 
+# The name of the context among the states that a discriminator is given.
+CONTEXT = "context"
 # How far a sample is shifted when coupling is looked for: far enough to be the largest or the smallest of its batch.
 _SHIFT = 10.0
 

@@ -48,6 +48,10 @@ class Link(nn.Module):
         """The same two kernels with their roles exchanged."""
         return Link(self.down, self.up)
 
+    def conditioned(self, context: Tensor) -> Link:
+        """The two kernels given a context; see :meth:`halikit.Kernel.conditioned`."""
+        return Link(self.up.conditioned(context), self.down.conditioned(context))
+
     def __str__(self) -> str:
         return f"{self.up} ⇄ {self.down}"
 
@@ -58,6 +62,10 @@ class Hierarchy(nn.Module):
     ``h[:l]`` is the hierarchy of the first ``l`` levels, with a standard normal prior on ``z_l``. It shares the
     parameters of ``h``, as do :attr:`encoder` (Eq. 1) and :attr:`decoder` (Eq. 2). States are passed as dictionaries
     from names of spaces to tensors ``(n, *space.shape)``.
+
+    Where kernels depend on a context, such as the class of each datum, the methods take it as ``context=``:
+    ``(n, …)``, or ``(1, …)`` for all data alike. ``h.conditioned(context)`` is the hierarchy given a context, for
+    functions that take a hierarchy.
 
     Args:
         links: The links from the data up, at least one.
@@ -84,6 +92,8 @@ class Hierarchy(nn.Module):
         if len(set(names)) < len(names):
             raise ValueError(f"spaces must have different names, got {', '.join(names)}")
         self.prior = Prior(self.spaces[-1], prior)
+        # The context that the kernels are bound to; see conditioned().
+        self.context: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.links)
@@ -102,8 +112,32 @@ class Hierarchy(nn.Module):
             return self
         view = Hierarchy(list(self)[: len(levels)])
         view.prior.to(self.prior.device, self.prior.dtype)
-        view.training = self.training
+        view.training, view.context = self.training, self.context
         return view
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether a kernel depends on a context."""
+        return any(kernel.takes_context for link in self for kernel in (link.up, link.down))
+
+    def conditioned(self, context: Tensor | None) -> Hierarchy:
+        """The hierarchy given a context: a view on the same parameters, whose methods need no context any more.
+
+        Args:
+            context: ``(n, …)`` for batches of ``n`` data, or ``(1, …)`` for batches of any size. It is ignored where no
+                kernel takes a context.
+        """
+        if context is None or not self.takes_context:
+            return self
+        view = Hierarchy([link.conditioned(context) for link in self], self.prior.distribution)
+        view.prior, view.training, view.context = self.prior, self.training, context
+        return view
+
+    def rows(self, rows: slice | Tensor) -> Hierarchy:
+        """The hierarchy given the context of some of the data alone, for functions that take data batch by batch."""
+        if self.context is None or len(self.context) == 1:
+            return self
+        return self.conditioned(self.context[rows])
 
     @property
     def encoder(self) -> Kernel:
@@ -115,25 +149,39 @@ class Hierarchy(nn.Module):
         """``T_{x|z_L}``, the encoder's adjoint (Eq. 2)."""
         return compose(*(link.down for link in self))
 
-    def encode(self, x: Tensor, *, sample: bool = False, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def encode(
+        self,
+        x: Tensor,
+        *,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+        context: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Run the encoder on data, level by level.
 
         Args:
             x: ``(n, *shape of x)``.
             sample: Whether to sample each state; otherwise each is the conditional mean given the state below.
             generator: Random generator for the samples; torch's global one by default.
+            context: The context, if kernels take one.
 
         Returns:
             The states by name, ``(n, *shape)`` each, ``x`` first.
         """
         states = {self.spaces[0].name: x}
-        for link in self:
+        for link in self.conditioned(context):
             x = link.up.sample(x, generator=generator) if sample else link.up.mean(x)
             states[link.up.target.name] = x
         return states
 
     def decode(
-        self, z: Tensor, level: int | None = None, *, sample: bool = False, generator: torch.Generator | None = None
+        self,
+        z: Tensor,
+        level: int | None = None,
+        *,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+        context: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Run the decoder from a latent down to the data.
 
@@ -142,6 +190,7 @@ class Hierarchy(nn.Module):
             level: Level of the latent, between 1 and L; L by default.
             sample: Whether to sample each state; otherwise each is the conditional mean given the state above.
             generator: Random generator for the samples; torch's global one by default.
+            context: The context, if kernels take one.
 
         Returns:
             The states by name, ``(n, *shape)`` each, from ``z_level`` down to ``x``.
@@ -151,13 +200,19 @@ class Hierarchy(nn.Module):
         """
         level = self._checked(level)
         states = {self.spaces[level].name: z}
-        for link in reversed(list(self)[:level]):
+        for link in reversed(list(self.conditioned(context))[:level]):
             z = link.down.sample(z, generator=generator) if sample else link.down.mean(z)
             states[link.down.target.name] = z
         return states
 
     def reconstruct(
-        self, x: Tensor, level: int | None = None, *, sample: bool = False, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        level: int | None = None,
+        *,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+        context: Tensor | None = None,
     ) -> Tensor:
         """Encode to ``z_l`` and decode: ``x̂_l ~ T_{x|z_l} ∘ T_{z_l|x}`` (section 3.2).
 
@@ -166,6 +221,7 @@ class Hierarchy(nn.Module):
             level: l, between 1 and L; L by default.
             sample: Whether to sample each state; otherwise each is a conditional mean.
             generator: Random generator for the samples; torch's global one by default.
+            context: The context, if kernels take one.
 
         Returns:
             ``(n, *shape of x)``.
@@ -174,33 +230,37 @@ class Hierarchy(nn.Module):
             ValueError: If there is no such level.
         """
         level = self._checked(level)
-        z = self[:level].encode(x, sample=sample, generator=generator)[self.spaces[level].name]
-        return self.decode(z, level, sample=sample, generator=generator)[self.spaces[0].name]
+        stack = self.conditioned(context)[:level]
+        z = stack.encode(x, sample=sample, generator=generator)[self.spaces[level].name]
+        return stack.decode(z, level, sample=sample, generator=generator)[self.spaces[0].name]
 
-    def sample_states(self, n: int, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def sample_states(
+        self, n: int, *, generator: torch.Generator | None = None, context: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Sample the decoder's joint (Eq. 4): the states by name, ``(n, *shape)`` each, ``x`` first."""
-        states = self.decode(self.prior.sample(n, generator=generator), sample=True, generator=generator)
+        z = self.prior.sample(n, generator=generator)
+        states = self.decode(z, sample=True, generator=generator, context=context)
         return {space.name: states[space.name] for space in self.spaces}
 
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, *, generator: torch.Generator | None = None, context: Tensor | None = None) -> Tensor:
         """Sample data from the decoder's joint, ``(n, *shape of x)``."""
-        return self.sample_states(n, generator=generator)[self.spaces[0].name]
+        return self.sample_states(n, generator=generator, context=context)[self.spaces[0].name]
 
-    def encoder_joint(self, x: Tensor) -> dict[str, Tensor]:
+    def encoder_joint(self, x: Tensor, *, context: Tensor | None = None) -> dict[str, Tensor]:
         """Eq. 3 as a Pyro program; see :func:`halikit.joints.encoder_joint`."""
-        return joints.encoder_joint([link.up for link in self], x)
+        return joints.encoder_joint([link.up for link in self.conditioned(context)], x)
 
-    def decoder_joint(self, n: int) -> dict[str, Tensor]:
+    def decoder_joint(self, n: int, *, context: Tensor | None = None) -> dict[str, Tensor]:
         """Eq. 4 as a Pyro program; see :func:`halikit.joints.decoder_joint`."""
-        return joints.decoder_joint(self.prior, [link.down for link in self], n)
+        return joints.decoder_joint(self.prior, [link.down for link in self.conditioned(context)], n)
 
-    def model(self, x: Tensor) -> dict[str, Tensor]:
+    def model(self, x: Tensor, *, context: Tensor | None = None) -> dict[str, Tensor]:
         """Eq. 4 with ``x`` observed; see :func:`halikit.joints.model`."""
-        return joints.model(self.prior, [link.down for link in self], x)
+        return joints.model(self.prior, [link.down for link in self.conditioned(context)], x)
 
-    def guide(self, x: Tensor) -> dict[str, Tensor]:
+    def guide(self, x: Tensor, *, context: Tensor | None = None) -> dict[str, Tensor]:
         """Eq. 3 given ``x``; see :func:`halikit.joints.guide`."""
-        return joints.guide([link.up for link in self], x)
+        return joints.guide([link.up for link in self.conditioned(context)], x)
 
     def _checked(self, level: int | None) -> int:
         level = len(self) if level is None else level

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-__all__ = ["Space"]
+__all__ = ["Space", "Support"]
+
+Support = Literal["real", "unit", "bits", "one_hot", "simplex", "index"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,12 @@ class Space:
         name: Name of the variable; dictionaries of states use it as the key.
         shape: Shape of one state without batch dimensions: ``(D,)`` for a vector, ``(C, H, W)`` for
             an image, ``()`` for a scalar.
+        support: Where states lie: ``"real"``, ``"unit"`` for [0, 1], ``"bits"`` for 0 or 1, ``"one_hot"``,
+            ``"simplex"``, or ``"index"`` for integers. A prior is chosen by it where none is given. ``None`` if it is
+            not stated, which is read as real.
 
     Raises:
-        ValueError: If the name is not an identifier or a dimension is not a positive integer.
+        ValueError: If the name is not an identifier, a dimension is not a positive integer, or the support is unknown.
 
     Example:
         >>> str(Space("z1", (64, 16, 16)))
@@ -31,6 +37,7 @@ class Space:
 
     name: str
     shape: tuple[int, ...]
+    support: Support | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -40,6 +47,10 @@ class Space:
         shape = tuple(self.shape)
         if not all(isinstance(d, int) and d > 0 for d in shape):
             raise ValueError(f"space {self.name!r}: every dimension must be a positive integer, got {shape}")
+        if self.support not in (None, *get_args(Support)):
+            raise ValueError(
+                f"space {self.name!r}: a support is one of {', '.join(get_args(Support))}, got {self.support!r}"
+            )
         object.__setattr__(self, "shape", shape)
 
     @property

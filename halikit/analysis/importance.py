@@ -20,7 +20,7 @@ from halikit.errors import InputError
 from halikit.kernels import Composite, DensityKernel, Kernel, NoDensityError
 from halikit.kernels.kernel import effective_sample_size
 
-__all__ = ["CHUNK", "Bounds", "Draws", "Paths", "PathsName", "Proposal", "bound_log_density", "choose_paths"]
+__all__ = ["CHUNK", "Bounds", "Draws", "Paths", "PathsName", "Proposal", "bound_log_density", "choose_paths", "rows_of"]
 
 PathsName = Literal["mixture", "encoder", "decoder"]
 # Who draws the paths: both in halves, the encoder, the decoder, or a kernel from the data.
@@ -128,6 +128,7 @@ def bound_log_density(
     num_draws: int | None = None,
     most: int = 4096,
     tolerance: float = 0.5,
+    context: Tensor | None = None,
     generator: torch.Generator | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Bounds:
@@ -144,10 +145,11 @@ def bound_log_density(
         num_draws: Number of paths for each value; by default it is found by doubling.
         most: Largest number of paths that doubling comes to.
         tolerance: Change of the mean in nats below which doubling ends.
+        context: The context of the data, ``(n, …)`` or ``(1, …)``, if kernels take one.
         generator: Random generator; torch's global one by default.
         on_progress: Called with (paths drawn, paths in total at most).
     """
-    sums = _Sums(decoder, x, given, paths, generator)
+    sums = _Sums(decoder, x, given, paths, context, generator)
     total = given.shape[0] * len(x) * (num_draws or most)
     advance = on_progress or (lambda done, total: None)
     wanted = num_draws or min(_FEWEST, most)
@@ -171,10 +173,16 @@ class _Sums:
     """Sums of the weights and of their squares, in logarithms, ``(k, n)`` each."""
 
     def __init__(
-        self, decoder: Composite, x: Tensor, given: Tensor, paths: Paths, generator: torch.Generator | None
+        self,
+        decoder: Composite,
+        x: Tensor,
+        given: Tensor,
+        paths: Paths,
+        context: Tensor | None,
+        generator: torch.Generator | None,
     ) -> None:
         self._decoder, self._x, self._given = decoder, x, given
-        self._paths, self._generator = paths, generator
+        self._paths, self._context, self._generator = paths, context, generator
         dtype = torch.promote_types(x.dtype, torch.float32)
         self._log_sum = torch.full(given.shape[:1] + x.shape[:1], -math.inf, dtype=dtype, device=x.device)
         self._log_squares = self._log_sum.clone()
@@ -193,10 +201,10 @@ class _Sums:
                         proposal=self._paths.proposal,
                         mixed=self._paths.mixed,
                         generator=self._generator,
+                        context=rows_of(self._context, rows),
                     )
-                    self._log_sum[k, rows] = torch.logaddexp(self._log_sum[k, rows], log_weights.logsumexp(0))
-                    squares = (2 * log_weights).logsumexp(0)
-                    self._log_squares[k, rows] = torch.logaddexp(self._log_squares[k, rows], squares)
+                    for total, added in ((self._log_sum, log_weights), (self._log_squares, 2 * log_weights)):
+                        total[k, rows] = torch.logaddexp(total[k, rows], added.logsumexp(0))
                     self._done += draws * len(x)
                     yield self._done
         self.count += count
@@ -209,3 +217,8 @@ class _Sums:
     @property
     def effective_sample_sizes(self) -> Tensor:
         return effective_sample_size(self._log_sum, self._log_squares)
+
+
+def rows_of(context: Tensor | None, rows: slice) -> Tensor | None:
+    """The context of some of the data; one of a single row is for all of them."""
+    return context if context is None or len(context) == 1 else context[rows]

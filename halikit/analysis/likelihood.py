@@ -60,6 +60,7 @@ def log_likelihood(
     tolerance: float = 0.5,
     proposal: Proposal = "mixture",
     scale: float | None = None,
+    context: Tensor | None = None,
     generator: torch.Generator | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LogLikelihood:
@@ -79,6 +80,7 @@ def log_likelihood(
         tolerance: In nats.
         proposal: ``"mixture"``, ``"encoder"``, ``"decoder"``, or a kernel from x through ``z_1 … z_L``.
         scale: Standard deviation of the Gaussian around a deterministic ``p(x|z_1)``, in units of x.
+        context: The context of the data, ``(n, …)`` or ``(1, …)``, if kernels take one.
         generator: Source of randomness.
         on_progress: Called with (paths drawn, paths in total at most).
 
@@ -87,6 +89,7 @@ def log_likelihood(
         InputError: If the proposal is none of the names.
         ValueError: If ``scale`` is given though ``p(x|z_1)`` has a density.
     """
+    hierarchy = hierarchy.conditioned(context)
     downs = observed_decoder(hierarchy, scale)
     decoder, prior = compose(*downs), _normal(hierarchy.prior)
     if isinstance(decoder, LinearGaussian) and prior is not None:
@@ -104,6 +107,7 @@ def log_likelihood(
         num_draws=num_samples,
         most=most,
         tolerance=tolerance,
+        context=hierarchy.context,
         generator=generator,
         on_progress=on_progress,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from halikit.analysis.batched import batches, in_batches
-from halikit.analysis.importance import CHUNK, Draws, Proposal, bound_log_density, choose_paths
+from halikit.analysis.importance import CHUNK, Draws, Proposal, bound_log_density, choose_paths, rows_of
 from halikit.analysis.quantity import Kind, Quantity
 from halikit.discriminator import Discriminator
 from halikit.hierarchy import Hierarchy
@@ -103,6 +103,7 @@ def reconstruction_error(
     tolerance: float = 0.5,
     proposal: Proposal = "mixture",
     scale: float | None = None,
+    context: Tensor | None = None,
     generator: torch.Generator | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ReconstructionError:
@@ -128,6 +129,7 @@ def reconstruction_error(
         tolerance: In nats.
         proposal: ``"mixture"``, ``"encoder"``, ``"decoder"``, or a kernel from x through ``z_1 … z_{l−1}``.
         scale: Standard deviation of the Gaussian around a deterministic ``p(x|z_1)``, in units of x.
+        context: The context of the data, ``(n, …)`` or ``(1, …)``, if kernels take one.
         generator: Source of randomness.
         on_progress: Called with (paths drawn, paths in total at most), above level 1.
 
@@ -137,7 +139,7 @@ def reconstruction_error(
         ValueError: If there is no such level, or ``scale`` is given though ``p(x|z_1)`` has a density.
     """
     level = len(hierarchy) if level is None else level
-    stack = hierarchy[:level]
+    stack = hierarchy.conditioned(context)[:level]
     if len(stack) != level:
         raise ValueError(f"level must be between 1 and {len(hierarchy)}, got {level}")
     decoder, encoder = compose(*observed_decoder(stack, scale)), stack.encoder
@@ -145,17 +147,19 @@ def reconstruction_error(
         return ReconstructionError(level, _expected_error(encoder, decoder, x), "exact", 0)
     if not isinstance(decoder, Composite):
         num_samples = num_samples or 16
-        return ReconstructionError(level, _estimated(encoder, decoder, x, num_samples, generator), "estimate", num_samples)
+        errors = _estimated(encoder, decoder, x, num_samples, stack.context, generator)
+        return ReconstructionError(level, errors, "estimate", num_samples)
     paths = choose_paths(decoder, encoder, proposal)
     num_samples = num_samples or 2
     bounds = bound_log_density(
         decoder,
         x,
-        _drawn(encoder, x, num_samples, generator),
+        _drawn(encoder, x, num_samples, stack.context, generator),
         paths,
         num_draws=num_between,
         most=most,
         tolerance=tolerance,
+        context=stack.context,
         generator=generator,
         on_progress=on_progress,
     )
@@ -314,7 +318,7 @@ def observed_decoder(stack: Hierarchy, scale: float | None) -> list[Kernel]:
     if scale is not None:
         if not isinstance(downs[0], DeterministicKernel):
             raise ValueError(f"a scale was given, but {downs[0]} is a {type(downs[0]).__name__}: leave it out")
-        downs[0] = downs[0].with_noise(scale)
+        downs[0] = downs[0].with_noise(scale).conditioned(downs[0].context)
     kernel = downs[0].factors[-1]
     if not isinstance(kernel, DensityKernel):
         raise NoDensityError(
@@ -332,18 +336,30 @@ def _expected_error(encoder: LinearGaussian, decoder: LinearGaussian, x: Tensor)
 
 
 def _estimated(
-    encoder: Kernel, decoder: Kernel, x: Tensor, num_samples: int, generator: torch.Generator | None
+    encoder: Kernel,
+    decoder: Kernel,
+    x: Tensor,
+    num_samples: int,
+    context: Tensor | None,
+    generator: torch.Generator | None,
 ) -> Tensor:
     """``E[−log p(x|z)]`` from draws of ``z``, ``(n,)``."""
+    errors = []
+    for rows, part in batches(x, max(1, CHUNK // num_samples)):
+        repeated, own = part.expand(num_samples, *part.shape), rows_of(context, rows)
+        z = encoder.conditioned(own).sample(repeated, generator=generator)
+        errors.append(-decoder.log_prob(repeated, z, context=own).mean(0))
+    return torch.cat(errors)
 
-    def errors(x: Tensor) -> Tensor:
-        repeated = x.expand(num_samples, *x.shape)
-        return -decoder.log_prob(repeated, encoder.sample(repeated, generator=generator)).mean(0)
 
-    return in_batches(errors, x, max(1, CHUNK // num_samples))
-
-
-def _drawn(encoder: Kernel, x: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+def _drawn(
+    encoder: Kernel, x: Tensor, count: int, context: Tensor | None, generator: torch.Generator | None
+) -> Tensor:
     """Several draws of ``z_l`` for each datum, ``(count, n, *shape)``."""
-    draws = [encoder.sample(x.expand(count, *x.shape), generator=generator) for _, x in batches(x, max(1, CHUNK // count))]
-    return torch.cat(draws, 1)
+    return torch.cat(
+        [
+            encoder.conditioned(rows_of(context, rows)).sample(part.expand(count, *part.shape), generator=generator)
+            for rows, part in batches(x, max(1, CHUNK // count))
+        ],
+        1,
+    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from halikit.kernels.gaussian import GaussianKernel
-from halikit.kernels.kernel import Kernel
+from halikit.kernels.kernel import Kernel, network_takes_context
 from halikit.spaces import Space
 
 __all__ = ["DeterministicKernel"]
@@ -27,7 +27,7 @@ class DeterministicKernel(Kernel):
 
     def __init__(self, source: Space, target: Space, network: nn.Module) -> None:
         super().__init__(source, target)
-        self.network = network
+        self.network, self.takes_context = network, network_takes_context(network)
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """``f(given)``, ``(..., *target.shape)``; nothing is random."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel
+from halikit.kernels.kernel import DensityKernel, Representative, network_takes_context
 from halikit.spaces import Space
 from halikit.utils.tensors import at_least_single, per_element
 
@@ -31,7 +31,7 @@ class BernoulliKernel(DensityKernel):
 
     def __init__(self, source: Space, target: Space, network: nn.Module, *, temperature: float | None = None) -> None:
         super().__init__(source, target)
-        self.network = network
+        self.network, self.takes_context = network, network_takes_context(network)
         self.temperature = _checked(self, temperature)
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
@@ -76,16 +76,16 @@ class CategoricalKernel(DensityKernel):
             raise ValueError(f"{self}: classes live in a space (K,) as one-hot vectors or () as indices, got {target}")
         if temperature is not None and not target.rank:
             raise ValueError(f"{self}: an index cannot be relaxed; give the target the shape (K,)")
-        self.network = network
+        self.integer_draws = not target.rank
+        self.network, self.takes_context = network, network_takes_context(network)
         self.temperature = _checked(self, temperature)
 
     def logits(self, given: Tensor) -> Tensor:
-        """Unnormalised log-probabilities of the classes, ``(..., K)``, in at least single precision."""
+        """Unnormalised log-probabilities of the classes, ``(n, K)`` for ``n`` states, in at least single precision."""
         if self.target.rank:
             logits = self.run_network(self.network, given)
         else:
-            batch = self.batch_shape(given)
-            logits = self.network(given.reshape(-1, *self.source.shape)).reshape(*batch, -1)
+            logits = self.call_network(self.network, given).reshape(len(given), -1)
         # In bfloat16 the probabilities would not sum to one.
         return at_least_single(logits)
 
@@ -104,9 +104,9 @@ class CategoricalKernel(DensityKernel):
         return logits.softmax(-1) if self.target.rank else logits.argmax(-1)
 
     @property
-    def knows_mean(self) -> bool:
-        """Whether states are one-hot vectors: an index has no mean."""
-        return bool(self.target.rank)
+    def representative(self) -> Representative:
+        """The mean for one-hot vectors, the mode for indices, which have no mean."""
+        return "mean" if self.target.rank else "mode"
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
         """Cross entropy with the class of each sample, ``(n,)``, in nats.

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel
+from halikit.kernels.kernel import DensityKernel, network_takes_context
 from halikit.spaces import Space
 from halikit.utils.tensors import at_least_single, per_element
 
@@ -85,7 +85,7 @@ class GaussianKernel(DensityKernel):
         cap = float(scale) if fixed else max_scale
         if gauge == "variance_preserving" and (cap is None or not cap < 1):
             raise ValueError(f"{self}: the variance-preserving gauge needs a scale bounded below 1, got {cap}")
-        self.network = network
+        self.network, self.takes_context = network, network_takes_context(network)
         self.scale_form = scale
         self.gauge = gauge
         self.max_scale = max_scale

@@ -1,26 +1,29 @@
 """Markov kernels ``T_{w|v}`` (paper, section 3.1): the abstract interface, composition (Eq. 1), adjoints (Eq. 2).
 
 In all functions ``given`` has the shape ``(..., *source.shape)`` and the result ``(..., *target.shape)``, with the same
-batch dimensions.
+batch dimensions. A subclass is written for one batch dimension, ``(n, *source.shape)``: the base class flattens the
+batch dimensions before it calls the subclass and restores them afterwards (:mod:`halikit.kernels.contract`).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
 from operator import matmul
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from halikit.kernels.contract import GUARDS, guarded_draw, guarded_loss
 from halikit.spaces import Space
 from halikit.utils.modes import evaluating
-from halikit.utils.random import drawing_from
+from halikit.utils.random import drawing_from, seeded
 from halikit.utils.tensors import at_least_single, per_element
 
 __all__ = [
@@ -34,6 +37,9 @@ __all__ = [
 ]
 
 
+Representative = Literal["mean", "mode", "median", "draw at fixed noise"]
+
+
 class NoDensityError(TypeError):
     """The kernel has no density in closed form."""
 
@@ -41,19 +47,39 @@ class NoDensityError(TypeError):
 class Kernel(nn.Module, ABC):
     """A Markov kernel ``T_{target|source}``: a probability measure over ``target`` for each ``given``.
 
-    Subclasses implement :meth:`sample`, and :meth:`mean` if the mean is known. Kernels compose with ``@`` as functions
-    do: ``(b @ a)`` applies ``a`` first (Eq. 1).
+    Subclasses implement :meth:`sample`, and :meth:`mean` if the mean is known, for ``given`` of shape
+    ``(n, *source.shape)``. All methods then take any batch dimensions, and refuse states of a wrong shape or dtype.
+    Kernels compose with ``@`` as functions do: ``(b @ a)`` applies ``a`` first (Eq. 1).
+
+    A kernel that depends on a context, such as the class of each datum, sets ``takes_context = True``. It finds the
+    context, one row for each row of ``given``, in :attr:`context`, or as the argument ``context`` of its methods if
+    they have one. Callers pass it as ``context=`` to any method, or bind it by :meth:`conditioned`.
 
     Args:
         source: Space that the measure is conditioned on.
         target: Space of the measure.
+
+    Attributes:
+        takes_context: Whether the kernel depends on a context.
+        integer_draws: Whether draws are int64, as indices of classes are; otherwise they have the dtype of ``given``.
+        context: The context that the kernel is bound to, ``(n, …)``; ``None`` for none.
     """
 
+    takes_context: bool = False
+    integer_draws: bool = False
+    context: Tensor | None = None
     # The kernel that a Link pairs with this one. The tuple prevents torch from registering it as a submodule, which
     # would count its parameters twice.
     _adjoint: tuple[Kernel, ...] = ()
     # For a composition without a link: the composition of the adjoints of its factors, made at the first access.
     _mirror: tuple[Kernel, ...] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Guard the methods that the subclass defines; see :mod:`halikit.kernels.contract`."""
+        super().__init_subclass__(**options)
+        for name, guard in GUARDS.items():
+            if name in vars(cls):
+                setattr(cls, name, guard(vars(cls)[name]))
 
     def __init__(self, source: Space, target: Space) -> None:
         super().__init__()
@@ -72,23 +98,54 @@ class Kernel(nn.Module, ABC):
             ``(..., *target.shape)``.
         """
 
+    @guarded_draw
     def mean(self, given: Tensor) -> Tensor:
         """The conditional mean, ``(..., *target.shape)``.
 
-        If the mean is not known, the result is one sample, which is an unbiased estimate of the mean.
+        If the mean is not known, the result is the draw at fixed noise: a sample under a seed that never changes. It is
+        the same at every call with the same ``given``, as the deterministic passes through a hierarchy need.
+        :attr:`representative` says which it is.
         """
-        return self.sample(given)
+        with seeded(0, given.device):
+            return self.sample(given)
+
+    @property
+    def representative(self) -> Representative:
+        """What :meth:`mean` returns: the mean, or what stands for it where the mean is not known."""
+        return "draw at fixed noise" if type(self).mean is Kernel.mean else "mean"
 
     @property
     def knows_mean(self) -> bool:
-        """Whether :meth:`mean` returns the conditional mean, and not a sample."""
-        return type(self).mean is not Kernel.mean
+        """Whether :meth:`mean` returns the conditional mean."""
+        return self.representative == "mean"
+
+    def conditioned(self, context: Tensor | None) -> Self:
+        """The kernel given a context: the same parameters, and ``context`` read by every method.
+
+        Args:
+            context: ``(n, …)`` for batches of ``n`` states, or ``(1, …)`` for batches of any size. A kernel that takes
+                no context does not read it.
+
+        Returns:
+            A view that is in no link yet; the kernel itself if ``context`` is ``None``.
+        """
+        if context is None:
+            return self
+        bound = copy.copy(self)
+        bound._adjoint, bound._mirror, bound.context = (), (), context
+        return bound
+
+    def dtype_for(self, given: Tensor) -> torch.dtype:
+        """The dtype of states of the target: that of ``given`` if these are floats, otherwise of the parameters."""
+        like = given if given.is_floating_point() else next(self.parameters(), None)
+        return torch.get_default_dtype() if like is None else like.dtype
 
     @property
     def has_sleep_loss(self) -> bool:
         """Whether :meth:`sleep_loss` is defined: the kernel has a density, a mean, or its own implementation."""
         return self.knows_mean or type(self).sleep_loss is not Kernel.sleep_loss
 
+    @guarded_loss
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
         """The loss of the kernel in the sleep phase: its error when it predicts ``target`` from ``given``, ``(n,)``.
 
@@ -116,13 +173,13 @@ class Kernel(nn.Module, ABC):
             f"{self} is a {type(self).__name__} and has no density in closed form: it can only be sampled"
         )
 
-    def log_prob(self, value: Tensor, given: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor, given: Tensor, *, context: Tensor | None = None) -> Tensor:
         """Exact log-density of ``value`` under ``T_{target|source = given}``, ``(...)``, in nats.
 
         Raises:
             NoDensityError: If the kernel has no density.
         """
-        return self(given).log_prob(value)
+        return self.conditioned(context)(given).log_prob(value)
 
     @property
     def adjoint(self) -> Kernel:
@@ -171,32 +228,43 @@ class Kernel(nn.Module, ABC):
         return batch
 
     def run_network(self, network: nn.Module, given: Tensor, outputs: int = 1) -> Tensor:
-        """Run ``network`` on ``given`` with one batch dimension, and reshape the result to the target.
+        """Run ``network`` on ``given``, and reshape the result to the target.
 
         Args:
             network: Module from ``(n, *source.shape)`` to ``n × outputs × target.size`` elements in any shape. Feature
-                maps ``(n, outputs · C, H, W)`` are split along the channels, vectors along their only axis.
-            given: ``(..., *source.shape)``.
+                maps ``(n, outputs · C, H, W)`` are split along the channels, vectors along their only axis. If it has
+                an attribute ``takes_context``, it is called with the context as its second argument.
+            given: ``(n, *source.shape)``.
             outputs: Number of tensors of the target's shape that the network returns for each sample.
 
         Returns:
-            ``(outputs, ..., *target.shape)`` for several outputs, ``(..., *target.shape)`` for one.
+            ``(outputs, n, *target.shape)`` for several outputs, ``(n, *target.shape)`` for one.
 
         Raises:
-            ValueError: If ``given`` or the output of the network does not fit the spaces.
+            ValueError: If the output of the network does not fit the target.
         """
-        target, batch = self.target, self.batch_shape(given)
-        # With numel(), an exported program would accept one batch size only.
-        rows = math.prod(batch)
-        out: Tensor = network(given if len(batch) == 1 else given.reshape(-1, *self.source.shape))
+        target, rows = self.target, given.shape[0]
+        # Latents stay in single precision where autocast computes the network in half precision.
+        out = self.call_network(network, given).to(self.dtype_for(given))
         if out.numel() != rows * outputs * target.size:
             raise ValueError(
                 f"the network of {self} gives {tuple(out.shape)} for a batch of {rows}; "
                 f"{target} needs {outputs} × {target.size} elements per sample"
             )
         if outputs == 1:
-            return out.reshape((*batch, *target.shape))
-        return out.reshape(rows, outputs, *target.shape).transpose(0, 1).reshape(outputs, *batch, *target.shape)
+            return out.reshape((rows, *target.shape))
+        return out.reshape((rows, outputs, *target.shape)).transpose(0, 1)
+
+    def call_network(self, network: nn.Module, given: Tensor) -> Tensor:
+        """The output of ``network`` for ``(n, *source.shape)`` and, if it takes one, the context.
+
+        Raises:
+            ValueError: If the output is not a tensor.
+        """
+        out = network(given, self.context) if network_takes_context(network) else network(given)
+        if not isinstance(out, Tensor):
+            raise ValueError(f"the network of {self} gives a tensor, got {type(out).__name__}")
+        return out
 
     def __matmul__(self, inner: Kernel) -> Kernel:
         """``self ∘ inner``: apply ``inner``, then ``self``, and marginalise over the state between them (Eq. 1)."""
@@ -215,7 +283,8 @@ class Kernel(nn.Module, ABC):
 class DensityKernel(Kernel):
     """A kernel with a density: :meth:`forward` returns it as a Pyro distribution.
 
-    Subclasses implement :meth:`forward`; samples and mean are then those of the distribution.
+    Subclasses implement :meth:`forward`; samples and mean are then those of the distribution. If the distribution knows
+    no finite mean, its mode stands for it, then its median, then the draw at fixed noise.
     """
 
     @abstractmethod
@@ -235,11 +304,9 @@ class DensityKernel(Kernel):
             return distribution.sample()
 
     def mean(self, given: Tensor) -> Tensor:
-        """The mean of :meth:`forward`, ``(..., *target.shape)``; one sample if the distribution has no known mean."""
-        try:
-            return self(given).mean
-        except NotImplementedError:
-            return super().mean(given)
+        """The mean of :meth:`forward`, ``(..., *target.shape)``, or what :attr:`representative` says."""
+        found = _REPRESENTATIVES[self.representative](self(given))
+        return super().mean(given) if found is None else found
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
         """The negative log-density of ``target``, ``(n,)``, in nats per element.
@@ -251,17 +318,66 @@ class DensityKernel(Kernel):
         return -at_least_single(self.log_prob(target, given)) / self.target.size
 
     @property
-    def knows_mean(self) -> bool:
-        """Whether the distribution has a known mean, or the class implements :meth:`mean`."""
+    def representative(self) -> Representative:
+        """What :meth:`mean` returns: the first that the distribution knows of mean, mode and median."""
         if type(self).mean is not DensityKernel.mean:
-            return True
+            return "mean"
+        if self._representative is None:
+            self._representative = self._find_representative()
+        return self._representative
+
+    # Found at the first use.
+    _representative: Representative | None = None
+
+    def _find_representative(self) -> Representative:
         like = next(self.parameters(), torch.empty(0))
+        kernel = self if self.context is None else self.conditioned(self.context[:1])
         with evaluating(self), torch.no_grad():
-            try:
-                _ = self(like.new_zeros(2, *self.source.shape)).mean
-            except NotImplementedError:
-                return False
-        return True
+            distribution = kernel(like.new_zeros(2, *self.source.shape))
+            for name, representative_of in _REPRESENTATIVES.items():
+                found = representative_of(distribution)
+                if found is not None and found.isfinite().all():
+                    return name
+        return "draw at fixed noise"
+
+
+def _mean_of(distribution: Any) -> Tensor | None:
+    try:
+        return distribution.mean
+    except NotImplementedError:
+        return None
+
+
+def _mode_of(distribution: Any) -> Tensor | None:
+    try:
+        return distribution.mode
+    except NotImplementedError:
+        return None
+
+
+def _median_of(distribution: Any) -> Tensor | None:
+    """The median of each element, where the elements are independent."""
+    while isinstance(distribution, torch.distributions.Independent):
+        distribution = distribution.base_dist
+    if distribution.event_shape:
+        return None
+    try:
+        return distribution.icdf(torch.tensor(0.5))
+    except NotImplementedError:
+        return None
+
+
+_REPRESENTATIVES: dict[Representative, Callable[[Any], Tensor | None]] = {
+    "mean": _mean_of,
+    "mode": _mode_of,
+    "median": _median_of,
+    "draw at fixed noise": lambda distribution: None,
+}
+
+
+def network_takes_context(network: nn.Module) -> bool:
+    """Whether a network takes a context as its second argument: it says so by an attribute ``takes_context``."""
+    return bool(getattr(network, "takes_context", False))
 
 
 class LogProbEstimate(NamedTuple):
@@ -337,9 +453,28 @@ class Composite(Kernel):
         return state
 
     @property
-    def knows_mean(self) -> bool:
-        """Whether the mean of every factor is known."""
-        return all(factor.knows_mean for factor in self)
+    def representative(self) -> Representative:
+        """``"mean"`` if every factor knows its mean; otherwise what stands for it in the first factor that does not."""
+        found = (factor.representative for factor in self)
+        return next((representative for representative in found if representative != "mean"), "mean")
+
+    @property
+    def takes_context(self) -> bool:  # type: ignore[override]
+        """Whether a factor depends on a context."""
+        return any(factor.takes_context for factor in self)
+
+    @property
+    def integer_draws(self) -> bool:  # type: ignore[override]
+        """Whether the last factor draws integers."""
+        return self[-1].integer_draws
+
+    def conditioned(self, context: Tensor | None) -> Self:
+        """The composite of the factors given a context."""
+        if context is None:
+            return self
+        bound = type(self)(*(factor.conditioned(context) for factor in self))
+        bound.context = context
+        return bound
 
     def estimate_log_prob(
         self,
@@ -350,6 +485,7 @@ class Composite(Kernel):
         proposal: Kernel | None = None,
         mixed: bool = False,
         generator: torch.Generator | None = None,
+        context: Tensor | None = None,
     ) -> LogProbEstimate:
         r"""Bound :math:`\log T_{w|u}(w)` from below, by importance sampling of the intermediate states.
 
@@ -359,7 +495,13 @@ class Composite(Kernel):
             The bound, its effective sample size and the number of samples.
         """
         log_weights = self.log_weights(
-            value, given, num_samples=num_samples, proposal=proposal, mixed=mixed, generator=generator
+            value,
+            given,
+            num_samples=num_samples,
+            proposal=proposal,
+            mixed=mixed,
+            generator=generator,
+            context=context,
         )
         log_sum = log_weights.logsumexp(0)
         ess = effective_sample_size(log_sum, (2 * log_weights).logsumexp(0))
@@ -374,6 +516,7 @@ class Composite(Kernel):
         proposal: Kernel | None = None,
         mixed: bool = False,
         generator: torch.Generator | None = None,
+        context: Tensor | None = None,
     ) -> Tensor:
         """Logarithms of importance weights; the mean of the weights is an unbiased estimate of the density.
 
@@ -394,6 +537,7 @@ class Composite(Kernel):
                 last factor that goes to ``source`` is not used.
             mixed: Whether the factors draw half of the paths beside the proposal.
             generator: Random generator; torch's global one by default.
+            context: The context, if kernels take one.
 
         Returns:
             ``(num_samples, ...)``, in nats, in at least single precision.
@@ -407,16 +551,13 @@ class Composite(Kernel):
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
         if mixed and proposal is None:
             raise ValueError("a mixture needs a proposal beside the factors themselves")
-        batch = self.batch_shape(given)
-        values = value.reshape(-1, *self.target.shape)
-        givens = given.reshape(-1, *self.source.shape)
-        own = num_samples if proposal is None else num_samples - num_samples // 2 if mixed else 0
+        factors = self.conditioned(context)
         if proposal is None:
-            between = self[:-1].sample(_repeated(givens, own), generator=generator)
-            found = _log_density(self[-1], _repeated(values, own), between)
-        else:
-            found = self._weighed(values, givens, self._way_back(proposal), num_samples - own, own, generator)
-        return found.reshape(num_samples, *batch)
+            values, givens = _repeated(value, num_samples), _repeated(given, num_samples)
+            return _log_density(factors[-1], values, factors[:-1].sample(givens, generator=generator))
+        back = self._way_back(proposal.conditioned(context))
+        own = num_samples - num_samples // 2 if mixed else 0
+        return _weighed(factors.factors, back, value, given, num_samples - own, own, generator)
 
     def _way_back(self, proposal: Kernel) -> tuple[Kernel, ...]:
         """The factors of the proposal that draw the intermediate states from a value."""
@@ -427,28 +568,6 @@ class Composite(Kernel):
                 f"the proposal {proposal} does not lead from {self.target} back through {', '.join(map(str, expected))}"
             )
         return back
-
-    def _weighed(
-        self,
-        values: Tensor,
-        givens: Tensor,
-        back: Sequence[Kernel],
-        proposed: int,
-        own: int,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        """Log-weights of ``proposed`` paths from the values and ``own`` from the givens, ``((proposed + own) · n,)``."""
-        *forth, last = self.factors
-        # Paths as lists of states, in the order of the way back.
-        paths = [_drawn_path(back, _repeated(values, proposed), generator)] if proposed else []
-        if own:
-            paths.append(_drawn_path(forth, _repeated(givens, own), generator)[::-1])
-        path = [torch.cat(states) for states in zip(*paths, strict=True)]
-        values, givens = (_repeated(ends, proposed + own) for ends in (values, givens))
-        log_back = _path_log_density(back, [values, *path])
-        log_forth = _path_log_density(forth, [givens, *reversed(path)])
-        log_mixture = torch.logaddexp(log_back + _log_share(proposed, own), log_forth + _log_share(own, proposed))
-        return _log_density(last, values, path[0]) + log_forth - log_mixture
 
     def __str__(self) -> str:
         return " ∘ ".join(str(factor) for factor in reversed(self.factors))
@@ -477,9 +596,31 @@ def effective_sample_size(log_sum: Tensor, log_sum_of_squares: Tensor) -> Tensor
     return (2 * log_sum - log_sum_of_squares).exp().nan_to_num(nan=1.0)
 
 
+def _weighed(
+    factors: Sequence[Kernel],
+    back: Sequence[Kernel],
+    value: Tensor,
+    given: Tensor,
+    proposed: int,
+    own: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Log-weights of ``proposed`` paths from ``value`` and ``own`` paths from ``given``, ``(proposed + own, ...)``."""
+    *forth, last = factors
+    # Paths as lists of states, in the order of the way back.
+    paths = [_drawn_path(back, _repeated(value, proposed), generator)] if proposed else []
+    if own:
+        paths.append(_drawn_path(forth, _repeated(given, own), generator)[::-1])
+    path = [torch.cat(states) for states in zip(*paths, strict=True)]
+    values, givens = _repeated(value, proposed + own), _repeated(given, proposed + own)
+    log_back = _path_log_density(back, [values, *path])
+    log_forth = _path_log_density(forth, [givens, *reversed(path)])
+    log_mixture = torch.logaddexp(log_back + _log_share(proposed, own), log_forth + _log_share(own, proposed))
+    return _log_density(last, values, path[0]) + log_forth - log_mixture
+
+
 def _repeated(states: Tensor, count: int) -> Tensor:
-    """``(count · n, *shape)``: the states ``(n, *shape)``, one whole batch after another."""
-    return states.expand(count, *states.shape).reshape(-1, *states.shape[1:])
+    return states.expand(count, *states.shape)
 
 
 def _log_share(one: int, other: int) -> float:
@@ -496,7 +637,7 @@ def _drawn_path(kernels: Sequence[Kernel], given: Tensor, generator: torch.Gener
 
 
 def _path_log_density(kernels: Sequence[Kernel], states: Sequence[Tensor]) -> Tensor:
-    """``Σ log T(states[i + 1] | states[i])`` over the kernels, ``(n,)``."""
+    """``Σ log T(states[i + 1] | states[i])`` over the kernels, ``(...)``."""
     steps = zip(kernels, pairwise(states), strict=True)
     return torch.stack([_log_density(kernel, state, given) for kernel, (given, state) in steps]).sum(0)
 

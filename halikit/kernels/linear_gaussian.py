@@ -62,9 +62,7 @@ class LinearGaussian(DensityKernel):
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
         """The Gaussian over ``target``, event shape ``target.shape``."""
-        batch = self.batch_shape(given)
-        mean = given.reshape(*batch, -1) @ self.weight.T + self.bias
-        flat = dist.MultivariateNormal(mean, self.covariance)
+        flat = dist.MultivariateNormal(given.reshape(len(given), -1) @ self.weight.T + self.bias, self.covariance)
         if self.target.rank == 1:
             return flat
         return dist.TransformedDistribution(
@@ -73,8 +71,7 @@ class LinearGaussian(DensityKernel):
 
     def mean(self, given: Tensor) -> Tensor:
         """``W v + b``, ``(..., *target.shape)``."""
-        batch = self.batch_shape(given)
-        return (given.reshape(*batch, -1) @ self.weight.T + self.bias).reshape((*batch, *self.target.shape))
+        return (given.reshape(len(given), -1) @ self.weight.T + self.bias).reshape(len(given), *self.target.shape)
 
     def marginal(self, given: Gaussian) -> Gaussian:
         """The marginal distribution of the target if the source has the distribution ``given``, exact."""
