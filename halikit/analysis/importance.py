@@ -42,8 +42,7 @@ class Draws:
             dominates a value, and the bound is loose.
         proposal: Who drew the paths: ``mixture``, ``encoder``, ``decoder``, or the name of a kernel.
         change: How far the mean moved at the last doubling, in nats; ``None`` if the number of draws was fixed.
-        settled: Whether the last doubling moved the mean by less than the tolerance; ``None`` if the number of draws was
-            fixed.
+        settled: Whether that is less than the tolerance; ``None`` if the number of draws was fixed.
     """
 
     number: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -42,9 +43,24 @@ class LogLikelihood:
         return Quantity.mean(self.values, "estimate" if self.kind == "exact" else self.kind, "nats")
 
     @property
-    def num_samples(self) -> int:
+    def num_draws(self) -> int:
         """Draws of ``z_1 … z_L`` for each datum; 0 where values are exact."""
         return self.draws.number if self.draws else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Mean, values of each datum and the draws behind them, as JSON takes them."""
+        sizes, draws = self.effective_sample_sizes, self.draws
+        return {
+            "mean": self.mean.as_dict(),
+            "values": self.values.tolist(),
+            "kind": self.kind,
+            "num_draws": self.num_draws,
+            "effective_sample_size": draws.effective_sample_size if draws else None,
+            "effective_sample_sizes": None if sizes is None else sizes.tolist(),
+            "proposal": draws.proposal if draws else None,
+            "change": draws.change if draws else None,
+            "settled": draws.settled if draws else None,
+        }
 
     def __str__(self) -> str:
         return f"{self.mean}  {self.draws or 'exact for each datum'}"

@@ -39,6 +39,7 @@ __all__ = [
     "reconstruction_error",
 ]
 
+
 @dataclass(frozen=True)
 class ReconstructionError:
     """``L^l(x) = E_{z_l ~ T_{z_l|x}}[−log p(x|z_l)]`` of each datum (Eq. 5).
@@ -121,7 +122,7 @@ def reconstruction_error(
         hierarchy: A hierarchy in evaluation mode.
         x: ``(n, *shape of x)``.
         level: Level, between 1 and L; L by default.
-        num_samples: Draws of ``z_l`` for each datum; by default 16 at level 1, and 2 where each needs many draws of the
+        num_samples: Draws of ``z_l`` for each datum; by default 16 at level 1, and 1 where each needs many draws of the
             states in between. The standard error of the mean over data counts their spread.
         num_between: Draws of ``z_1 … z_{l−1}`` for each draw of ``z_l``; by default they are doubled, from 64 on, until
             the mean over data changes by less than ``tolerance``.
@@ -150,7 +151,7 @@ def reconstruction_error(
         errors = _estimated(encoder, decoder, x, num_samples, stack.context, generator)
         return ReconstructionError(level, errors, "estimate", num_samples)
     paths = choose_paths(decoder, encoder, proposal)
-    num_samples = num_samples or 2
+    num_samples = num_samples or 1
     bounds = bound_log_density(
         decoder,
         x,
@@ -352,9 +353,7 @@ def _estimated(
     return torch.cat(errors)
 
 
-def _drawn(
-    encoder: Kernel, x: Tensor, count: int, context: Tensor | None, generator: torch.Generator | None
-) -> Tensor:
+def _drawn(encoder: Kernel, x: Tensor, count: int, context: Tensor | None, generator: torch.Generator | None) -> Tensor:
     """Several draws of ``z_l`` for each datum, ``(count, n, *shape)``."""
     return torch.cat(
         [

@@ -522,8 +522,8 @@ class Composite(Kernel):
 
         A path is one draw of all intermediate states. Without a proposal, the factors themselves draw paths from
         ``given``, and a weight is the density of ``value`` under the last factor. A proposal draws paths from ``value``
-        instead; the natural proposal is the adjoint, which samples ``z1 ~ q(z1|x)`` to estimate ``p(x|z2)``. A weight is
-        then the density of path and value, divided by the density with which the path was drawn.
+        instead; the natural proposal is the adjoint, which samples ``z1 ~ q(z1|x)`` to estimate ``p(x|z2)``. A weight
+        is then the density of path and value, divided by the density with which the path was drawn.
 
         With ``mixed``, the proposal draws half of the paths and the factors draw the others. Whole paths of both halves
         are weighted by the density of the mixture (the balance heuristic; Veach and Guibas 1995). No weight is then
@@ -532,7 +532,7 @@ class Composite(Kernel):
         Args:
             value: ``(..., *target.shape)``.
             given: ``(..., *source.shape)``, with the same batch dimensions.
-            num_samples: Number of paths for each value, at least 1. Of an odd number the proposal draws the smaller half.
+            num_samples: Number of paths for each value, at least 1. If it is odd, the proposal draws the smaller half.
             proposal: A kernel from ``target`` whose factors go through the intermediate spaces in reverse order. A
                 last factor that goes to ``source`` is not used.
             mixed: Whether the factors draw half of the paths beside the proposal.
@@ -544,8 +544,8 @@ class Composite(Kernel):
 
         Raises:
             NoDensityError: If a kernel has no density and one is needed.
-            ValueError: If ``num_samples`` is not positive, ``mixed`` has no proposal, or the proposal goes through other
-                spaces.
+            ValueError: If ``num_samples`` is not positive, there is no proposal to mix, or the proposal goes through
+                other spaces.
         """
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
