@@ -14,6 +14,7 @@ from halikit.analysis.importance import Draws, Proposal, bound_log_density, choo
 from halikit.analysis.quantity import Kind, Quantity
 from halikit.analysis.reconstruction import observed_decoder
 from halikit.hierarchy import Hierarchy
+from halikit.joints import with_hard_classes
 from halikit.kernels import Composite, DensityKernel, Gaussian, LinearGaussian, compose
 from halikit.priors import Prior
 from halikit.spaces import Space
@@ -113,13 +114,14 @@ def log_likelihood(
         exact = torch.distributions.MultivariateNormal(marginal.mean, marginal.covariance)
         return LogLikelihood(exact.log_prob(x.flatten(1)), "exact")
     start = _PriorKernel(hierarchy.prior)
+    encoder = compose(*reversed(with_hard_classes([link.up for link in hierarchy], hierarchy.prior)))
     # A Composite by itself: compose would join what is linear-Gaussian.
     joint = Composite(start, *reversed(downs))
     bounds = bound_log_density(
         joint,
         x,
         x.new_zeros(1, len(x)),
-        choose_paths(joint, hierarchy.encoder, proposal),
+        choose_paths(joint, encoder, proposal),
         num_draws=num_samples,
         most=most,
         tolerance=tolerance,
