@@ -148,8 +148,8 @@ class LinearSkip(nn.Module):
 
     def forward(self, given: Tensor) -> Tensor:
         """``(n, *source.shape)`` to ``(n, k · target.size)``, the means first."""
-        output = self.network(given).reshape(len(given), -1)
-        skip = nn.functional.linear(given.reshape(len(given), -1), self.weight)
+        output = self.network(given).reshape(given.shape[0], -1)
+        skip = nn.functional.linear(given.reshape(given.shape[0], -1), self.weight)
         return output + nn.functional.pad(skip, (0, output.shape[1] - skip.shape[1]))
 
     def extra_repr(self) -> str:
@@ -187,7 +187,7 @@ class Reshape(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The same elements, ``(n, *shape)``."""
-        return x.reshape(len(x), *self.shape)
+        return x.reshape(x.shape[0], *self.shape)
 
     def extra_repr(self) -> str:
         """The shape."""
