@@ -248,7 +248,11 @@ class Run:
         return self.held_out(n)
 
     def check_drawable(self) -> None:
-        """Raise an InputError if there are no pictures of the data."""
+        """Refuse to make pictures of data that have none, such as vectors.
+
+        Raises:
+            InputError: If the data are neither images, sequences nor volumes.
+        """
         shape = self.hierarchy.spaces[0].shape
         if not plotting.is_drawable(shape):
             raise InputError(
