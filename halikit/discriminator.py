@@ -8,10 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from halikit.errors import InputError
 from halikit.spaces import Space
 from halikit.utils.random import seeded
 
@@ -22,13 +24,17 @@ __all__ = [
     "JointDiscriminator",
     "MultiGameDiscriminator",
     "PlainDiscriminator",
+    "Projection",
     "couples_samples",
+    "is_known_to_couple",
 ]
 
 # The name of the context among the states that a discriminator is given.
 CONTEXT = "context"
 # How far a sample is shifted when coupling is looked for: far enough to be the largest or the smallest of its batch.
 _SHIFT = 10.0
+# For each discriminator that was examined: its modules then, and whether it couples samples.
+_FOUND: WeakKeyDictionary[nn.Module, tuple[tuple[tuple[int, type], ...], bool]] = WeakKeyDictionary()
 
 
 class InputNoise(nn.Module):
@@ -154,6 +160,40 @@ class PlainDiscriminator(Discriminator):
         return logits.reshape(n)
 
 
+class Projection(nn.Module):
+    """A vector for each context: the part of a logit that depends on the context is its product with the features.
+
+    Args:
+        size: Number of classes, or of attributes.
+        width: Number of features.
+    """
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        # As torch's linear layers are initialised; classes are rows, and attributes are coefficients of rows.
+        self.weight = nn.Parameter(torch.empty(size, width).uniform_(-1, 1) / width**0.5)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """Classes ``(n,)`` int64, or attributes ``(n, size)`` in floats, to vectors ``(n, width)``.
+
+        Raises:
+            InputError: If the context is neither.
+        """
+        size = len(self.weight)
+        if context.is_floating_point() and context.shape[1:] == (size,):
+            return context.to(self.weight.dtype) @ self.weight
+        if context.is_floating_point() or context.dim() != 1:
+            raise InputError(
+                f"this discriminator takes a context of {size} classes, (n,) integers, or of {size} attributes, "
+                f"(n, {size}) floats; got {tuple(context.shape)} in {context.dtype}"
+            )
+        return self.weight[context]
+
+    def extra_repr(self) -> str:
+        """The number of classes or attributes, and the width."""
+        return f"{self.weight.shape[0]} → {self.weight.shape[1]}"
+
+
 class JointDiscriminator(Discriminator):
     """``D(x, z_1, …, z_L)``: one logit per joint sample (Table 4, third part).
 
@@ -170,6 +210,8 @@ class JointDiscriminator(Discriminator):
             concatenated to them (along the channels; flattened where either is a vector) to features.
         head: Ends in the layer that gives the logit, ``(n, 1)``; all before it is the embedding of Eq. 8.
         input_noise: Standard deviation of the Gaussian noise added to ``x`` in training, data and samples alike.
+        projection: Maps the context, which is found among the states, to ``(n, width)``. Its product with the
+            features is added to the logit (Miyato & Koyama 2018).
 
     Raises:
         ValueError: If the numbers of spaces and stages do not fit.
@@ -184,12 +226,14 @@ class JointDiscriminator(Discriminator):
         head: nn.Sequential,
         *,
         input_noise: float = 0.0,
+        projection: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.spaces = tuple(spaces)
         self.stages = nn.ModuleList(stages)
         self.head = head
         self.noise = InputNoise(input_noise)
+        self.projection = projection
         if len(self.stages) != len(self.spaces) or len(self.spaces) < 2:
             raise ValueError(f"{len(self.spaces)} spaces need as many stages and at least two, got {len(self.stages)}")
 
@@ -214,8 +258,20 @@ class JointDiscriminator(Discriminator):
         return self.head[:-1](h)
 
     def forward(self, states: Mapping[str, Tensor]) -> Tensor:
-        """The logits ``s``, ``(n,)``: positive where the encoder's joint is thought likelier."""
-        return self.head[-1](self.features(states)).squeeze(1)
+        """The logits ``s``, ``(n,)``: positive where the encoder's joint is thought likelier.
+
+        Raises:
+            InputError: If there is a projection, and no context among the states.
+        """
+        features = self.features(states)
+        logits: Tensor = self.head[-1](features).squeeze(1)
+        if self.projection is None:
+            return logits
+        if CONTEXT not in states:
+            raise InputError(
+                f"this discriminator reads a context: give it among the states, under the name {CONTEXT!r}"
+            )
+        return logits + (self.projection(states[CONTEXT]) * features).sum(1)
 
     def __getitem__(self, index: slice) -> JointDiscriminator:
         """``d[:l]``: the first ``l`` levels.
@@ -233,7 +289,8 @@ class JointDiscriminator(Discriminator):
                 f"this discriminator cannot stop at {self.spaces[kept].name}: the features there are "
                 f"{Space('features', shapes[kept])}, and its head reads {Space('features', shapes[-1])}"
             )
-        view = JointDiscriminator(self.spaces[: kept + 1], list(self.stages)[: kept + 1], self.head)
+        stages = list(self.stages)[: kept + 1]
+        view = JointDiscriminator(self.spaces[: kept + 1], stages, self.head, projection=self.projection)
         view.noise = self.noise
         view.training = self.training
         return view
@@ -328,6 +385,21 @@ def couples_samples(discriminator: nn.Module, states: Mapping[str, Tensor]) -> b
     return any(
         not torch.equal(logits(index, 0.0), logits(index, shift)) for index in (0, last) for shift in (_SHIFT, -_SHIFT)
     )
+
+
+def is_known_to_couple(discriminator: nn.Module, states: Mapping[str, Tensor]) -> bool:
+    """The answer of :func:`couples_samples`, found once for each discriminator.
+
+    It is found again if a submodule was replaced since.
+
+    Args:
+        discriminator: From states to logits ``(n, …)``.
+        states: ``(n, *shape)`` by name, ``n ≥ 2``.
+    """
+    modules = tuple((id(module), type(module)) for module in discriminator.modules())
+    if _FOUND.get(discriminator, ((), False))[0] != modules:
+        _FOUND[discriminator] = modules, couples_samples(discriminator, states)
+    return _FOUND[discriminator][1]
 
 
 def at_least_vectors(state: Tensor) -> Tensor:

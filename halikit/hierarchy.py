@@ -250,7 +250,7 @@ class Hierarchy(nn.Module):
 
     def encoder_joint(self, x: Tensor, *, context: Tensor | None = None) -> dict[str, Tensor]:
         """Eq. 3 as a Pyro program; see :func:`halikit.joints.encoder_joint`."""
-        return joints.encoder_joint([link.up for link in self.conditioned(context)], x)
+        return joints.encoder_joint([link.up for link in self.conditioned(context)], x, self.prior)
 
     def decoder_joint(self, n: int, *, context: Tensor | None = None) -> dict[str, Tensor]:
         """Eq. 4 as a Pyro program; see :func:`halikit.joints.decoder_joint`."""
@@ -262,7 +262,7 @@ class Hierarchy(nn.Module):
 
     def guide(self, x: Tensor, *, context: Tensor | None = None) -> dict[str, Tensor]:
         """Eq. 3 given ``x``; see :func:`halikit.joints.guide`."""
-        return joints.guide([link.up for link in self.conditioned(context)], x)
+        return joints.guide([link.up for link in self.conditioned(context)], x, self.prior)
 
     def _checked(self, level: int | None) -> int:
         level = len(self) if level is None else level

@@ -319,7 +319,9 @@ class Flow(Prior):
     def __init__(self, space: Space, layers: int = 4, *, hidden: int = 64) -> None:
         super().__init__(space)
         if space.size < 2:
-            raise ValueError(f"a flow of coupling layers needs two elements or more, and {space} has one: use a mixture")
+            raise ValueError(
+                f"a flow of coupling layers needs two elements or more, and {space} has one: use a mixture"
+            )
         if layers < 2:
             raise ValueError(f"a flow needs two layers or more to change every element, got {layers}")
         self._half = space.size // 2
