@@ -67,7 +67,7 @@ def fit_prior(
 
 
 def _fitted(source: Run, path: Path, kind: str, options: dict[str, Any]) -> tuple[Model, Model]:
-    """The model with a prior for the averaged weights, and the one with a prior of the same size for the raw weights."""
+    """The model with averaged weights and with raw weights: each has a prior of its own, of equal size."""
     from halikit.analysis.fitted_prior import fit
     from halikit.model import has_raw_weights, load
 
