@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from halikit.kernels.rebatched import Rebatched
@@ -179,8 +180,10 @@ def _dtype_of_draws(kernel: Kernel, given: Tensor) -> torch.dtype:
 
 def _checked_distribution(kernel: Kernel, distribution: Any, n: int) -> Any:
     expected = kernel.target.shape
-    if not hasattr(distribution, "log_prob") or not hasattr(distribution, "event_shape"):
-        raise ValueError(f"{kernel}: forward gives a Pyro distribution, got {type(distribution).__name__}")
+    if not isinstance(distribution, TorchDistributionMixin):
+        got = type(distribution)
+        module = "torch.distributions." if isinstance(distribution, torch.distributions.Distribution) else ""
+        raise ValueError(f"{kernel}: forward gives a distribution of pyro.distributions, got {module}{got.__name__}")
     batch, event = tuple(distribution.batch_shape), tuple(distribution.event_shape)
     if event != expected:
         hint = f"; add .to_event({len(expected)})" if (batch + event)[-len(expected) :] == expected and expected else ""
