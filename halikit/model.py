@@ -236,6 +236,27 @@ def levels_of(run: str | Path) -> int:
     return int(_about(_file_of(run))["levels"])
 
 
+def steps_of(run: str | Path) -> int:
+    """Number of training steps of the model in a run.
+
+    Raises:
+        ModelError: If the file is missing or damaged.
+    """
+    return int(_about(_file_of(run))["step"])
+
+
+def has_raw_weights(run: str | Path) -> bool:
+    """Whether the model file of a run holds the raw weights beside the averaged ones; shipped models do not.
+
+    Raises:
+        ModelError: If the file is missing or damaged.
+    """
+    path = _file_of(run)
+    _about(path)
+    with safe_open(path, "pt") as file:
+        return any(name.startswith("hierarchy.") for name in file.keys())  # noqa: SIM118
+
+
 def _file_of(run: str | Path) -> Path:
     """The model file of a run directory, or the given file, or, if neither exists, the shipped model of this name."""
     run = Path(run)
