@@ -24,6 +24,7 @@ from halikit.networks.discriminator import discriminator_for
 from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder, ladder_choices
 from halikit.networks.paper import paper_hierarchy
+from halikit.priors import make_prior
 from halikit.supervision import with_classes
 from halikit.utils.files import write_atomically
 
@@ -75,13 +76,16 @@ def build(config: Config) -> Model:
     settings = config.model
     if settings.data_shape is None:
         raise InputError("model.data_shape is not set: the shape of x, such as [1, 28, 28]")
-    others = {"levels", "data_shape", "classes", "initial_scale"}
+    others = {"levels", "data_shape", "classes", "initial_scale", "prior", "prior_components", "prior_layers"}
     options = settings.model_dump(include=set(settings.applicable), exclude=others)
     if settings.family == "paper":
         del options["family"]
     try:
         make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
         hierarchy = make_hierarchy(settings.levels, settings.data_shape, **options)
+        if settings.prior != "standard_normal":
+            sizes = {"components": settings.prior_components, "layers": settings.prior_layers}
+            hierarchy = Hierarchy(list(hierarchy), make_prior(settings.prior, hierarchy.spaces[-1], **sizes))
     except ValueError as error:
         raise InputError(f"model: {error}") from None
     if settings.classes is not None:
@@ -271,7 +275,8 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
         raise ModelError(f"{path} is damaged: its config is no table")
     config = Config.parse(upgraded_config(about["config"]), str(path))
     # Every level and every layer has tensors of its own, so a small file cannot describe a huge model.
-    if max(config.model.levels, config.model.depth, config.discriminator.depth, about["levels"]) > len(tensors):
+    layers = config.model.prior_layers if config.model.prior == "flow" else 1
+    if max(config.model.levels, config.model.depth, layers, config.discriminator.depth, about["levels"]) > len(tensors):
         raise ModelError(f"{path} is damaged: its config is of a larger model than the {len(tensors)} tensors in it")
     try:
         # Tensors on the meta device have shapes, but take no memory.

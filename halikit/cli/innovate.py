@@ -63,7 +63,7 @@ def innovate(
         for each in edits.changes.values()
     ]
     labels = [label for label in edits.changes for _ in edits.x]
-    picture = plotting.strips(labels, torch.cat(images), edits.amounts, edits.x.repeat(len(images), 1, 1, 1))
+    picture = plotting.strips(labels, torch.cat(images), edits.amounts, torch.cat([edits.x] * len(images)))
     return Result(
         f"innovation-{name}" + (f"-{_as_file_name(towards)}" if towards else ""),
         f"Innovation from {name} to {below}" + (f", towards {towards}" if towards else ""),

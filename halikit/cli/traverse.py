@@ -38,6 +38,7 @@ def traverse(
     from halikit.runs.run import Result
 
     hierarchy, level = run.hierarchy, run.checked_level(level) or len(run.hierarchy)
+    run.check_drawable()
     amounts = numbers("--values", values)
     how: traversal.How = "set" if set_to else "multiply"
     generator = torch.Generator(hierarchy.prior.device).manual_seed(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -31,6 +31,7 @@ from halikit.model import Model
 from halikit.objectives import CUSTOM, OBJECTIVES, Objective, losses_of, setting_of
 from halikit.training.extra_losses import ExtraLoss, Player, StepContext, check_names, parameters_of
 from halikit.training.extra_losses import add_gradients as add_extra_gradients
+from halikit.training.kernels import gauge_notices, gradient_notices
 from halikit.training.method import Method
 from halikit.utils.modes import evaluating
 from halikit.utils.random import seeded
@@ -130,14 +131,13 @@ class GameMethod(Method):
         self._extra_losses = extra_losses
         self._measure, self._notify = measure, on_notice
         self._input_noises = [game.noise.scale if game.noise else 0.0 for game in self._discriminator.games]
-        self.single_pass, self.description = self._examine()
-        if self.settings.objective == "wasserstein" and not (
-            self.settings.gradient_penalty or config.discriminator.spectral_norm
-        ):
-            on_notice(
-                "the Wasserstein objective needs a Lipschitz constant, and nothing here bounds it: "
-                "game.gradient_penalty is 0 (10 is usual), and discriminator.spectral_norm is off"
-            )
+        with evaluating(model.hierarchy), seeded(0, model.hierarchy.prior.device), torch.no_grad():
+            probe = model.hierarchy.sample_states(4)
+        if self.settings.gradient_penalty and self.settings.penalised_joint == "between":
+            _refuse_discrete(model.hierarchy, model.discriminator, probe)
+        for notice in _notices(model, config, probe):
+            on_notice(notice)
+        self.single_pass, self.description = self._examine(probe)
         self._compile_mode = config.hardware.compile
         self._keep_gradients = config.hardware.accumulate > 1
         self._compiled: dict[tuple[Players, float], CompiledStep] = {}
@@ -238,14 +238,10 @@ class GameMethod(Method):
             if game.noise:
                 game.noise.scale = first
 
-    def _examine(self) -> tuple[bool, str]:
+    def _examine(self, states: Mapping[str, Tensor]) -> tuple[bool, str]:
         """Whether one backward pass serves both players, and what a step is."""
-        settings, hierarchy = self.settings, self._hierarchy
+        settings = self.settings
         d, g = settings.discriminator_steps, settings.generator_steps
-        with evaluating(hierarchy), seeded(0, hierarchy.prior.device), torch.no_grad():
-            states = hierarchy.sample_states(4)
-            if settings.gradient_penalty and settings.penalised_joint == "between":
-                _refuse_discrete(hierarchy, self._discriminator, states)
         if d != 1 or g != 1:
             return False, f"rounds of {d} discriminator and {g} generator steps"
         return supports_single_pass(self._discriminator, self.objective, states)
@@ -261,6 +257,24 @@ def _objective(name: str, given: Objective | None) -> Objective:
             f"the objective {name.removeprefix(CUSTOM)} is not one of halikit's: pass it as hk.Trainer(objective=…)"
         )
     return OBJECTIVES[name]
+
+
+def _notices(model: Model, config: Config, states: Mapping[str, Tensor]) -> Iterator[str]:
+    """What a user should know before the game begins."""
+    hierarchy, game = model.hierarchy, config.game
+    yield from gradient_notices(hierarchy, states)
+    if model.config is None:  # the presets have chosen their gauge
+        yield from gauge_notices(hierarchy, states)
+    if not hierarchy.prior.passes_gradient:
+        yield (
+            f"the prior {type(hierarchy.prior).__name__} stays as it is in the game, because its samples pass no "
+            "gradient to its parameters: training.method = 'elbo' trains it"
+        )
+    if game.objective == "wasserstein" and not (game.gradient_penalty or config.discriminator.spectral_norm):
+        yield (
+            "the Wasserstein objective needs a Lipschitz constant, and nothing here bounds it: "
+            "game.gradient_penalty is 0 (10 is usual), and discriminator.spectral_norm is off"
+        )
 
 
 def _refuse_discrete(hierarchy: Hierarchy, discriminator: Discriminator, states: dict[str, Tensor]) -> None:

@@ -78,7 +78,7 @@ class Stepper:
         # The noise of a step depends on (seed, step, rank) alone; the caller's generators are restored.
         seed = derived_seed(self.settings.training.seed, self.steps, self.hardware.processes.rank)
         with seeded(seed, self.hardware.device), self.hardware.autocast():
-            losses = self._add_gradients(batch.to(self.hardware.device), labels)
+            losses = self._add_gradients(batch.to(self.hardware.device, self.model.hierarchy.prior.dtype), labels)
         self.guard.after_gradients(losses.values(), self.optimisers.values())
         for optimiser in self.optimisers.values():
             optimiser.step()

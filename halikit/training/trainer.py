@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from halikit import data as datasets
@@ -84,10 +83,12 @@ class Trainer:
         self.hardware = Hardware(config.hardware, on_notice)
         config = resolve_game(config, objective)
         self._settings = resolve_sleep_weights(config, model.hierarchy, self.hardware.notify)
-        self.data = _load(data, config, self.hardware.device)
+        found = None if data is None else datasets.as_data_set(data, size=config.data.size, kind=config.data.kind)
+        self.hardware.prepare(model.parts.values())
+        dtype = model.hierarchy.prior.dtype
+        self.data = None if found is None else found.to(self.hardware.device).in_dtype(dtype)
         augmentation = augmentation or config.data.augmentation()
         self._batches = self._make_batches(augmentation)
-        self.hardware.prepare(model.parts.values())
         self.hardware.place(loss.module for loss in extra_losses if loss.module is not None)
         averager = Averager(model.hierarchy, config.training.ema_decay)
         self.averaged = averager.average
@@ -260,13 +261,3 @@ class Trainer:
             seed=training.seed,
             prefetch=self._settings.hardware.prefetch,
         )
-
-
-def _load(
-    data: datasets.DataSet | str | Tensor | None, settings: Config, device: torch.device
-) -> datasets.DataSet | None:
-    if isinstance(data, str):
-        data = datasets.load(data, size=settings.data.size)
-    elif isinstance(data, Tensor):
-        data = datasets.from_tensor(data)
-    return None if data is None else data.to(device)
