@@ -79,8 +79,10 @@ class Discriminator(nn.Module, ABC):
     Attributes:
         spaces: The spaces that it reads, from the data up.
         noise: The noise on its ``x`` in training; ``None`` where it has none.
+        takes_context: Whether it needs a context among the states, under the name ``context``.
     """
 
+    takes_context: bool = False
     spaces: tuple[Space, ...]
     noise: InputNoise | None
 
@@ -138,6 +140,7 @@ class PlainDiscriminator(Discriminator):
         super().__init__()
         self.module = module
         self.spaces = tuple(spaces)
+        self.takes_context = bool(getattr(module, "takes_context", False))
 
     def forward(self, states: Mapping[str, Tensor]) -> Tensor:
         """The module's logits, ``(n,)``.
@@ -170,6 +173,8 @@ class JointDiscriminator(Discriminator):
             concatenated to them (along the channels; flattened where either is a vector) to features.
         head: Ends in the layer that gives the logit, ``(n, 1)``; all before it is the embedding of Eq. 8.
         input_noise: Standard deviation of the Gaussian noise added to ``x`` in training, data and samples alike.
+        projection: From a context to a vector ``(n, width)`` whose product with the features is added to the logit
+            (Miyato and Koyama 2018, "cGANs with projection discriminator"); ``None`` reads no context.
 
     Raises:
         ValueError: If the numbers of spaces and stages do not fit.
@@ -184,11 +189,14 @@ class JointDiscriminator(Discriminator):
         head: nn.Sequential,
         *,
         input_noise: float = 0.0,
+        projection: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.spaces = tuple(spaces)
         self.stages = nn.ModuleList(stages)
         self.head = head
+        self.projection = projection
+        self.takes_context = projection is not None
         self.noise = InputNoise(input_noise)
         if len(self.stages) != len(self.spaces) or len(self.spaces) < 2:
             raise ValueError(f"{len(self.spaces)} spaces need as many stages and at least two, got {len(self.stages)}")
@@ -215,7 +223,13 @@ class JointDiscriminator(Discriminator):
 
     def forward(self, states: Mapping[str, Tensor]) -> Tensor:
         """The logits ``s``, ``(n,)``: positive where the encoder's joint is thought likelier."""
-        return self.head[-1](self.features(states)).squeeze(1)
+        features = self.features(states)
+        logit: Tensor = self.head[-1](features).squeeze(1)
+        if self.projection is None:
+            return logit
+        if CONTEXT not in states:
+            raise KeyError(f"the discriminator reads a context: give it among the states as {CONTEXT!r}")
+        return logit + (features * self.projection(states[CONTEXT])).sum(1)
 
     def __getitem__(self, index: slice) -> JointDiscriminator:
         """``d[:l]``: the first ``l`` levels.
@@ -233,7 +247,9 @@ class JointDiscriminator(Discriminator):
                 f"this discriminator cannot stop at {self.spaces[kept].name}: the features there are "
                 f"{Space('features', shapes[kept])}, and its head reads {Space('features', shapes[-1])}"
             )
-        view = JointDiscriminator(self.spaces[: kept + 1], list(self.stages)[: kept + 1], self.head)
+        view = JointDiscriminator(
+            self.spaces[: kept + 1], list(self.stages)[: kept + 1], self.head, projection=self.projection
+        )
         view.noise = self.noise
         view.training = self.training
         return view
@@ -274,6 +290,7 @@ class MultiGameDiscriminator(Discriminator):
             raise ValueError("a discriminator needs at least one game")
         read = tuple(dict.fromkeys(space for game in self.games for space in game.spaces))
         self.spaces = read if spaces is None else tuple(space for space in spaces if space in read)
+        self.takes_context = any(game.takes_context for game in self.games)
 
     @property
     def games(self) -> tuple[Discriminator, ...]:

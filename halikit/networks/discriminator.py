@@ -21,6 +21,7 @@ from halikit.discriminator import (
 )
 from halikit.hierarchy import Hierarchy
 from halikit.networks.blocks import COARSEST, DENSE_PIXELS, LayerOptions, Norm, conv, dense, takes_patches
+from halikit.networks.context import ContextEmbedding
 from halikit.networks.ladder import Family
 from halikit.networks.paper import paper_discriminator
 from halikit.settings import Fraction, InitialScale, NonNegative, Positive, Section
@@ -68,6 +69,7 @@ def build_discriminator(
     slope: float = 0.2,
     stages: Mapping[int, nn.Module] | None = None,
     head: nn.Sequential | None = None,
+    context: int | None = None,
 ) -> JointDiscriminator | MultiGameDiscriminator:
     """Build a discriminator for the spaces of a hierarchy, of any shapes.
 
@@ -87,6 +89,7 @@ def build_discriminator(
             reads the features of the stage before, concatenated with ``z_l``.
         head: Module to use instead of the built head (joint game only), from ``(n, width)`` to the logit ``(n, 1)``. A
             linear layer in front of it maps the features of the last stage to ``width``.
+        context: Number of classes or attributes K of a context, whose projection on the features each logit then reads.
 
     Raises:
         ValueError: If width or depth is not positive, a game is unknown, or a stage to replace does not exist.
@@ -101,31 +104,39 @@ def build_discriminator(
             raise ValueError(
                 f"stages are 0 … {len(spaces) - 1} for {len(spaces)} spaces; there is no stage {unknown[0]}"
             )
-        return _build(spaces, make, stages or {}, head, input_noise)
+        return _build(spaces, make, stages or {}, head, input_noise, context)
     if stages or head is not None:
         raise ValueError("stages and head are replaced in the joint game; build several games one by one")
     listed = [games] if isinstance(games, str) else games
     read = pairwise(spaces) if games == "pairwise" else [_named(spaces, names) for names in listed]
     parts = (
-        _build(each, make, {}, None, input_noise if each[0] == spaces[0] else 0.0, from_data=each[0] == spaces[0])
+        _build(
+            *(each, make, {}, None, input_noise if each[0] == spaces[0] else 0.0, context),
+            from_data=each[0] == spaces[0],
+        )
         for each in read
     )
     return MultiGameDiscriminator(parts, spaces)
 
 
-def discriminator_for(hierarchy: Hierarchy, settings: DiscriminatorSettings) -> Discriminator:
+def discriminator_for(
+    hierarchy: Hierarchy, settings: DiscriminatorSettings, *, context: int | None = None
+) -> Discriminator:
     """Build the discriminator that the settings describe.
 
     Args:
         hierarchy: Hierarchy whose spaces the discriminator reads.
         settings: Settings of the discriminator.
+        context: Number of classes or attributes of the context that it reads; ``None`` for no context.
 
     Raises:
         ValueError: If a setting does not fit the spaces.
     """
     options = settings.model_dump(include=set(settings.applicable), exclude={"initial_scale"})
     if settings.family not in _BUILDERS:
-        return build_discriminator(hierarchy, **options)
+        return build_discriminator(hierarchy, **options, context=context)
+    if context is not None:
+        raise ValueError(f"the discriminator of family = {settings.family!r} reads no context; choose another family")
     del options["family"]
     return _BUILDERS[settings.family](hierarchy.spaces, **options)
 
@@ -193,6 +204,7 @@ def _build(
     replaced: Mapping[int, nn.Module],
     head: nn.Sequential | None,
     input_noise: float,
+    context: int | None,
     *,
     from_data: bool = True,
 ) -> JointDiscriminator:
@@ -212,4 +224,8 @@ def _build(
     if head is None:
         head = nn.Sequential(nn.LeakyReLU(make.slope), dense(width, width, options), nn.Linear(width, 1))
     head = nn.Sequential(nn.Flatten(), nn.Linear(features.numel(), width), *head)
-    return JointDiscriminator(spaces, stages, head, input_noise=input_noise)
+    projection = None
+    if context is not None:
+        projection = ContextEmbedding(context, width)
+        nn.init.zeros_(projection.weight)
+    return JointDiscriminator(spaces, stages, head, input_noise=input_noise, projection=projection)

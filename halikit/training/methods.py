@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from halikit.config import Config
 from halikit.data import Augmentation, DataSet
 from halikit.errors import InputError
@@ -29,6 +31,7 @@ def make_method(
     teacher: Hierarchy,
     hardware: Hardware,
     extra_losses: Sequence[ExtraLoss],
+    context: Tensor | None,
 ) -> Method:
     """The method that the settings name.
 
@@ -40,6 +43,7 @@ def make_method(
         teacher: The hierarchy with averaged weights.
         hardware: Where the training runs.
         extra_losses: Losses of the user.
+        context: Some rows of a context, if the model takes one and any are known.
 
     Raises:
         InputError: If the model or the data cannot be trained by the method, or the name of an extra loss is taken.
@@ -65,4 +69,4 @@ def make_method(
     if isinstance(weights, tuple) and any(weights):
         losses.insert(0, sleep_phase(weights, config.training.encoder_noise))
     measure = supervision.measure if supervision else None
-    return GameMethod(model, config, losses, measure=measure, on_notice=hardware.notify)
+    return GameMethod(model, config, losses, context=context, measure=measure, on_notice=hardware.notify)
