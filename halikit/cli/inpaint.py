@@ -42,7 +42,7 @@ def inpaint(
     missing = _missing(run.hierarchy.spaces[0].shape, centre, rectangle, mask)
     x = run.held_out_images(measured)
     fill = inpainting.mean_image(run.data.train).to(x.device)
-    found = inpainting.inpaint(run.hierarchy, x, missing, fill=fill)
+    found = inpainting.inpaint(run.conditioned(run.data.held_out, len(x)), x, missing, fill=fill)
     errors = inpainting.inpainting_errors(x, missing, found)
     low, high = errors.interval
     lines = [f"root mean square error over the {int(missing.sum())} missing of {missing.numel()} pixels"]

@@ -26,7 +26,11 @@ def sample(
 ) -> Result:
     """Draw samples and write them as a grid.
 
+    The classes or attributes of a conditional model are those that you ask for, or drawn from the training data.
+
     Example: halikit sample runs/digits -n 64 --truncation 1.5
+
+    Example: halikit sample runs/digits_conditional-l3 --class 3
     """
     import torch
 
@@ -38,6 +42,10 @@ def sample(
     if truncation is not None and not truncation > 0:
         raise InputError(f"--truncation is a positive number of standard deviations, got {truncation}")
     torch.manual_seed(seed)
-    images = sampling.sample(run.hierarchy, n, truncation=truncation, noiseless=noiseless)
+    hierarchy = run.conditioned_at_random(n, seed)
+    images = sampling.sample(hierarchy, n, truncation=truncation, noiseless=noiseless)
+    lines = []
+    if run.config.model.conditional and not run.asked:
+        lines = [f"the {run.config.model.conditional} of the samples are drawn from the training data (seed {seed})"]
     values = {"samples": n, "levels": len(run.hierarchy), "truncation": truncation, "noiseless": noiseless}
-    return Result("samples", "Samples", values, picture=plotting.grid(images))
+    return Result("samples", "Samples", values, lines, picture=plotting.grid(images))
