@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from halikit.kernels import Kernel as Kernel
     from halikit.kernels import LinearGaussianKernel as LinearGaussianKernel
     from halikit.kernels import NoDensityError as NoDensityError
+    from halikit.kernels import gauged as gauged
     from halikit.model import Model as Model
     from halikit.model import build as build
     from halikit.model import load as load
@@ -52,6 +53,7 @@ _HOMES = {
         "Kernel",
         "LinearGaussianKernel",
         "NoDensityError",
+        "gauged",
     ],
     "halikit.model": ["Model", "build", "load"],
     "halikit.networks.discriminator": ["build_discriminator"],

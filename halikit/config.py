@@ -160,10 +160,8 @@ class Config(Section):
             raise ValueError("hardware.accumulate must be 1 with labels: the labelled batch is not divided")
         if hardware.compile and (not self.plays or hardware.recompute):
             raise ValueError("hardware.compile is for the game, without recompute: the compiler decides that by itself")
-        if method == "elbo" and hardware.precision != "32":
-            raise ValueError(
-                f"training.method = 'elbo' sums log-densities: it needs precision '32', not {hardware.precision!r}"
-            )
+        if method == "elbo" and hardware.precision == "bf16":
+            raise ValueError("training.method = 'elbo' sums log-densities: it needs precision '32' or '64', not 'bf16'")
         return self
 
     @classmethod

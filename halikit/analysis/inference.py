@@ -98,9 +98,7 @@ class Inference:
         """
         return self._all("reconstruct", self._checked(level), x, context)[self.hierarchy.spaces[0].name]
 
-    def sample(
-        self, n: int, *, generator: torch.Generator | None = None, context: Tensor | None = None
-    ) -> Tensor:
+    def sample(self, n: int, *, generator: torch.Generator | None = None, context: Tensor | None = None) -> Tensor:
         """Draw data from the decoder's joint, as :meth:`halikit.Hierarchy.sample`.
 
         Args:
@@ -117,9 +115,7 @@ class Inference:
             parts = (self.hierarchy.prior.sample(size) for size in sizes(n, self.batch_size))
             return self._joined("draw", len(self.hierarchy), parts, n, device, context)[self.hierarchy.spaces[0].name]
 
-    def draw(
-        self, z: Tensor, *, generator: torch.Generator | None = None, context: Tensor | None = None
-    ) -> Tensor:
+    def draw(self, z: Tensor, *, generator: torch.Generator | None = None, context: Tensor | None = None) -> Tensor:
         """Draw data given the top latent, kernel by kernel down the decoder.
 
         Args:

@@ -185,31 +185,38 @@ def check_writable(out: Path | None) -> None:
         raise InputError(f"cannot write {out}: there is no directory {out.parent}")
 
 
+def is_npy(out: Path | None) -> bool:
+    """Whether an output file is for numbers."""
+    return out is not None and out.suffix.lower() == ".npy"
+
+
 def present(run: Run | None, result: Result, *, out: Path | None = None, as_json: bool = False) -> None:
     """Print the result of a command and write it to files.
 
     Args:
         run: Run in which the result becomes a finding; ``None`` for a comparison of several runs.
         result: The result.
-        out: File to write instead: the picture, or the lines if there is no picture.
+        out: File to write instead: the numbers if it is a .npy file, or else the picture, or else the lines.
         as_json: Whether to print one JSON object.
     """
     path = _written(result, out) if out is not None else _added_to_run(run, result)
     if as_json:
-        print_json(result.values | ({"path": str(path)} if result.picture is not None else {}))
+        print_json(result.values | ({"path": str(path)} if result.has_file else {}))
         return
     for line in result.lines:
         # Not wrapped here: a terminal wraps the long lines of a table by itself.
         console().print(line, markup=False, emoji=False, soft_wrap=True)
-    if path is not None and result.picture is not None:
+    if path is not None and result.has_file:
         report_path(path)
 
 
 def _written(result: Result, out: Path) -> Path:
     from halikit.plotting import save_png
-    from halikit.utils.files import write_atomically
+    from halikit.utils.files import npy_bytes, write_atomically
 
-    if result.picture is None:
+    if result.numbers is not None and is_npy(out):
+        write_atomically(out, npy_bytes(result.numbers))
+    elif result.picture is None:
         write_atomically(out, "\n".join(result.lines) + "\n")
     else:
         save_png(out, result.picture)

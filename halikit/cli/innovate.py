@@ -64,7 +64,7 @@ def innovate(
         for each in edits.changes.values()
     ]
     labels = [label for label in edits.changes for _ in edits.x]
-    picture = plotting.strips(labels, torch.cat(images), edits.amounts, edits.x.repeat(len(images), 1, 1, 1))
+    picture = plotting.strips(labels, torch.cat(images), edits.amounts, torch.cat([edits.x] * len(images)))
     return Result(
         f"innovation-{name}" + (f"-{_as_file_name(towards)}" if towards else ""),
         f"Innovation from {name} to {below}" + (f", towards {towards}" if towards else ""),
@@ -102,7 +102,9 @@ def _of_entries(run: Run, level: int, entries: str | None, number: int, alphas: 
         for entry in chosen
     ]
     changes = {f"{name}[{entry}]": [scaling(entry, amount) for amount in amounts] for entry in chosen}
-    return _Edits(hierarchy.rows(slice(n)), x[:n], changes, amounts, lines, {"entries": chosen, "influence": influence.tolist()})
+    return _Edits(
+        hierarchy.rows(slice(n)), x[:n], changes, amounts, lines, {"entries": chosen, "influence": influence.tolist()}
+    )
 
 
 def _along_a_direction(run: Run, level: int, towards: str, away: str | None, alphas: str | None, n: int) -> _Edits:

@@ -69,12 +69,13 @@ def _figures(run: Run) -> Iterator[_Figure]:
     from halikit.measures.labels import labels
     from halikit.measures.reconstruction import reconstruction
     from halikit.measures.samples import samples
+    from halikit.plotting import is_drawable
 
     for measure in (reconstruction, health, samples):
         yield _Figure([f"evaluate {measure.__name__}"], measure, {})
     if run.data.train.labels is not None and run.data.held_out.labels is not None:
         yield _Figure(["evaluate labels"], labels, {})
-    if not run.hierarchy.spaces[0].is_image:
+    if not is_drawable(run.hierarchy.spaces[0].shape):
         return
     yield _Figure(["reconstruct"], reconstruct, {})
     yield _Figure(["reconstruct", "--draws", "3"], reconstruct, {"draws": 3})

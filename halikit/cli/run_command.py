@@ -32,16 +32,20 @@ def run_command(function: Callable[..., Result]) -> Callable[..., None]:
 
     Args:
         function: Takes the opened run as ``run``, or several as ``runs``, and its own options by keyword, annotated as
-            Typer reads them; ``seed`` if it draws random numbers. Its docstring is the help.
+            Typer reads them; ``seed`` if it draws random numbers, ``out`` if its result depends on the file to write.
+            Its docstring is the help.
     """
     first, *own = inspect.signature(function).parameters.values()
     compares = first.name == "runs"
+    takes_out = any(parameter.name == "out" for parameter in own)
     options = [_evaluated(parameter, function) for parameter in own if parameter.name not in _COMMON]
     takes_seed = any(parameter.name == "seed" for parameter in own)
 
     def command(**given: Any) -> None:
         out, as_json = given.pop("out"), given.pop("as_json")
         common.check_writable(out)
+        if takes_out:
+            given["out"] = out
         opening = {name: given.pop(name) for name in ("weights", "device", "data", "class_name", "attribute")}
         paths = given.pop(first.name)
         runs = [common.open_run(path, **opening) for path in (paths if compares else [paths])]

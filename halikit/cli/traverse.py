@@ -38,6 +38,7 @@ def traverse(
     from halikit.runs.run import Result
 
     level = run.checked_level(level) or len(run.hierarchy)
+    run.check_drawable()
     drawn = max(n, EXAMINED)
     hierarchy = run.conditioned_at_random(drawn, seed)
     amounts = numbers("--values", values)

@@ -15,7 +15,7 @@ from pathlib import Path
 from halikit.data.array import has_array, load_array
 from halikit.data.celeba import has_celeba, load_celeba
 from halikit.data.cifar import has_cifar10, has_cifar100, load_cifar10, load_cifar100
-from halikit.data.dataset import DataError, DataSet, Request
+from halikit.data.dataset import DataError, DataSet, Kind, Request
 from halikit.data.digits import load_digits
 from halikit.data.folder import has_images, load_folder
 from halikit.data.idx import has_idx, load_mnist
@@ -63,6 +63,7 @@ def load(
     *,
     size: int | None = None,
     strict: bool = False,
+    kind: Kind | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DataSet:
     """Read a data set into memory. The images of a pack stay in its file.
@@ -72,6 +73,7 @@ def load(
             recognised.
         size: Side of the square that images are cropped and resized to; ``None`` keeps their own size.
         strict: Refuse every file that cannot be used, instead of skipping a few, and verify the checksums of a pack.
+        kind: ``"sequence"`` or ``"volume"`` if each row of an array is one; for ``array:`` alone.
         on_progress: Called with (images done, images in total) while reading.
 
     Raises:
@@ -83,7 +85,7 @@ def load(
         >>> digits.shape, len(digits.train), len(digits.held_out)
         ((1, 8, 8), 1500, 297)
     """
-    return _load(Request(recognise(spec), size=size, strict=strict, on_progress=on_progress))
+    return _load(Request(recognise(spec), size=size, strict=strict, kind=kind, on_progress=on_progress))
 
 
 def pack(
@@ -92,6 +94,7 @@ def pack(
     *,
     size: int | None = None,
     strict: bool = False,
+    kind: Kind | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DataSet:
     """Decode, crop and resize a data set once, into one file. The images need not fit into memory.
@@ -101,6 +104,7 @@ def pack(
         out: The file. It appears when it is complete, and then replaces an older pack of that name.
         size: As in :func:`load`.
         strict: As in :func:`load`.
+        kind: As in :func:`load`; a pack holds images alone, so other kinds are refused.
         on_progress: As in :func:`load`.
 
     Returns:
@@ -112,7 +116,7 @@ def pack(
         ResourceError: If the disk is full.
     """
     out = Path(out)
-    request = Request(recognise(spec), size=size, strict=strict, on_progress=on_progress)
+    request = Request(recognise(spec), size=size, strict=strict, kind=kind, on_progress=on_progress)
     with packing(out) as file:
         file.finish(_load(replace(request, canvas=file.allocate)), size)
     return load(f"pack:{out}")

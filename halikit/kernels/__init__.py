@@ -2,7 +2,9 @@
 
 from halikit.kernels.deterministic import DeterministicKernel
 from halikit.kernels.discrete import BernoulliKernel, CategoricalKernel
-from halikit.kernels.gaussian import Gauge, GaussianKernel, Moments
+from halikit.kernels.gauge import Gauge
+from halikit.kernels.gauged import gauged
+from halikit.kernels.gaussian import GaussianKernel, Moments
 from halikit.kernels.kernel import Composite, DensityKernel, Kernel, LogProbEstimate, NoDensityError, compose
 from halikit.kernels.linear_gaussian import Gaussian, LinearGaussian, LinearGaussianKernel
 
@@ -22,4 +24,5 @@ __all__ = [
     "Moments",
     "NoDensityError",
     "compose",
+    "gauged",
 ]

@@ -20,7 +20,7 @@ from halikit.discriminator import (
     concatenate,
 )
 from halikit.hierarchy import Hierarchy
-from halikit.networks.blocks import COARSEST, DENSE_PIXELS, LayerOptions, Norm, conv, dense, takes_patches
+from halikit.networks.blocks import COARSEST, DENSE_PIXELS, LayerOptions, Norm, conv, dense, takes_patches, to_patches
 from halikit.networks.context import ContextEmbedding
 from halikit.networks.ladder import Family
 from halikit.networks.paper import paper_discriminator
@@ -29,6 +29,8 @@ from halikit.spaces import Space
 
 __all__ = ["DiscriminatorSettings", "build_discriminator", "discriminator_for"]
 
+# Pooling to a given resolution, by the number of axes.
+_POOLING = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 # Families that do not use build_discriminator. Their builders take the spaces and the settings that have an effect.
 _BUILDERS: dict[str | None, Callable[..., Discriminator]] = {"paper": paper_discriminator}
 
@@ -77,8 +79,9 @@ def build_discriminator(
         hierarchy: Hierarchy whose spaces the discriminator reads.
         games: ``"joint"`` for one game over all spaces, ``"pairwise"`` for one game over each adjacent pair, or the
             names of the spaces of each game, such as ``[["x", "z1", "z2"], ["x", "z2"]]``.
-        family: How a stage reads images or feature maps if the next space is a vector: ``"dense"`` flattens them,
-            ``"conv"`` convolves them, ``None`` flattens those of at most 16×16 and convolves larger ones.
+        family: How a stage reads data or feature maps if the next space is a vector: ``"dense"`` flattens them,
+            ``"conv"`` convolves them, ``None`` flattens those of at most 256 positions (16×16 pixels) and convolves
+            larger ones. Sequences are read so whatever the next space is.
         width: Units of dense layers and of the head; feature maps have between ``width / 8`` and ``width`` channels.
         depth: Layers per stage beyond those that reduce the resolution; at least one.
         dropout: Probability of dropping an activation.
@@ -166,32 +169,37 @@ class _StageMaker(NamedTuple):
     norm: Norm | None
     slope: float
 
-    def __call__(self, incoming: tuple[int, ...], above: Space | None, *, in_patches: bool) -> nn.Sequential:
-        """Layers from the shape ``incoming`` to the resolution of ``above``, or to a vector if it is not an image."""
+    def __call__(
+        self, incoming: tuple[int, ...], above: Space | None, *, is_first: bool, in_patches: bool
+    ) -> nn.Sequential:
+        """Layers from the shape ``incoming`` to the resolution of ``above``, or to a vector if it has no such maps."""
         options = LayerOptions(self.norm, self.dropout, self.slope)
-        goes_to_maps = above is not None and above.is_image
-        if len(incoming) != 3 or (not goes_to_maps and self._flattens(incoming)):
+        channels, *size = incoming
+        axes = len(size)
+        goes_to_maps = above is not None and above.is_maps and above.rank == len(incoming)
+        # A small space (C, K) may be anything, also K classes C times. So it is flattened like a vector.
+        may_be_flat = not goes_to_maps or (axes == 1 and is_first)
+        if not 1 <= axes <= 3 or (may_be_flat and self._flattens(incoming)):
             sizes = [math.prod(incoming), *[self.width] * self.depth]
             return nn.Sequential(nn.Flatten(), *(dense(a, b, options) for a, b in pairwise(sizes)))
-        channels, *size = incoming
         layers: list[nn.Module] = []
-        goal = above.shape[1:] if above is not None and above.is_image else COARSEST
+        goal = above.shape[1:] if above is not None and goes_to_maps else (COARSEST,) * axes
         narrow = self.width // 8
         if in_patches and takes_patches(incoming, goal):
-            layers.append(nn.PixelUnshuffle(2))
-            channels, size, narrow = 4 * channels, [side // 2 for side in size], self.width // 4
+            layers.append(to_patches(axes))
+            channels, size, narrow = 2**axes * channels, [side // 2 for side in size], self.width // 4
         outputs = min(max(narrow, channels), self.width)
         for _ in range(self.depth):
-            layers.append(conv(channels, outputs, 3, 1, options))
+            layers.append(conv(channels, outputs, 3, 1, options, axes=axes))
             channels = outputs
-        while min(size[0] // goal[0], size[1] // goal[1]) >= 2:
+        while min(a // b for a, b in zip(size, goal, strict=True)) >= 2:
             outputs = min(2 * channels, self.width)
-            layers.append(conv(channels, outputs, 3, 2, options))
+            layers.append(conv(channels, outputs, 3, 2, options, axes=axes))
             channels, size = outputs, [(side + 1) // 2 for side in size]
         if not goes_to_maps:
             layers += [nn.Flatten(), dense(channels * math.prod(size), self.width, options)]
         elif tuple(size) != goal:
-            layers.append(nn.AdaptiveAvgPool2d(goal))
+            layers.append(_POOLING[axes](goal))
         return nn.Sequential(*layers)
 
     def _flattens(self, incoming: tuple[int, ...]) -> bool:
@@ -214,8 +222,12 @@ def _build(
     for level, (space, above) in enumerate(zip_longest(spaces, spaces[1:])):
         state = at_least_vectors(torch.zeros(1, *space.shape))
         incoming = concatenate(features, state) if level else state
-        in_patches = from_data and not level
-        stage = replaced[level] if level in replaced else make(tuple(incoming.shape[1:]), above, in_patches=in_patches)
+        if level in replaced:
+            stage = replaced[level]
+        else:
+            is_first = not level
+            shape = tuple(incoming.shape[1:])
+            stage = make(shape, above, is_first=is_first, in_patches=from_data and is_first)
         stages.append(stage)
         # This run only measures the features. It uses a copy, because it may change buffers of the stage.
         with torch.no_grad():

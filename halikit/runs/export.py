@@ -69,7 +69,9 @@ def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") ->
     if hierarchy.training:
         raise InputError("what is exported is the model in evaluation mode: call .eval()")
     if hierarchy.takes_context and (hierarchy.context is None or len(hierarchy.context) != 1):
-        raise InputError("an exported file takes no context: give one for all data (--class K, or h.conditioned(c[:1]))")
+        raise InputError(
+            "an exported file takes no context: give one for all data (--class K, or h.conditioned(c[:1]))"
+        )
     serialise = {"pt2": _program, "onnx": _onnx}.get(format)
     if serialise is None:
         raise InputError(f"a format is 'onnx' or 'pt2', got {format!r}")

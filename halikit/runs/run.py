@@ -74,6 +74,7 @@ class Result(NamedTuple):
         values: The result for programs, as JSON takes it.
         lines: The result in words.
         picture: ``(height, width, 3)``, if there is one.
+        numbers: ``(n, *shape of x)`` float32, which ``--out FILE.npy`` writes instead, if there are any.
     """
 
     name: str
@@ -81,6 +82,12 @@ class Result(NamedTuple):
     values: dict[str, Any]
     lines: Sequence[str] = ()
     picture: NDArray[np.uint8] | None = None
+    numbers: NDArray[np.float32] | None = None
+
+    @property
+    def has_file(self) -> bool:
+        """Whether it is a picture or numbers, and not lines alone."""
+        return self.picture is not None or self.numbers is not None
 
 
 class Run:
@@ -218,10 +225,12 @@ class Run:
         settings, shape = self.config.data, self.config.model.data_shape
         with self.progress("reading the data") as advance:
             spec = self.data_spec or settings.spec
-            loaded = datasets.load(spec, size=settings.size, strict=settings.strict, on_progress=advance)
+            loaded = datasets.load(
+                spec, size=settings.size, strict=settings.strict, kind=settings.kind, on_progress=advance
+            )
         if loaded.shape != shape:
             raise InputError(f"the model is for data of shape {shape}, but {loaded.spec} has {loaded.shape}")
-        return loaded
+        return loaded.in_dtype(self.hierarchy.prior.dtype)
 
     def held_out(self, n: int, part: Split | None = None) -> Tensor:
         """The first ``n`` held-out samples, or all if there are fewer, ``(n, *shape of x)``, on the run's device.
@@ -234,15 +243,22 @@ class Run:
         return part.batch(torch.arange(min(n, len(part)))).to(self.hierarchy.prior.device)
 
     def held_out_images(self, n: int) -> Tensor:
-        """The first ``n`` held-out images, or all if there are fewer, ``(n, C, H, W)``.
+        """The first ``n`` held-out images, sequences or volumes, or all if there are fewer, ``(n, *shape of x)``.
 
         Raises:
-            InputError: If the data are not images.
+            InputError: If there are no pictures of the data.
         """
-        x = self.held_out(n)
-        if x.dim() != 4:
-            raise InputError(f"pictures are made of images, and this model is for data of shape {tuple(x.shape[1:])}")
-        return x
+        self.check_drawable()
+        return self.held_out(n)
+
+    def check_drawable(self) -> None:
+        """Raise an InputError if there are no pictures of the data."""
+        shape = self.hierarchy.spaces[0].shape
+        if not plotting.is_drawable(shape):
+            raise InputError(
+                f"pictures are made of images, sequences and volumes, and this model is for data of shape {shape}; "
+                "`halikit sample RUN --out FILE.npy` writes numbers"
+            )
 
     def conditioned(self, part: Split, n: int | None = None) -> Hierarchy:
         """The hierarchy given the contexts of data, or what was asked for; as it is if the model takes no context.
@@ -303,9 +319,7 @@ class Run:
         data, size = self.data, self.config.model.context_size
         if (part.labels if kind == "labels" else part.attributes) is None:
             instead = "--class" if kind == "labels" else "other data"
-            raise InputError(
-                f"{self.given} is given the {kind} of each datum, and {data.spec} has none; use {instead}"
-            )
+            raise InputError(f"{self.given} is given the {kind} of each datum, and {data.spec} has none; use {instead}")
         if data.context_size(kind) != size:
             raise InputError(f"{self.given} takes {size} {kind}, and {data.spec} has {data.context_size(kind)}")
         return self.asked.changed(part.context(kind), data.attributes)

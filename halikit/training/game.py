@@ -26,6 +26,7 @@ from halikit.hierarchy import Hierarchy
 from halikit.model import Model
 from halikit.objectives import OBJECTIVES
 from halikit.training.extra_losses import ExtraLoss, Player, StepContext, add_gradients, check_names, parameters_of
+from halikit.training.kernels import gauge_notices, gradient_notices
 from halikit.training.method import Method
 from halikit.utils.modes import evaluating
 from halikit.utils.random import seeded
@@ -101,6 +102,7 @@ class GameMethod(Method):
         self._extra_losses = extra_losses
         self._measure, self._notify = measure, on_notice
         self._input_noises = [game.noise.scale if game.noise else 0.0 for game in self._discriminator.games]
+        self._has_own_kernels = model.config is None
         self.single_pass, self.description = False, "two backward passes, unless the first step shows that one is exact"
         self._is_examined = False
         if context is not None or not model.takes_context:
@@ -211,19 +213,23 @@ class GameMethod(Method):
                 game.noise.scale = first
 
     def _examine(self, context: Tensor | None) -> None:
-        """Find out whether one backward pass serves both players, and what a step is."""
+        """Find out whether one backward pass serves both players, and tell what a user should know of the kernels."""
         self._is_examined = True
-        settings, hierarchy = self.settings, self._hierarchy
-        d, g = settings.discriminator_steps, settings.generator_steps
+        context = None if context is None else context[:4]
+        hierarchy = self._hierarchy.conditioned(context)
+        with evaluating(hierarchy), seeded(0, hierarchy.prior.device), torch.no_grad():
+            probe = hierarchy.sample_states(4 if context is None else len(context))
+        for notice in gradient_notices(hierarchy, probe):
+            self._notify(notice)
+        if self._has_own_kernels:  # the presets have chosen their gauge
+            for notice in gauge_notices(hierarchy, probe):
+                self._notify(notice)
+        d, g = self.settings.discriminator_steps, self.settings.generator_steps
         if d != 1 or g != 1:
             self.single_pass, self.description = False, f"rounds of {d} discriminator and {g} generator steps"
             return
-        context = None if context is None else context[:4]
-        with evaluating(hierarchy), seeded(0, hierarchy.prior.device), torch.no_grad():
-            states = hierarchy.sample_states(4 if context is None else len(context), context=context)
-        beside = {} if context is None else {CONTEXT: context}
-        found = supports_single_pass(self._discriminator, self.objective, states | beside)
-        self.single_pass, self.description = found
+        states = probe if context is None else probe | {CONTEXT: context}
+        self.single_pass, self.description = supports_single_pass(self._discriminator, self.objective, states)
 
 
 def _check_modules(model: Model, extra_losses: Sequence[ExtraLoss]) -> None:

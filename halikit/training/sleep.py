@@ -101,7 +101,7 @@ def sleep_weights(
     """
     levels = len(hierarchy)
     if wanted == "auto":
-        weights = [0.0 if level == 1 and link.up.target.is_image else 1.0 for level, link in enumerate(hierarchy, 1)]
+        weights = [0.0 if level == 1 and link.up.target.is_maps else 1.0 for level, link in enumerate(hierarchy, 1)]
     else:
         weights = [float(w) for w in wanted] if isinstance(wanted, Sequence) else [float(wanted)] * levels
     if len(weights) != levels:

@@ -52,9 +52,7 @@ class Stepper:
         }
         self.guard = Guard((part for part, _ in players.values()), hardware.processes)
 
-    def step(
-        self, batch: Tensor, labels: Tensor | None = None, context: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def step(self, batch: Tensor, labels: Tensor | None = None, context: Tensor | None = None) -> dict[str, Tensor]:
         """Take one step.
 
         Args:
@@ -81,7 +79,8 @@ class Stepper:
         # The noise of a step depends on (seed, step, rank) alone; the caller's generators are restored.
         seed = derived_seed(self.settings.training.seed, self.steps, self.hardware.processes.rank)
         with seeded(seed, self.hardware.device), self.hardware.autocast():
-            losses = self._add_gradients(batch.to(self.hardware.device), labels, context)
+            x = batch.to(self.hardware.device, self.model.hierarchy.prior.dtype)
+            losses = self._add_gradients(x, labels, context)
         self.guard.after_gradients(losses.values(), self.optimisers.values())
         for optimiser in self.optimisers.values():
             optimiser.step()

@@ -84,9 +84,11 @@ class Trainer:
         self._settings = resolve_sleep_weights(config, model.hierarchy, self.hardware.notify)
         self.data = _load(data, config, self.hardware.device)
         self._context = _context_kind(model, self.data)
+        self.hardware.prepare(model.parts.values())
+        if self.data is not None:
+            self.data = self.data.in_dtype(model.hierarchy.prior.dtype)
         augmentation = augmentation or config.data.augmentation()
         self._batches = self._make_batches(augmentation)
-        self.hardware.prepare(model.parts.values())
         self.hardware.place(loss.module for loss in extra_losses if loss.module is not None)
         averager = Averager(model.hierarchy, config.training.ema_decay)
         self.averaged = averager.average
@@ -123,9 +125,7 @@ class Trainer:
             changes["data"] = DataSettings(spec=self.data.spec)
         return settings.model_copy(update=changes)
 
-    def step(
-        self, batch: Tensor, labels: Tensor | None = None, context: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def step(self, batch: Tensor, labels: Tensor | None = None, context: Tensor | None = None) -> dict[str, Tensor]:
         """Take one step by the method: of Algorithm 1, moving both players, unless the method is another.
 
         Args:
@@ -289,7 +289,7 @@ def _load(
     data: datasets.DataSet | str | Tensor | None, settings: Config, device: torch.device
 ) -> datasets.DataSet | None:
     if isinstance(data, str):
-        data = datasets.load(data, size=settings.data.size)
+        data = datasets.load(data, size=settings.data.size, kind=settings.data.kind)
     elif isinstance(data, Tensor):
         data = datasets.from_tensor(data)
     return None if data is None else data.to(device)
