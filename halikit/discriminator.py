@@ -8,10 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from halikit.errors import InputError
 from halikit.spaces import Space
 from halikit.utils.random import seeded
 
@@ -23,12 +25,15 @@ __all__ = [
     "MultiGameDiscriminator",
     "PlainDiscriminator",
     "couples_samples",
+    "is_known_to_couple",
 ]
 
 # The name of the context among the states that a discriminator is given.
 CONTEXT = "context"
 # How far a sample is shifted when coupling is looked for: far enough to be the largest or the smallest of its batch.
 _SHIFT = 10.0
+# For each discriminator that was examined: its modules then, and whether it couples samples.
+_FOUND: WeakKeyDictionary[nn.Module, tuple[tuple[tuple[int, type], ...], bool]] = WeakKeyDictionary()
 
 
 class InputNoise(nn.Module):
@@ -173,8 +178,8 @@ class JointDiscriminator(Discriminator):
             concatenated to them (along the channels; flattened where either is a vector) to features.
         head: Ends in the layer that gives the logit, ``(n, 1)``; all before it is the embedding of Eq. 8.
         input_noise: Standard deviation of the Gaussian noise added to ``x`` in training, data and samples alike.
-        projection: From a context to a vector ``(n, width)`` whose product with the features is added to the logit
-            (Miyato and Koyama 2018, "cGANs with projection discriminator"); ``None`` reads no context.
+        projection: Maps the context, which is found among the states, to ``(n, width)``. Its product with the
+            features is added to the logit (Miyato & Koyama 2018).
 
     Raises:
         ValueError: If the numbers of spaces and stages do not fit.
@@ -195,9 +200,9 @@ class JointDiscriminator(Discriminator):
         self.spaces = tuple(spaces)
         self.stages = nn.ModuleList(stages)
         self.head = head
+        self.noise = InputNoise(input_noise)
         self.projection = projection
         self.takes_context = projection is not None
-        self.noise = InputNoise(input_noise)
         if len(self.stages) != len(self.spaces) or len(self.spaces) < 2:
             raise ValueError(f"{len(self.spaces)} spaces need as many stages and at least two, got {len(self.stages)}")
 
@@ -222,14 +227,20 @@ class JointDiscriminator(Discriminator):
         return self.head[:-1](h)
 
     def forward(self, states: Mapping[str, Tensor]) -> Tensor:
-        """The logits ``s``, ``(n,)``: positive where the encoder's joint is thought likelier."""
+        """The logits ``s``, ``(n,)``: positive where the encoder's joint is thought likelier.
+
+        Raises:
+            InputError: If there is a projection, and no context among the states.
+        """
         features = self.features(states)
-        logit: Tensor = self.head[-1](features).squeeze(1)
+        logits: Tensor = self.head[-1](features).squeeze(1)
         if self.projection is None:
-            return logit
+            return logits
         if CONTEXT not in states:
-            raise KeyError(f"the discriminator reads a context: give it among the states as {CONTEXT!r}")
-        return logit + (features * self.projection(states[CONTEXT])).sum(1)
+            raise InputError(
+                f"this discriminator reads a context: give it among the states, under the name {CONTEXT!r}"
+            )
+        return logits + (self.projection(states[CONTEXT]) * features).sum(1)
 
     def __getitem__(self, index: slice) -> JointDiscriminator:
         """``d[:l]``: the first ``l`` levels.
@@ -247,9 +258,8 @@ class JointDiscriminator(Discriminator):
                 f"this discriminator cannot stop at {self.spaces[kept].name}: the features there are "
                 f"{Space('features', shapes[kept])}, and its head reads {Space('features', shapes[-1])}"
             )
-        view = JointDiscriminator(
-            self.spaces[: kept + 1], list(self.stages)[: kept + 1], self.head, projection=self.projection
-        )
+        stages = list(self.stages)[: kept + 1]
+        view = JointDiscriminator(self.spaces[: kept + 1], stages, self.head, projection=self.projection)
         view.noise = self.noise
         view.training = self.training
         return view
@@ -345,6 +355,21 @@ def couples_samples(discriminator: nn.Module, states: Mapping[str, Tensor]) -> b
     return any(
         not torch.equal(logits(index, 0.0), logits(index, shift)) for index in (0, last) for shift in (_SHIFT, -_SHIFT)
     )
+
+
+def is_known_to_couple(discriminator: nn.Module, states: Mapping[str, Tensor]) -> bool:
+    """The answer of :func:`couples_samples`, found once for each discriminator.
+
+    It is found again if a submodule was replaced since.
+
+    Args:
+        discriminator: From states to logits ``(n, …)``.
+        states: ``(n, *shape)`` by name, ``n ≥ 2``.
+    """
+    modules = tuple((id(module), type(module)) for module in discriminator.modules())
+    if _FOUND.get(discriminator, ((), False))[0] != modules:
+        _FOUND[discriminator] = modules, couples_samples(discriminator, states)
+    return _FOUND[discriminator][1]
 
 
 def at_least_vectors(state: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from halikit.networks.discriminator import discriminator_for
 from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder, ladder_choices
 from halikit.networks.paper import paper_hierarchy
+from halikit.priors import make_prior
 from halikit.supervision import with_classes
 from halikit.utils.files import write_atomically
 
@@ -95,7 +96,8 @@ def build(config: Config) -> Model:
         raise InputError("model.data_shape is not set: the shape of x, such as [1, 28, 28]")
     if settings.conditional and settings.context_size is None:
         raise InputError("model.context_size is not set: the number of classes or attributes, such as 10")
-    others = {"levels", "data_shape", "classes", "initial_scale", "conditional", "context_size"}
+    others = {"levels", "data_shape", "classes", "initial_scale", "prior", "prior_components", "prior_layers"}
+    others |= {"conditional", "context_size"}
     options = settings.model_dump(include=set(settings.applicable), exclude=others)
     if settings.family == "paper":
         del options["family"]
@@ -104,6 +106,9 @@ def build(config: Config) -> Model:
     try:
         make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
         hierarchy = make_hierarchy(settings.levels, settings.data_shape, **options)
+        if settings.prior != "standard_normal":
+            sizes = {"components": settings.prior_components, "layers": settings.prior_layers}
+            hierarchy = Hierarchy(list(hierarchy), make_prior(settings.prior, hierarchy.spaces[-1], **sizes))
     except ValueError as error:
         raise InputError(f"model: {error}") from None
     if settings.classes is not None:
@@ -294,7 +299,8 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
         raise ModelError(f"{path} is damaged: its config is no table")
     config = Config.parse(upgraded_config(about["config"]), str(path))
     # Every level and every layer has tensors of its own, so a small file cannot describe a huge model.
-    if max(config.model.levels, config.model.depth, config.discriminator.depth, about["levels"]) > len(tensors):
+    layers = config.model.prior_layers if config.model.prior == "flow" else 1
+    if max(config.model.levels, config.model.depth, layers, config.discriminator.depth, about["levels"]) > len(tensors):
         raise ModelError(f"{path} is damaged: its config is of a larger model than the {len(tensors)} tensors in it")
     try:
         # Tensors on the meta device have shapes, but take no memory.

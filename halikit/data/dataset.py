@@ -258,7 +258,7 @@ class DataSet:
 
     @property
     def context_kind(self) -> ContextKind | None:
-        """What a conditional model reads by default: labels if there are any, else attributes; ``None`` without both."""
+        """What a conditional model reads by default: labels if there are any, else attributes, else ``None``."""
         if self.train.labels is not None:
             return "labels"
         return None if self.train.attributes is None else "attributes"

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from halikit.data.array import has_array, load_array
 from halikit.data.celeba import has_celeba, load_celeba
 from halikit.data.cifar import has_cifar10, has_cifar100, load_cifar10, load_cifar100
-from halikit.data.dataset import DataError, DataSet, Kind, Request
+from halikit.data.dataset import DataError, DataSet, Kind, Request, from_tensor
 from halikit.data.digits import load_digits
 from halikit.data.folder import has_images, load_folder
 from halikit.data.idx import has_idx, load_mnist
@@ -24,7 +26,7 @@ from halikit.data.pack import is_pack, load_pack, packing
 from halikit.data.svhn import has_svhn, load_svhn, load_svhn_extra
 from halikit.data.tree import first_archive
 
-__all__ = ["SOURCES", "Source", "load", "pack", "recognise"]
+__all__ = ["SOURCES", "Source", "as_data_set", "load", "pack", "recognise"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,23 @@ def load(
         ((1, 8, 8), 1500, 297)
     """
     return _load(Request(recognise(spec), size=size, strict=strict, kind=kind, on_progress=on_progress))
+
+
+def as_data_set(data: DataSet | str | Path | Tensor, *, size: int | None = None, kind: Kind | None = None) -> DataSet:
+    """A data set from what a user gives as data.
+
+    Args:
+        data: A data set, a data spec such as ``"digits"``, a path, or a tensor ``(n, *shape)``, see
+            :func:`from_tensor`.
+        size: As in :func:`load`, for a data spec or a path.
+        kind: Likewise.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    if isinstance(data, str | Path):
+        return load(str(data), size=size, kind=kind)
+    return from_tensor(data) if isinstance(data, Tensor) else data
 
 
 def pack(

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from halikit.kernels.kernel import network_takes_context
@@ -31,12 +31,13 @@ __all__ = [
     "from_patches",
     "initialise",
     "linear_skips",
+    "normalised",
     "takes_patches",
     "to_patches",
     "upsample",
 ]
 
-Norm = Literal["batch", "weight"]
+Norm = Literal["batch", "weight", "spectral"]
 
 # By default, data of at most this many positions (pixels of an image) have dense networks.
 DENSE_PIXELS = 16 * 16
@@ -52,7 +53,7 @@ class LayerOptions(NamedTuple):
     """Normalisation, dropout and nonlinearity of a layer.
 
     Attributes:
-        norm: ``"batch"``, ``"weight"`` or none.
+        norm: ``"batch"``, ``"weight"``, ``"spectral"`` or none.
         dropout: Probability of dropping an activation.
         slope: Negative slope of the leaky ReLU; ``None`` for a linear layer.
     """
@@ -230,6 +231,17 @@ def convolution(
     return kind(inputs, outputs, kernel, stride, padding, bias=bias)
 
 
+def normalised(layer: nn.Module, norm: Norm | None) -> nn.Module:
+    """A layer with its weights normalised, by weight or spectral norm; any other norm leaves them as they are.
+
+    Spectral normalisation divides the weights by an estimate of their largest singular value (Miyato et al. 2018). Each
+    evaluation in training mode improves the estimate by one power iteration.
+    """
+    if norm == "weight":
+        return weight_norm(layer)
+    return spectral_norm(layer) if norm == "spectral" else layer
+
+
 def takes_patches(shape: Sequence[int], goal: Sequence[int]) -> bool:
     """Whether a network reads or writes data as patches with sides of 2, instead of its first halving.
 
@@ -311,7 +323,8 @@ def initialise(module: nn.Module, scale: float) -> None:
 
     Args:
         module: Module with these layers. The weights of weight-normalised layers get these values too.
-        scale: Standard deviation, positive.
+        scale: Standard deviation, positive. Of a spectrally normalised layer it is that of the weights before their
+            normalisation.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -325,7 +338,7 @@ def initialise(module: nn.Module, scale: float) -> None:
 
 
 def _surrounded(linear: nn.Module, batch_norm: type[nn.Module], outputs: int, options: LayerOptions) -> Layer:
-    layers: list[nn.Module] = [weight_norm(linear) if options.norm == "weight" else linear]
+    layers: list[nn.Module] = [normalised(linear, options.norm)]
     if options.norm == "batch":
         layers.append(batch_norm(outputs))
     if options.slope is not None:

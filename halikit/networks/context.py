@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from halikit.errors import InputError
+
 __all__ = ["Conditional", "ContextEmbedding", "embedding_width"]
 
 # The widest default embedding.
@@ -23,15 +25,16 @@ class ContextEmbedding(nn.Module):
     Args:
         size: Number of classes or attributes, K.
         width: Number of elements of the embedding; at most 32 by default.
+        scale: Standard deviation of the initial weights.
 
     Attributes:
         width: Number of elements of the embedding.
     """
 
-    def __init__(self, size: int, width: int | None = None) -> None:
+    def __init__(self, size: int, width: int | None = None, *, scale: float = 1.0) -> None:
         super().__init__()
         self.width = embedding_width(size) if width is None else width
-        self.weight = nn.Parameter(torch.randn(size, self.width))
+        self.weight = nn.Parameter(scale * torch.randn(size, self.width))
 
     def forward(self, context: Tensor) -> Tensor:
         """``(n, width)``.
@@ -40,20 +43,20 @@ class ContextEmbedding(nn.Module):
             context: Classes, ``(n,)`` int64 from 0 to K − 1, or K numbers for each datum, ``(n, K)`` floats.
 
         Raises:
-            ValueError: If the context is neither.
+            InputError: If the context is neither, or there is no such class.
         """
         size = len(self.weight)
         if context.dim() == 1 and not context.is_floating_point():
             try:
                 return embedding(context.long(), self.weight)
             except IndexError:
-                raise ValueError(
+                raise InputError(
                     f"a class of the context lies between 0 and {size - 1}, got {int(context.min())} to "
                     f"{int(context.max())}"
                 ) from None
         if context.dim() == 2 and context.shape[1] == size:
             return context.to(self.weight.dtype) @ self.weight
-        raise ValueError(
+        raise InputError(
             f"a context is (n,) int64 of {size} classes, or (n, {size}) numbers; got {tuple(context.shape)} of "
             f"{context.dtype}"
         )

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from itertools import pairwise, zip_longest
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
-from torch import nn
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
 from halikit.discriminator import (
     Discriminator,
@@ -20,7 +20,17 @@ from halikit.discriminator import (
     concatenate,
 )
 from halikit.hierarchy import Hierarchy
-from halikit.networks.blocks import COARSEST, DENSE_PIXELS, LayerOptions, Norm, conv, dense, takes_patches, to_patches
+from halikit.networks.blocks import (
+    COARSEST,
+    DENSE_PIXELS,
+    LayerOptions,
+    Norm,
+    conv,
+    dense,
+    normalised,
+    takes_patches,
+    to_patches,
+)
 from halikit.networks.context import ContextEmbedding
 from halikit.networks.ladder import Family
 from halikit.networks.paper import paper_discriminator
@@ -32,6 +42,7 @@ __all__ = ["DiscriminatorSettings", "build_discriminator", "discriminator_for"]
 # Pooling to a given resolution, by the number of axes.
 _POOLING = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 # Families that do not use build_discriminator. Their builders take the spaces and the settings that have an effect.
+_TWO_NORMS = "weight_norm and spectral_norm normalise the same weights: for spectral_norm, set weight_norm to false"
 _BUILDERS: dict[str | None, Callable[..., Discriminator]] = {"paper": paper_discriminator}
 
 
@@ -48,14 +59,21 @@ class DiscriminatorSettings(Section):
     depth: Positive = Field(1, description="layers per stage beyond those that reduce the resolution")
     dropout: Fraction = Field(0.2, description="probability of dropping an activation")
     weight_norm: bool = Field(True, description="weight-normalise the stages (Table 4)")
+    spectral_norm: bool = Field(False, description="spectrally normalise all layers; needs weight_norm = false")
     input_noise: NonNegative = Field(0.2, description="standard deviation of the noise on the discriminator's x")
     slope: NonNegative = Field(0.2, description="negative slope of the leaky ReLUs")
     initial_scale: InitialScale = None
 
     def without_effect(self) -> dict[str, str]:
         """The settings that the paper's discriminator does not read."""
-        names = ("games", "width", "depth", "dropout") if self.family == "paper" else ()
+        names = ("games", "width", "depth", "dropout", "spectral_norm") if self.family == "paper" else ()
         return dict.fromkeys(names, "the paper's discriminator is that of Table 4")
+
+    @model_validator(mode="after")
+    def _has_one_norm(self) -> Self:
+        if self.weight_norm and self.spectral_norm:
+            raise ValueError(_TWO_NORMS)
+        return self
 
 
 def build_discriminator(
@@ -67,11 +85,12 @@ def build_discriminator(
     depth: int = 1,
     dropout: float = 0.2,
     weight_norm: bool = True,
+    spectral_norm: bool = False,
     input_noise: float = 0.2,
     slope: float = 0.2,
+    context: int | None = None,
     stages: Mapping[int, nn.Module] | None = None,
     head: nn.Sequential | None = None,
-    context: int | None = None,
 ) -> JointDiscriminator | MultiGameDiscriminator:
     """Build a discriminator for the spaces of a hierarchy, of any shapes.
 
@@ -86,20 +105,30 @@ def build_discriminator(
         depth: Layers per stage beyond those that reduce the resolution; at least one.
         dropout: Probability of dropping an activation.
         weight_norm: Whether to weight-normalise the stages, as Table 4 does.
+        spectral_norm: Whether to normalise all layers that are built here by their spectral norm, head and projection
+            included (Miyato et al. 2018); not together with ``weight_norm``.
         input_noise: Standard deviation of the noise on ``x`` in training.
         slope: Negative slope of the leaky ReLUs.
+        context: Number of classes or attributes of the context, for a projection on it in each game: the logit is
+            ``head(features) + ⟨embedding(context), features⟩`` (Miyato & Koyama 2018). The context is found among the
+            states under the name ``context``: ``(n,)`` int64 for classes, ``(n, A)`` floats for attributes.
         stages: Modules to use instead of the built stages, by number of the stage (joint game only). Stage ``l ≥ 1``
             reads the features of the stage before, concatenated with ``z_l``.
         head: Module to use instead of the built head (joint game only), from ``(n, width)`` to the logit ``(n, 1)``. A
             linear layer in front of it maps the features of the last stage to ``width``.
-        context: Number of classes or attributes K of a context, whose projection on the features each logit then reads.
 
     Raises:
-        ValueError: If width or depth is not positive, a game is unknown, or a stage to replace does not exist.
+        ValueError: If width, depth or context is not positive, both norms are asked for, a game is unknown, or a stage
+            to replace does not exist.
     """
     if width < 1 or depth < 1:
         raise ValueError(f"a discriminator needs a positive width and depth, got width={width}, depth={depth}")
-    make = _StageMaker(family, width, depth, dropout, "weight" if weight_norm else None, slope)
+    if context is not None and context < 1:
+        raise ValueError(f"a context has at least one class or attribute, got context={context}")
+    if weight_norm and spectral_norm:
+        raise ValueError(_TWO_NORMS)
+    norm: Norm | None = "weight" if weight_norm else "spectral" if spectral_norm else None
+    make = _StageMaker(family, width, depth, dropout, norm, slope, context)
     spaces = hierarchy.spaces
     if games == "joint":
         unknown = sorted(set(stages or {}) - set(range(len(spaces))))
@@ -107,16 +136,13 @@ def build_discriminator(
             raise ValueError(
                 f"stages are 0 … {len(spaces) - 1} for {len(spaces)} spaces; there is no stage {unknown[0]}"
             )
-        return _build(spaces, make, stages or {}, head, input_noise, context)
+        return _build(spaces, make, stages or {}, head, input_noise)
     if stages or head is not None:
         raise ValueError("stages and head are replaced in the joint game; build several games one by one")
     listed = [games] if isinstance(games, str) else games
     read = pairwise(spaces) if games == "pairwise" else [_named(spaces, names) for names in listed]
     parts = (
-        _build(
-            *(each, make, {}, None, input_noise if each[0] == spaces[0] else 0.0, context),
-            from_data=each[0] == spaces[0],
-        )
+        _build(each, make, {}, None, input_noise if each[0] == spaces[0] else 0.0, from_data=each[0] == spaces[0])
         for each in read
     )
     return MultiGameDiscriminator(parts, spaces)
@@ -130,16 +156,16 @@ def discriminator_for(
     Args:
         hierarchy: Hierarchy whose spaces the discriminator reads.
         settings: Settings of the discriminator.
-        context: Number of classes or attributes of the context that it reads; ``None`` for no context.
+        context: Number of classes or attributes of the context, if there is one.
 
     Raises:
-        ValueError: If a setting does not fit the spaces.
+        ValueError: If a setting does not fit the spaces, or the paper's discriminator is to read a context.
     """
     options = settings.model_dump(include=set(settings.applicable), exclude={"initial_scale"})
     if settings.family not in _BUILDERS:
-        return build_discriminator(hierarchy, **options, context=context)
+        return build_discriminator(hierarchy, context=context, **options)
     if context is not None:
-        raise ValueError(f"the discriminator of family = {settings.family!r} reads no context; choose another family")
+        raise ValueError("the paper's discriminator reads no context: set discriminator.family to none")
     del options["family"]
     return _BUILDERS[settings.family](hierarchy.spaces, **options)
 
@@ -160,7 +186,7 @@ def _named(spaces: Sequence[Space], names: Sequence[str]) -> tuple[Space, ...]:
 
 
 class _StageMaker(NamedTuple):
-    """Builds stages of any shape with the same options."""
+    """Builds stages of any shape with the same options; they hold for the head and the projection too."""
 
     family: Family | None
     width: int
@@ -168,6 +194,7 @@ class _StageMaker(NamedTuple):
     dropout: float
     norm: Norm | None
     slope: float
+    context: int | None
 
     def __call__(
         self, incoming: tuple[int, ...], above: Space | None, *, is_first: bool, in_patches: bool
@@ -212,7 +239,6 @@ def _build(
     replaced: Mapping[int, nn.Module],
     head: nn.Sequential | None,
     input_noise: float,
-    context: int | None,
     *,
     from_data: bool = True,
 ) -> JointDiscriminator:
@@ -232,12 +258,25 @@ def _build(
         # This run only measures the features. It uses a copy, because it may change buffers of the stage.
         with torch.no_grad():
             features = deepcopy(stage).eval()(incoming)
-    options = LayerOptions(None, make.dropout, make.slope)
+    # Table 4 has no weight normalisation in the head.
+    norm: Norm | None = "spectral" if make.norm == "spectral" else None
+    options = LayerOptions(norm, make.dropout, make.slope)
     if head is None:
-        head = nn.Sequential(nn.LeakyReLU(make.slope), dense(width, width, options), nn.Linear(width, 1))
-    head = nn.Sequential(nn.Flatten(), nn.Linear(features.numel(), width), *head)
+        hidden = dense(width, width, options)
+        head = nn.Sequential(nn.LeakyReLU(make.slope), hidden, normalised(nn.Linear(width, 1), norm))
+    head = nn.Sequential(nn.Flatten(), normalised(nn.Linear(features.numel(), width), norm), *head)
     projection = None
-    if context is not None:
-        projection = ContextEmbedding(context, width)
-        nn.init.zeros_(projection.weight)
+    if make.context is not None:
+        projection = normalised(_projection(make.context, _width_of(head, features)), norm)
     return JointDiscriminator(spaces, stages, head, input_noise=input_noise, projection=projection)
+
+
+@torch.no_grad()
+def _width_of(head: nn.Sequential, incoming: Tensor) -> int:
+    """The number of features that the last layer of a head reads."""
+    return deepcopy(head[:-1]).eval()(incoming).shape[1]
+
+
+def _projection(context: int, width: int) -> ContextEmbedding:
+    # The variance of torch's linear layers.
+    return ContextEmbedding(context, width, scale=(3 * width) ** -0.5)

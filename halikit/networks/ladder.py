@@ -28,6 +28,7 @@ from halikit.networks.blocks import (
     upsample,
 )
 from halikit.networks.context import Conditional, ContextEmbedding, embedding_width
+from halikit.priors import PriorKind
 from halikit.settings import ContextKind, InitialScale, NonNegative, Positive, Section
 from halikit.spaces import Space
 
@@ -45,7 +46,7 @@ _MOST_CHANNELS = 256
 
 
 class ModelSettings(Section):
-    """The hierarchy: the arguments of :func:`halikit.ladder`, or the networks of the paper."""
+    """The hierarchy: the arguments of :func:`halikit.ladder`, or the networks of the paper; and the prior."""
 
     levels: Positive = Field(3, description="number of latent levels L")
     data_shape: tuple[Positive, ...] | None = Field(None, description="shape of x; taken from the data when training")
@@ -72,12 +73,18 @@ class ModelSettings(Section):
     context_size: Positive | None = Field(
         None, description="number of classes or attributes; taken from the data when training"
     )
+    prior: PriorKind = Field("standard_normal", description="prior on the top latent, trained if it has parameters")
+    prior_components: Positive = Field(10, description="components of a mixture as the prior")
+    prior_layers: Annotated[int, Field(ge=2)] = Field(4, description="coupling layers of a flow as the prior")
     rectified: bool = Field(True, description="paper family: leaky ReLU before the Gaussian layers of z1")
     initial_scale: InitialScale = None
 
     def without_effect(self) -> dict[str, str]:
-        """The settings that the family does not read."""
-        idle = {} if self.conditional else {"context_size": "it is for model.conditional"}
+        """The settings that the family or the prior does not read."""
+        idle = {"prior": "classes on top have equal probabilities"} if self.classes else {}
+        kinds = {"prior_components": "mixture", "prior_layers": "flow"}
+        idle |= {name: f"it is for prior = {kind!r}" for name, kind in kinds.items() if self.prior != kind}
+        idle |= {} if self.conditional else {"context_size": "it is for model.conditional"}
         if self.family != "paper":
             return idle | {"rectified": "it is for family = 'paper'"}
         names = ["maps", "widths", "hidden", "depth", "skips", "conditional"] + ["rectified"] * (self.levels == 1)

@@ -62,8 +62,8 @@ def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") ->
         The files.
 
     Raises:
-        InputError: If kernels take a context and are not given one, the mean of a kernel is not known, torch cannot export a kernel, a package is missing, or the
-            directory cannot be written to.
+        InputError: If kernels take a context and are not given one, the mean of a kernel is not known, torch cannot
+            export a kernel, a package is missing, or the directory cannot be written to.
         ResourceError: If the disk is full.
     """
     if hierarchy.training:

@@ -123,12 +123,12 @@ class Run:
         weights: Literal["averaged", "raw"] = "averaged",
         device: str | torch.device = "cpu",
         data_spec: str | None = None,
-        asked: Asked = Asked(),
+        asked: Asked | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.given = Path(path)
         self.path: Path = self.given.parent if self.given.is_file() else self.given
-        self.weights, self.device, self.data_spec, self.asked = weights, device, data_spec, asked
+        self.weights, self.device, self.data_spec, self.asked = weights, device, data_spec, asked or Asked()
         self.progress = progress or _no_progress
         self.config_file: Path = self.path / "config.toml"
         self.model_file: Path = self.path / FILE_NAME

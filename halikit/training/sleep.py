@@ -13,12 +13,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from halikit.config import Config
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.training.extra_losses import ExtraLoss, StepContext
+from halikit.utils.modes import keeping_buffers
 
 __all__ = ["RULE", "resolve_sleep_weights", "sleep_loss", "sleep_phase", "sleep_weights"]
 
@@ -44,9 +44,7 @@ def sleep_loss(
         noise: Standard deviation of the noise on the encoder's input, as in the game.
     """
     encoder = _WeightedEncoder(hierarchy, weights, noise)
-    buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
-    loss: Tensor = functional_call(encoder, buffers, ({name: state.detach() for name, state in states.items()},))
-    return loss
+    return keeping_buffers(encoder, {name: state.detach() for name, state in states.items()})
 
 
 def sleep_phase(weights: Sequence[float], noise: float = 0.0) -> ExtraLoss:

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from halikit import data as datasets
@@ -17,6 +16,7 @@ from halikit.errors import InputError
 from halikit.hardware.hardware import Hardware
 from halikit.hardware.memory import explained_shortage
 from halikit.model import Model
+from halikit.objectives import Objective
 from halikit.optimisation.ema import Averager
 from halikit.runs.record import Record
 from halikit.runs.run import Run
@@ -25,6 +25,7 @@ from halikit.training.alarms import Alarms
 from halikit.training.batches import Batches
 from halikit.training.evaluation import Evaluation
 from halikit.training.extra_losses import ExtraLoss
+from halikit.training.game import resolve_game
 from halikit.training.meter import Meter
 from halikit.training.methods import make_method
 from halikit.training.persistence import Persistence
@@ -46,6 +47,8 @@ class Trainer:
             held out. May be left out where batches come from you, through :meth:`step`.
         settings: Settings; ``[model]`` and ``[discriminator]`` are not read.
         extra_losses: Losses beside those of Algorithm 1.
+        objective: An objective of your own, a function as in :mod:`halikit.objectives`; it replaces that of the
+            settings. The run records its name, and has to be given the function again to be resumed.
         augmentation: Augmentation of training images; by default as the settings say.
         out: Run directory to write to; nothing is written by default.
         resume: Go on with the run in ``out``: ``True`` from its newest good checkpoint, a number from the checkpoint
@@ -72,6 +75,7 @@ class Trainer:
         *,
         settings: Config | None = None,
         extra_losses: Sequence[ExtraLoss] = (),
+        objective: Objective | None = None,
         augmentation: datasets.Augmentation | None = None,
         out: str | Path | None = None,
         resume: bool | int | str | Path = False,
@@ -81,19 +85,20 @@ class Trainer:
         config = settings or model.config or Config()
         self.model, self._on_record = model, on_record
         self.hardware = Hardware(config.hardware, on_notice)
+        config = resolve_game(config, objective)
         self._settings = resolve_sleep_weights(config, model.hierarchy, self.hardware.notify)
-        self.data = _load(data, config, self.hardware.device)
-        self._context = _context_kind(model, self.data)
+        found = None if data is None else datasets.as_data_set(data, size=config.data.size, kind=config.data.kind)
+        self._context = _context_kind(model, found)
         self.hardware.prepare(model.parts.values())
-        if self.data is not None:
-            self.data = self.data.in_dtype(model.hierarchy.prior.dtype)
+        dtype = model.hierarchy.prior.dtype
+        self.data = None if found is None else found.to(self.hardware.device).in_dtype(dtype)
         augmentation = augmentation or config.data.augmentation()
         self._batches = self._make_batches(augmentation)
         self.hardware.place(loss.module for loss in extra_losses if loss.module is not None)
         averager = Averager(model.hierarchy, config.training.ema_decay)
         self.averaged = averager.average
         self.method = make_method(
-            *(model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses),
+            *(model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses, objective),
             context=self._some_context(),
         )
         self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware)
@@ -228,7 +233,8 @@ class Trainer:
             self._persistence.writer.record(record)
         if self._on_record:
             self._on_record(record)
-        self._alarms.look_at(record)
+        if self._settings.game.objective != "wasserstein":  # its logits are no log-odds, so ρ means nothing
+            self._alarms.look_at(record)
         self._meter.start_lap()
 
     def _evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
@@ -270,7 +276,7 @@ class Trainer:
     def _some_context(self) -> Tensor | None:
         """Some rows of a context, if any are known: the first of the data, or an example."""
         if self.data is not None and self._context is not None:
-            return self.data.train.context(self._context)[:4].to(self.hardware.device)
+            return self.data.train.context(self._context)[:4]
         return self.model.example_context(4)
 
 
@@ -283,13 +289,3 @@ def _context_kind(model: Model, data: datasets.DataSet | None) -> ContextKind | 
         raise InputError(f"the model takes a context, and {data.spec} has neither labels nor attributes to give it")
     data.context_size(kind)
     return kind
-
-
-def _load(
-    data: datasets.DataSet | str | Tensor | None, settings: Config, device: torch.device
-) -> datasets.DataSet | None:
-    if isinstance(data, str):
-        data = datasets.load(data, size=settings.data.size, kind=settings.data.kind)
-    elif isinstance(data, Tensor):
-        data = datasets.from_tensor(data)
-    return None if data is None else data.to(device)
