@@ -1,7 +1,7 @@
 """Labels kept on the digits by kind of kernel under a gauge: python docs/results/kernels.py OUT.jsonl [KIND:LEVELS …].
 
-Each kind takes the place of the Gaussian in all kernels of latents of the default stack; its settings and steps are those
-of `halikit train --levels L`. Two seeds, scored on the 297 held-out digits. One line of JSON for each run.
+Each kind takes the place of the Gaussian in all kernels of latents of the default stack. Settings and steps are those of
+`halikit train --levels L`. Two seeds, scored on the 297 held-out digits. One line of JSON for each run.
 """
 
 import json
@@ -40,6 +40,7 @@ class UserLaplace(hk.DensityKernel):
         self.network = network
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
+        """The distribution over ``target``."""
         return dist.Laplace(self.network(given), 0.1).to_event(1)
 
 
@@ -52,6 +53,7 @@ class Noisy(nn.Module):
         self.skip = None if skip is None else nn.Parameter(skip.clone())
 
     def forward(self, given: Tensor, noise: list[Tensor]) -> Tensor:
+        """``(n, outputs)``."""
         flat = given.flatten(1)
         out = self.inner(torch.cat([flat, noise[0]], 1))
         return out if self.skip is None else out + nn.functional.linear(flat, self.skip)
