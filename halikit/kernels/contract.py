@@ -64,7 +64,8 @@ def _rows(kernel: Kernel, batch: torch.Size) -> Tensor:
     context = kernel.context
     if context is None:
         raise ValueError(f"{kernel} takes a context, and none was given: pass context=, a tensor (n, …) or (1, …)")
-    if len(batch) == 1 and len(context) == batch[0]:
+    # With len(), an exported program would accept one batch size only.
+    if len(batch) == 1 and context.shape[0] == batch[0]:
         return context
     rows = batch[-1] if batch else 1
     if len(context) not in (1, rows):
