@@ -64,5 +64,5 @@ def likelihood(
     except ValueError as error:
         raise InputError(f"--scale: {error}") from None
     lines = [f"on {len(seen.x):,} held-out data", f"E[log p(x)]{seen.text}", f"  {found}"]
-    values = found.as_dict() | {"number": len(seen.x), "observation_scale": seen.scale}
+    values = {"number": len(seen.x), "observation_scale": seen.scale} | found.as_dict()
     return Result("evaluate-likelihood", "Log-likelihood", values, lines)
