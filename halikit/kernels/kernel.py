@@ -145,7 +145,7 @@ class Kernel(nn.Module, ABC):
     @property
     def has_sleep_loss(self) -> bool:
         """Whether :meth:`sleep_loss` is defined: the kernel has a density, a mean, or its own implementation."""
-        return self.knows_mean or type(self).sleep_loss is not Kernel.sleep_loss
+        return type(self).sleep_loss is not Kernel.sleep_loss or self.knows_mean
 
     @guarded_loss
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:

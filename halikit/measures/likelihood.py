@@ -12,7 +12,6 @@ from halikit.measures.shared import (
     ProposalName,
     ProposalOption,
     Scale,
-    measured_data,
     observed,
 )
 
@@ -47,11 +46,11 @@ def likelihood(
     from halikit.runs.run import Result
 
     generator = torch.Generator(run.hierarchy.prior.device).manual_seed(seed)
-    seen = observed(run, measured_data(run, number, test), scale, generator)
+    seen = observed(run, number, test, scale, generator)
     try:
         with run.progress("drawing latents") as advance:
             found = log_likelihood(
-                run.hierarchy,
+                seen.hierarchy,
                 seen.x,
                 most=draws,
                 proposal=proposal.value,

@@ -14,7 +14,6 @@ from halikit.measures.shared import (
     ProposalName,
     ProposalOption,
     Scale,
-    measured_data,
     observed,
 )
 
@@ -59,10 +58,10 @@ def reconstruction(
     from halikit.analysis.reconstruction import distances, js_bound
     from halikit.runs.run import Result
 
-    hierarchy, discriminator = run.hierarchy, run.model.discriminator
-    generator = torch.Generator(hierarchy.prior.device).manual_seed(seed)
-    seen = observed(run, measured_data(run, number, test), scale, generator)
-    x = seen.x
+    discriminator = run.model.discriminator
+    generator = torch.Generator(run.hierarchy.prior.device).manual_seed(seed)
+    seen = observed(run, number, test, scale, generator)
+    hierarchy, x = seen.hierarchy, seen.x
     found = distances(hierarchy, discriminator, x)
     euclidean = [Quantity.root_mean_square(each.square(), "estimate", "per element") for each in found.euclidean]
     embedded = [] if found.embedded is None else [Quantity.mean(each, "estimate") for each in found.embedded]
@@ -102,9 +101,10 @@ def _nats(
     from halikit.kernels import NoDensityError
 
     def error_of(level: int, on_progress: Callable[[int, int], None]) -> ReconstructionError:
+        rows = slice(None if level == 1 else _MOST_ABOVE)
         return reconstruction_error(
-            run.hierarchy,
-            seen.x if level == 1 else seen.x[:_MOST_ABOVE],
+            seen.hierarchy.rows(rows),
+            seen.x[rows],
             level,
             most=draws,
             proposal=proposal.value,
