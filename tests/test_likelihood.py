@@ -17,6 +17,7 @@ from halikit.analysis.importance import CHUNK
 from halikit.analysis.likelihood import log_likelihood
 from halikit.errors import InputError
 from halikit.kernels import Gaussian
+from halikit.priors import make_prior
 from halikit.supervision import with_classes
 
 F64 = torch.float64
@@ -180,3 +181,25 @@ def test_draws_and_data_come_in_pieces() -> None:
 def transparent(hierarchy: hk.Hierarchy) -> list[hk.Link]:
     """The links inside a hierarchy without closed forms."""
     return [hk.Link(link.up.kernel, link.down.kernel) for link in hierarchy]
+
+
+@pytest.mark.parametrize("kind", ["standard_normal", "uniform", "mixture", "flow"])
+def test_every_prior_that_ships_has_a_likelihood(kind: str) -> None:
+    """``E p̂ = p``: the decoder's own draws and the mixture agree within 0.2 nats at 4,096 draws."""
+    hierarchy = density_ladder(1, (3,), widths=[2])
+    own = hk.Hierarchy(hierarchy.links, make_prior(kind, hierarchy.spaces[-1])).eval()
+    x = torch.zeros(3, 3)
+    found = [log_likelihood(own, x, num_samples=4096, proposal=proposal).values for proposal in ("mixture", "decoder")]
+    torch.testing.assert_close(*found, atol=0.2, rtol=0)
+
+
+def test_states_outside_a_support_are_refused_in_one_line() -> None:
+    """Relaxed bits of the encoder have no density under hard bits of the prior."""
+    x_space, z_space = hk.Space("x", (3,)), hk.Space("z1", (2,))
+    up = hk.BernoulliKernel(x_space, z_space, Network(x_space, 2), temperature=0.5)
+    prior = dist.Bernoulli(torch.full((2,), 0.5)).to_event(1)
+    hierarchy = hk.Hierarchy([hk.Link(up, gaussian(z_space, x_space))], prior).eval()
+    with pytest.raises(hk.NoDensityError, match="outside its support") as refusal:
+        log_likelihood(hierarchy, torch.randn(4, 3))
+    assert "\n" not in str(refusal.value)
+    assert log_likelihood(hierarchy, torch.randn(4, 3), proposal="decoder").values.isfinite().all()

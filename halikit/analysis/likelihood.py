@@ -104,8 +104,7 @@ def log_likelihood(
 
     Raises:
         NoDensityError: If a density that is needed does not exist, and ``scale`` does not give one.
-        InputError: If the proposal is none of the names.
-        ValueError: If ``scale`` is given though ``p(x|z_1)`` has a density.
+        InputError: If the proposal is none of the names, or ``scale`` is given though ``p(x|z_1)`` has a density.
     """
     hierarchy = hierarchy.conditioned(context)
     downs = observed_decoder(hierarchy, scale)
