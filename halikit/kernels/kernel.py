@@ -553,7 +553,7 @@ class Composite(Kernel):
             ``(num_samples, ...)``, in nats, in at least single precision.
 
         Raises:
-            NoDensityError: If a kernel has no density and one is needed.
+            NoDensityError: If a kernel has no density where one is needed.
             ValueError: If ``num_samples`` is not positive, there is no proposal to mix, or the proposal goes through
                 other spaces.
         """
@@ -653,7 +653,15 @@ def _path_log_density(kernels: Sequence[Kernel], states: Sequence[Tensor]) -> Te
 
 
 def _log_density(kernel: Kernel, value: Tensor, given: Tensor) -> Tensor:
-    return at_least_single(_with_density(kernel).log_prob(value, given))
+    try:
+        return at_least_single(_with_density(kernel).log_prob(value, given))
+    except ValueError as error:
+        if "within the support" not in str(error):
+            raise
+        raise NoDensityError(
+            f"{kernel} has no density at states outside its support, such as relaxed classes under a kernel of hard "
+            "ones: let the kernels of one direction draw alone, or give both directions the same kind of states"
+        ) from error
 
 
 def _with_density(kernel: Kernel) -> DensityKernel:
