@@ -156,7 +156,9 @@ class Prior(nn.Module, ABC):
     def _shaped(self) -> list[Transform]:
         """The transform from vectors ``(D,)`` to the shape of the space."""
         shape = self.space.shape
-        return [] if len(shape) == 1 else [torch.distributions.ReshapeTransform((self.space.size,), shape)]
+        return (
+            [] if len(shape) == 1 else [transforms.ReshapeTransform(torch.Size([self.space.size]), torch.Size(shape))]
+        )
 
 
 class StandardNormal(Prior):
@@ -391,9 +393,14 @@ class Fixed(Prior):
 
     def __init__(self, space: Space, distribution: Distribution) -> None:
         super().__init__(space)
-        found: list[Tensor] = []
-        _mapped(distribution, lambda tensor: found.append(tensor) or tensor)
-        if any(tensor.requires_grad for tensor in found):
+        require: list[bool] = []
+
+        def seen(tensor: Tensor) -> Tensor:
+            require.append(tensor.requires_grad)
+            return tensor
+
+        _mapped(distribution, seen)
+        if any(require):
             raise ValueError(
                 f"the prior {type(distribution).__name__} holds tensors that require gradients, which would not be "
                 "trained or saved: write a halikit.priors.Prior with them as parameters"

@@ -2,7 +2,7 @@
 
 The decoder was trained on ``z_L`` of the prior, but reconstructs from ``z_L`` of the encoder. Where both distributions
 differ, samples are worse than reconstructions. With the aggregate ``q(z_L) = E_{q(x)}[q(z_L|x)]`` as the prior they
-differ less (Tomczak & Welling 2018; Ghosh et al. 2020 fit a mixture after training, as is done here).
+differ less (Tomczak & Welling 2018). A mixture is fitted after training as by Ghosh et al. (2020).
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def fit(
         A copy of the model with the new prior, in evaluation mode. Its config names the prior.
 
     Raises:
-        InputError: If ``z_L`` is discrete or bounded, the data have another shape, or an argument does not fit the kind.
+        InputError: If ``z_L`` is discrete or bounded, the data have another shape, or an argument does not fit the
+            kind.
     """
     hierarchy = copy.deepcopy(model.hierarchy).eval()
     _check(hierarchy, kind, components, layers)
