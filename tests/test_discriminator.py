@@ -596,7 +596,7 @@ def test_a_part_and_a_users_head_have_the_projection():
     ("context", "says"),
     [
         (None, "reads a context: give it among the states, under the name 'context'"),
-        (torch.rand(4, 2), r"a context is \(n,\) int64 of 3 classes, or \(n, 3\) numbers; got \(4, 2\) of torch.float32"),
+        (torch.rand(4, 2), r"int64 of 3 classes, or \(n, 3\) numbers; got \(4, 2\) of torch.float32"),
         (torch.rand(4), r"got \(4,\) of torch.float32"),
         (torch.arange(4), "a class of the context lies between 0 and 2, got 0 to 3"),
     ],
