@@ -128,6 +128,7 @@ def as_of_0_1_0(path: Path, model: hk.Model, level: int) -> list[hk.JointDiscrim
         del config["game"][key]
     for name in ("game", "optimiser", "labels", "record", "hardware"):
         assert not config.pop(name)
+    del config["discriminator"]["spectral_norm"]
     for section, key in (("model", "skips"), ("training", "sleep"), ("training", "penalty_every")):
         del config[section][key]
     about = {"schema": 1, "step": 1, "level": level, "config": config}
