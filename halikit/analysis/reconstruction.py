@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from halikit.analysis.batched import batches, in_batches
+from halikit.analysis.batched import batches
 from halikit.analysis.importance import CHUNK, Draws, Proposal, bound_log_density, choose_paths, rows_of
 from halikit.analysis.quantity import Kind, Quantity
-from halikit.discriminator import Discriminator
+from halikit.discriminator import CONTEXT, Discriminator
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import (
     Composite,
@@ -182,14 +182,13 @@ def fit_observation_scale(
     Returns:
         The scale σ in units of x, positive.
     """
-    link = next(iter(hierarchy))
-
-    def squares(x: Tensor) -> Tensor:
-        repeated = x.expand(num_samples, *x.shape)
+    squares = []
+    for rows, part in batches(x, max(1, CHUNK // num_samples)):
+        link = next(iter(hierarchy.rows(rows)))
+        repeated = part.expand(num_samples, *part.shape)
         mean = link.down.mean(link.up.sample(repeated, generator=generator))
-        return (repeated - mean).square().flatten(2).mean((0, 2))
-
-    return max(float(in_batches(squares, x, max(1, CHUNK // num_samples)).mean().sqrt()), 1e-6)
+        squares.append((repeated - mean).square().flatten(2).mean((0, 2)))
+    return max(float(torch.cat(squares).mean().sqrt()), 1e-6)
 
 
 class Distances(NamedTuple):
@@ -269,6 +268,9 @@ def js_bound(
     with evaluating(hierarchy, discriminator):
         q = hierarchy.encode(x, sample=True, generator=generator)
         p = hierarchy.sample_states(len(x), generator=generator)
+        if hierarchy.context is not None:
+            context = hierarchy.context.expand(len(x), *hierarchy.context.shape[1:])
+            q, p = q | {CONTEXT: context}, p | {CONTEXT: context}
         return tuple(
             # The two expectations are over independent samples; pairing them does not change the mean.
             Quantity.mean(math.log(2) - 0.5 * (softplus(-game(q)) + softplus(game(p))), "lower bound", "nats")

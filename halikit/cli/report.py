@@ -51,7 +51,8 @@ def _make_all(run: Run) -> list[str]:
             advance(done, len(figures))
             name, *options = figure.command
             words = [*name.split(), str(run.given), *options]
-            common.keep(run, figure.function(run, **figure.options), shlex.join(["halikit", *words]))
+            result = common.with_context([run], figure.function(run, **figure.options))
+            common.keep(run, result, shlex.join(["halikit", *words]))
             made.append(shlex.join(words))
     return made
 

@@ -79,7 +79,7 @@ def guarded_draw(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(method)
     def guarded(self: Kernel, given: Tensor, *args: Any, context: Tensor | None = None, **options: Any) -> Tensor:
         kernel, rows, batch = _flattened(self if context is None else self.conditioned(context), given)
-        if not len(rows):
+        if not rows.shape[0]:
             return given.new_empty(batch + kernel.target.shape, dtype=_dtype_of_draws(kernel, given))
         if takes_context:
             options["context"] = kernel.context
@@ -98,14 +98,14 @@ def _guarded_distribution(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def guarded(self: Kernel, given: Tensor, *, context: Tensor | None = None) -> Any:
         kernel, rows, batch = _flattened(self if context is None else self.conditioned(context), given)
-        if not len(rows):
+        if not rows.shape[0]:
             # A distribution over nothing. Of an empty batch, networks and torch's densities know nothing.
             like = given.new_zeros((0, *kernel.target.shape), dtype=kernel.dtype_for(given))
             return Rebatched(dist.Normal(like, 1.0).to_event(kernel.target.rank), batch)
         options = {"context": kernel.context} if takes_context else {}
         with _explained(kernel, rows):
             distribution = method(kernel, rows, **options)
-        distribution = _checked_distribution(kernel, distribution, len(rows))
+        distribution = _checked_distribution(kernel, distribution, rows.shape[0])
         return distribution if len(batch) == 1 else Rebatched(distribution, batch)
 
     return guarded
@@ -118,7 +118,7 @@ def guarded_loss(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(method)
     def guarded(self: Kernel, target: Tensor, given: Tensor, *, context: Tensor | None = None) -> Tensor:
         kernel, rows, _ = _flattened(self if context is None else self.conditioned(context), given)
-        if not len(rows):
+        if not rows.shape[0]:
             return target.new_zeros(0)
         with _explained(kernel, rows):
             loss = method(kernel, target, rows, **({"context": kernel.context} if takes_context else {}))
@@ -160,7 +160,7 @@ class _explained:
 
 
 def _checked_states(kernel: Kernel, states: Any, given: Tensor) -> Tensor:
-    expected = (len(given), *kernel.target.shape)
+    expected = (given.shape[0], *kernel.target.shape)
     if not isinstance(states, Tensor):
         raise ValueError(f"{kernel}: a draw is a tensor {expected}, got {type(states).__name__}")
     if states.shape != expected:

@@ -40,7 +40,7 @@ def sleep_loss(
     not change.
 
     Args:
-        hierarchy: The hierarchy, in training or evaluation mode.
+        hierarchy: The hierarchy, in training or evaluation mode; given the contexts of the samples if it takes one.
         states: Samples of the decoder's joint (Eq. 4), ``(n, *shape)`` by name.
         weights: ``w_1 … w_L``, each at least 0.
         noise: Standard deviation of the noise on the encoder's input, as in the game.
@@ -58,7 +58,7 @@ def sleep_phase(weights: Sequence[float], noise: float = 0.0) -> ExtraLoss:
     """
 
     def sleep_loss_of_step(step: StepContext) -> Tensor:
-        return sleep_loss(step.hierarchy, step.decoder_states, weights, noise)
+        return sleep_loss(step.hierarchy.conditioned(step.context), step.decoder_states, weights, noise)
 
     return ExtraLoss(sleep_loss_of_step, "encoder", name="sleep_loss", samples="constant")
 

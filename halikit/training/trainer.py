@@ -20,6 +20,7 @@ from halikit.objectives import Objective
 from halikit.optimisation.ema import Averager
 from halikit.runs.record import Record
 from halikit.runs.run import Run
+from halikit.settings import ContextKind
 from halikit.training.alarms import Alarms
 from halikit.training.batches import Batches
 from halikit.training.evaluation import Evaluation
@@ -38,6 +39,8 @@ __all__ = ["Trainer"]
 class Trainer:
     """Trains a model by the method of its settings: its hierarchy against its discriminator, or the hierarchy alone.
 
+    A model that takes a context gets the labels of the data, or their attributes if there are no labels.
+
     Args:
         model: The model; the settings of its config apply unless others are given.
         data: A data set, a data spec such as ``"digits"``, or a tensor ``(n, *shape of x)``, the last tenth of which is
@@ -54,7 +57,8 @@ class Trainer:
         on_notice: Called with each notice; by default it is a Python warning.
 
     Raises:
-        InputError: If data, settings and model do not fit each other, or there is no checkpoint to resume from.
+        InputError: If data, settings and model do not fit each other, the model takes a context and the data have
+            neither labels nor attributes, or there is no checkpoint to resume from.
 
     Attributes:
         model: The model.
@@ -84,6 +88,7 @@ class Trainer:
         config = resolve_game(config, objective)
         self._settings = resolve_sleep_weights(config, model.hierarchy, self.hardware.notify)
         found = None if data is None else datasets.as_data_set(data, size=config.data.size, kind=config.data.kind)
+        self._context = _context_kind(model, found)
         self.hardware.prepare(model.parts.values())
         dtype = model.hierarchy.prior.dtype
         self.data = None if found is None else found.to(self.hardware.device).in_dtype(dtype)
@@ -93,7 +98,8 @@ class Trainer:
         averager = Averager(model.hierarchy, config.training.ema_decay)
         self.averaged = averager.average
         self.method = make_method(
-            model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses, objective
+            *(model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses, objective),
+            context=self._some_context(),
         )
         self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware)
         self._meter = Meter(self.method.columns)
@@ -124,12 +130,13 @@ class Trainer:
             changes["data"] = DataSettings(spec=self.data.spec)
         return settings.model_copy(update=changes)
 
-    def step(self, batch: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+    def step(self, batch: Tensor, labels: Tensor | None = None, context: Tensor | None = None) -> dict[str, Tensor]:
         """Take one step by the method: of Algorithm 1, moving both players, unless the method is another.
 
         Args:
             batch: ``(n, *shape of x)``, two samples or more for each micro-batch.
             labels: The labels of the batch, ``(n,)`` int64, for extra losses that read them.
+            context: The context of the batch, ``(n, …)``, if the model takes one; by default the labels.
 
         Returns:
             The losses by name, ``()`` each, on the device.
@@ -137,7 +144,9 @@ class Trainer:
         Raises:
             InputError: If the batch does not fit.
         """
-        return self._stepper.step(batch, labels)
+        if context is None and self.model.takes_context:
+            context = labels
+        return self._stepper.step(batch, labels, context)
 
     def fit(self, steps: int | None = None) -> Model:
         """Train.
@@ -236,6 +245,7 @@ class Trainer:
             self.averaged,
             self.model.discriminator,
             self.data,
+            self._context,
             self._settings.training.seed,
             self._alarms,
             self._persistence.writer,
@@ -260,4 +270,22 @@ class Trainer:
             size=training.batch_size,
             seed=training.seed,
             prefetch=self._settings.hardware.prefetch,
+            context=self._context,
         )
+
+    def _some_context(self) -> Tensor | None:
+        """Some rows of a context, if any are known: the first of the data, or an example."""
+        if self.data is not None and self._context is not None:
+            return self.data.train.context(self._context)[:4]
+        return self.model.example_context(4)
+
+
+def _context_kind(model: Model, data: datasets.DataSet | None) -> ContextKind | None:
+    """What the model reads of each datum beside it; ``None`` if nothing, or if there are no data."""
+    if data is None or not model.takes_context:
+        return None
+    kind = (model.config and model.config.model.conditional) or data.context_kind
+    if kind is None:
+        raise InputError(f"the model takes a context, and {data.spec} has neither labels nor attributes to give it")
+    data.context_size(kind)
+    return kind
