@@ -95,7 +95,9 @@ def fit(
     settings = {name: _default(name) for name in ("prior_components", "prior_layers")}
     changes = {f"model.{name}": value for name, value in settings.items()} | {"model.prior": kind} | sizes
     config = override(model.config, changes) if model.config else None
-    return Model(Hierarchy(list(hierarchy), prior).eval(), copy.deepcopy(model.discriminator), config)
+    fitted = Hierarchy(list(hierarchy), prior).eval()
+    fitted.context = hierarchy.context
+    return Model(fitted, copy.deepcopy(model.discriminator), config)
 
 
 @torch.no_grad()
