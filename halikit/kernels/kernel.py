@@ -29,7 +29,7 @@ from halikit.utils.tensors import at_least_single, per_element
 __all__ = ["Composite", "DensityKernel", "Kernel", "LogProbEstimate", "NoDensityError", "compose"]
 
 
-Representative = Literal["mean", "mode", "median", "draw at fixed noise"]
+Representative = Literal["mean", "mode", "median", "probabilities", "draw at fixed noise"]
 
 
 class NoDensityError(TypeError):
