@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Protocol, Self
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -77,6 +78,8 @@ def guarded_draw(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(method)
     def guarded(self: Kernel, given: Tensor, *args: Any, context: Tensor | None = None, **options: Any) -> Tensor:
         kernel, rows, batch = _flattened(self if context is None else self.conditioned(context), given)
+        if not len(rows):
+            return given.new_empty(batch + kernel.target.shape, dtype=_dtype_of_draws(kernel, given))
         if takes_context:
             options["context"] = kernel.context
         with _explained(kernel, rows):
@@ -94,12 +97,15 @@ def _guarded_distribution(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def guarded(self: Kernel, given: Tensor, *, context: Tensor | None = None) -> Any:
         kernel, rows, batch = _flattened(self if context is None else self.conditioned(context), given)
+        if not len(rows):
+            # A distribution over nothing. Of an empty batch, networks and torch's densities know nothing.
+            like = given.new_zeros((0, *kernel.target.shape), dtype=kernel.dtype_for(given))
+            return Rebatched(dist.Normal(like, 1.0).to_event(kernel.target.rank), batch)
         options = {"context": kernel.context} if takes_context else {}
         with _explained(kernel, rows):
             distribution = method(kernel, rows, **options)
         distribution = _checked_distribution(kernel, distribution, len(rows))
-        # Of an empty batch, torch knows no density.
-        return distribution if len(batch) == 1 and len(rows) else Rebatched(distribution, batch)
+        return distribution if len(batch) == 1 else Rebatched(distribution, batch)
 
     return guarded
 
@@ -111,6 +117,8 @@ def guarded_loss(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(method)
     def guarded(self: Kernel, target: Tensor, given: Tensor, *, context: Tensor | None = None) -> Tensor:
         kernel, rows, _ = _flattened(self if context is None else self.conditioned(context), given)
+        if not len(rows):
+            return target.new_zeros(0)
         with _explained(kernel, rows):
             loss = method(kernel, target, rows, **({"context": kernel.context} if takes_context else {}))
         if loss.shape != rows.shape[:1]:
@@ -156,13 +164,17 @@ def _checked_states(kernel: Kernel, states: Any, given: Tensor) -> Tensor:
         raise ValueError(f"{kernel}: a draw is a tensor {expected}, got {type(states).__name__}")
     if states.shape != expected:
         raise ValueError(f"{kernel}: a draw has the shape {expected}, got {tuple(states.shape)}")
-    dtype = torch.int64 if kernel.integer_draws else kernel.dtype_for(given)
+    dtype = _dtype_of_draws(kernel, given)
     if states.dtype == dtype or (kernel.integer_draws and states.is_floating_point()):
         return states
     if states.is_floating_point() and torch.is_autocast_enabled(given.device.type):
         # Latents stay in single precision: rounded to half precision, they would lose what densities need.
         return states.to(dtype)
     raise ValueError(f"{kernel}: a draw is of {dtype}, got {states.dtype}")
+
+
+def _dtype_of_draws(kernel: Kernel, given: Tensor) -> torch.dtype:
+    return torch.int64 if kernel.integer_draws else kernel.dtype_for(given)
 
 
 def _checked_distribution(kernel: Kernel, distribution: Any, n: int) -> Any:

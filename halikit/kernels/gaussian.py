@@ -9,14 +9,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from halikit.kernels.gauge import Gauge, Normalise, check_evaluates, check_gauge
 from halikit.kernels.kernel import DensityKernel, network_takes_context
 from halikit.kernels.scales import MIN_SCALE, SLEEP_SCALE, bounded_scale
 from halikit.spaces import Space
 from halikit.utils.tensors import at_least_single, per_element
 
 __all__ = ["Gauge", "GaussianKernel", "Moments"]
-
-Gauge = Literal["standardised", "variance_preserving"]
 
 
 class Moments(NamedTuple):
@@ -69,8 +68,7 @@ class GaussianKernel(DensityKernel):
             )
         if not fixed and scale not in ("diagonal", "isotropic", "fitted"):
             raise ValueError(f"{self}: scale is 'diagonal', 'isotropic', 'fitted' or a number, got {scale!r}")
-        if gauge not in (None, "standardised", "variance_preserving"):
-            raise ValueError(f"{self}: gauge is None, 'standardised' or 'variance_preserving', got {gauge!r}")
+        check_gauge(gauge, self)
         if max_scale is not None and (fixed or not max_scale > MIN_SCALE):
             raise ValueError(
                 f"{self}: max_scale bounds a learned scale, above {MIN_SCALE}; got {max_scale} for scale={scale}"
@@ -83,7 +81,19 @@ class GaussianKernel(DensityKernel):
         self.gauge = gauge
         self.max_scale = max_scale
         self.raw_scale = nn.Parameter(torch.zeros(())) if scale == "fitted" else None
-        self.norm = nn.BatchNorm1d(target.shape[0] if target.rank else 1, affine=False) if gauge else None
+        self.norm = Normalise(target) if gauge else None
+
+    def with_gauge(self, gauge: Gauge) -> GaussianKernel:
+        """The kernel of the same parameters with a gauge.
+
+        Raises:
+            ValueError: If the gauge does not fit the scale.
+        """
+        made = GaussianKernel(
+            self.source, self.target, self.network, scale=self.scale_form, gauge=gauge, max_scale=self.max_scale
+        )
+        made.raw_scale = self.raw_scale
+        return made.train(self.training)
 
     def moments(self, given: Tensor) -> Moments:
         """Mean and scale, after the gauge. In training mode a gauge uses the statistics of this batch.
@@ -105,21 +115,10 @@ class GaussianKernel(DensityKernel):
             mean = self.run_network(self.network, given)
             scale = mean.new_full((), self.scale_form)  # new_tensor would synchronise with a GPU
         if self.norm is not None:
-            mean = self._normalised(mean)
+            mean = self.norm(mean)
         if self.gauge == "variance_preserving":
             mean = mean * (1 - scale.square()).sqrt()
         return Moments(mean, scale)
-
-    def _normalised(self, mean: Tensor) -> Tensor:
-        assert self.norm is not None
-        channels = self.norm.num_features
-        rows = mean.reshape(-1, channels, math.prod(self.target.shape[1:]))
-        if self.training and rows.shape[0] < 2:
-            raise ValueError(
-                f"{self} has a gauge and cannot train on a batch of one: there is no batch to take statistics of"
-            )
-        normalised: Tensor = self.norm(rows.squeeze(-1) if rows.shape[-1] == 1 else rows)
-        return normalised.reshape(mean.shape)
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
         """The Gaussian over ``target``, event shape ``target.shape``.
@@ -127,11 +126,8 @@ class GaussianKernel(DensityKernel):
         Raises:
             RuntimeError: If there is a gauge in training mode, in which batch statistics couple the samples.
         """
-        if self.gauge and self.training:
-            raise RuntimeError(
-                f"{self} has a {self.gauge} gauge: in training mode its batch statistics couple the samples and no "
-                "density of one sample exists; call .eval() first"
-            )
+        if self.gauge:
+            check_evaluates(self)
         mean, scale = self.moments(given)
         return dist.Normal(mean, scale.expand_as(mean)).to_event(self.target.rank)
 

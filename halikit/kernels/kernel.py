@@ -54,11 +54,13 @@ class Kernel(nn.Module, ABC):
     Attributes:
         takes_context: Whether the kernel depends on a context.
         integer_draws: Whether draws are int64, as indices of classes are; otherwise they have the dtype of ``given``.
+        gauge: What fixes location and scale of the draws; ``None`` for nothing. See :func:`halikit.gauged`.
         context: The context that the kernel is bound to, ``(n, …)``; ``None`` for none.
     """
 
     takes_context: bool = False
     integer_draws: bool = False
+    gauge: str | None = None
     context: Tensor | None = None
     # The kernel that a Link pairs with this one. The tuple prevents torch from registering it as a submodule, which
     # would count its parameters twice.
@@ -289,11 +291,13 @@ class DensityKernel(Kernel):
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """A sample of :meth:`forward`, ``(..., *target.shape)``; it passes gradients if it is reparametrised."""
-        distribution = self(given)
-        with drawing_from(generator, given.device):
-            if distribution.has_rsample:
-                return distribution.rsample()
-            return distribution.sample()
+        return _drawn(self(given), generator, given.device)
+
+    def sample_from(self, distribution: Any, given: Tensor, generator: torch.Generator | None) -> Tensor:
+        """As :meth:`sample`, from the distribution that :meth:`forward` has given already, where that is the same."""
+        if type(self).sample is DensityKernel.sample:
+            return _drawn(distribution, generator, given.device)
+        return self.sample(given, generator=generator)
 
     def mean(self, given: Tensor) -> Tensor:
         """The mean of :meth:`forward`, ``(..., *target.shape)``, or what :attr:`representative` says."""
@@ -331,6 +335,12 @@ class DensityKernel(Kernel):
                 if found is not None and found.isfinite().all():
                     return name
         return "draw at fixed noise"
+
+
+def _drawn(distribution: Any, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """A draw of a distribution, which passes gradients if it can."""
+    with drawing_from(generator, device):
+        return distribution.rsample() if distribution.has_rsample else distribution.sample()
 
 
 def _mean_of(distribution: Any) -> Tensor | None:

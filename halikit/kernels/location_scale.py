@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
@@ -67,7 +67,7 @@ class LocationScaleKernel(DensityKernel):
             )
         known: dict[str, Family] = {
             "laplace": dist.Laplace,
-            "logistic": dist.Logistic,
+            "logistic": _Logistic,
             "student_t": partial(dist.StudentT, degrees_of_freedom),
         }
         if isinstance(family, str) and family not in known:
@@ -106,6 +106,15 @@ class LocationScaleKernel(DensityKernel):
 
     def _distribution(self, location: Tensor, scale: Tensor) -> dist.TorchDistribution:
         return self.family(location, scale / (self._unit or 1.0)).to_event(self.target.rank)
+
+
+class _Logistic(dist.Logistic):
+    """Pyro's logistic distribution, whose draws are finite: one in 16 million of Pyro's is minus infinity."""
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, ``(*sample_shape, *batch_shape)``; they pass gradients."""
+        uniform = self.loc.new_empty(self._extended_shape(torch.Size(sample_shape))).uniform_()
+        return self.icdf(uniform.clamp(min=torch.finfo(uniform.dtype).tiny))
 
 
 def _standard_deviation(family: Family) -> float | None:

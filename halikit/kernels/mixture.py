@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from halikit.kernels.kernel import DensityKernel, network_takes_context
 from halikit.kernels.scales import SLEEP_SCALE, bounded_scale, check_max_scale
@@ -16,36 +19,82 @@ from halikit.utils.tensors import at_least_single
 __all__ = ["DiagonalMixture", "MixtureKernel"]
 
 
-class DiagonalMixture(dist.MixtureOfDiagNormals):
-    """Pyro's mixture of diagonal Gaussians, with draws whose gradient is finite in any dimension.
+class DiagonalMixture(dist.TorchDistribution):
+    """A mixture of diagonal Gaussians over states of any shape, whose draws pass a gradient to every parameter.
 
-    Pyro transports mass between the components through the gap between them. That gradient is wrong for one dimension,
-    vanishes in tens of dimensions, where no draw is in the gap, and is not a number in a hundred dimensions or if two
-    means are equal. Here a draw ``z_c = m_c + s_c ε`` of component ``c`` passes the exact gradient to ``m_c`` and
-    ``s_c``. To the weights ``π`` it passes ``½ (Σ_k z_k dπ_k + (z_c − Σ_k π_k z_k) d log π_c)``, with the same ``ε`` in
-    all components: exact for functions of the draw that are quadratic between the components, and otherwise of second
-    order (Liu et al. 2023, "Bridging discrete and backpropagation").
+    ``pyro.distributions.MixtureOfDiagNormals`` moves mass through the gap between the components. Its gradient is wrong
+    in one dimension, vanishes in tens of dimensions, where no draw is in the gap, and is not a number in a hundred
+    dimensions or for equal means. Here a draw ``z_c = m_c + s_c ε`` of component ``c`` passes the exact gradient to
+    ``m_c`` and ``s_c``. To the weights ``π`` it passes ``½ (Σ_k z_k dπ_k + (z_c − Σ_k π_k z_k) d log π_c)``, with the
+    same ``ε`` in all ``z_k``: exact for functions of the draw that are quadratic, and of second order for others
+    (Liu et al. 2023, "Bridging discrete and backpropagation").
 
     Args:
-        locs: Means, ``(..., K, D)``.
-        coord_scale: Standard deviations, ``(..., K, D)``, positive.
-        component_logits: Unnormalised log-weights, ``(..., K)``.
+        means: ``(*batch_shape, K, D)``.
+        scales: Standard deviations, ``(*batch_shape, K, D)``, positive.
+        logits: Log-weights, which need not be normalised, ``(*batch_shape, K)``.
+        event_shape: Shape of a state, of ``D`` elements; ``(D,)`` by default.
     """
 
+    arg_constraints = {"means": constraints.real, "scales": constraints.positive, "logits": constraints.real}  # noqa: RUF012
+    has_rsample = True
+
+    def __init__(self, means: Tensor, scales: Tensor, logits: Tensor, event_shape: Sequence[int] | None = None) -> None:
+        self.means, self.scales, self.logits = means, scales, logits.log_softmax(-1)
+        event = means.shape[-1:] if event_shape is None else torch.Size(event_shape)
+        super().__init__(logits.shape[:-1], event, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """All of the space."""
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        """``Σ_k π_k m_k``, ``(*batch_shape, *event_shape)``."""
+        return self._weighted(self.means)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each element, within and between the components, ``(*batch_shape, *event_shape)``."""
+        return self._weighted(self.scales.square() + self.means.square()) - self.mean.square()
+
+    def _weighted(self, values: Tensor) -> Tensor:
+        mean = (self.logits.exp().unsqueeze(-1) * values).sum(-2)
+        return mean.reshape(self.batch_shape + self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> DiagonalMixture:
+        """The distribution with further batch dimensions."""
+        batch, parameters = torch.Size(batch_shape), self.means.shape[-2:]
+        means, scales = self.means.expand(batch + parameters), self.scales.expand(batch + parameters)
+        return DiagonalMixture(means, scales, self.logits.expand(batch + parameters[:1]), self.event_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density, ``(..., *batch_shape)``, in nats."""
+        flat = value.reshape((*value.shape[: value.dim() - len(self.event_shape)], 1, self.means.shape[-1]))
+        residual = (flat - self.means) / self.scales
+        elements = -0.5 * residual.square() - self.scales.log() - 0.5 * math.log(2 * math.pi)
+        return (self.logits + elements.sum(-1)).logsumexp(-1)
+
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws, ``(*sample_shape, ..., D)``."""
-        component = self.categorical.sample(torch.Size(sample_shape)).unsqueeze(-1)
-        noise = torch.randn_like(self.locs.expand(*component.shape, self.dim)[..., :1, :].squeeze(-2))
-        means, scales = (x.expand(*component.shape[:-1], *x.shape[-2:]) for x in (self.locs, self.coord_scale))
-        all_draws = means + scales * noise.unsqueeze(-2)
-        draw = all_draws.gather(-2, component.unsqueeze(-1).expand(*component.shape, self.dim)).squeeze(-2)
-        weights = self.categorical.probs.expand(*component.shape[:-1], -1)
-        log_weight = self.categorical.logits.expand_as(weights).gather(-1, component)
-        ends = all_draws.detach()
-        centre = (weights.detach().unsqueeze(-1) * ends).sum(-2)
-        change = (weights - weights.detach()).unsqueeze(-1).mul(ends).sum(-2)
-        change = change + (log_weight - log_weight.detach()) * (draw.detach() - centre)
-        return draw + 0.5 * change
+        """Draws, ``(*sample_shape, *batch_shape, *event_shape)``."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        log_weights = self.logits.expand(shape + self.logits.shape[-1:])
+        weights = log_weights.exp()
+        component = torch.distributions.Categorical(probs=weights.detach(), validate_args=False).sample().unsqueeze(-1)
+        noise = self.means.new_empty(shape + self.means.shape[-1:]).normal_()
+        ends = self.means + self.scales * noise.unsqueeze(-2)
+        draw = ends.gather(-2, component.unsqueeze(-1).expand((*component.shape, ends.shape[-1]))).squeeze(-2)
+        if self.logits.requires_grad:
+            draw = draw + 0.5 * _change(weights, log_weights.gather(-1, component), ends.detach(), draw.detach())
+        return draw.reshape(shape + self.event_shape)
+
+
+def _change(weights: Tensor, log_weight: Tensor, ends: Tensor, draw: Tensor) -> Tensor:
+    """Zero, with twice the gradient to the weights; see :class:`DiagonalMixture`."""
+    centre = (weights.detach().unsqueeze(-1) * ends).sum(-2)
+    direct = ((weights - weights.detach()).unsqueeze(-1) * ends).sum(-2)
+    return direct + (log_weight - log_weight.detach()) * (draw - centre)
 
 
 class MixtureKernel(DensityKernel):
@@ -53,8 +102,8 @@ class MixtureKernel(DensityKernel):
 
     The network returns ``components × (2 · target.size + 1)`` elements for each sample, in any shape: for each
     component its means, its raw scales and the logarithm of its weight, which need not be normalised. The scales are
-    bounded as those of a :class:`~halikit.GaussianKernel`. :meth:`mean` is the mean of the mixture, ``Σ_k π_k m_k``,
-    which may be where no draw is.
+    bounded as those of a :class:`~halikit.GaussianKernel`. The mean is ``Σ_k π_k m_k``, which may be where no draw is.
+    Draws pass a gradient to every output of the network; see :class:`DiagonalMixture`.
 
     Args:
         source: Space of ``v``.
@@ -102,19 +151,7 @@ class MixtureKernel(DensityKernel):
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
         """The mixture over ``target``, event shape ``target.shape``."""
-        mixture = DiagonalMixture(*self.parameters_of(given))
-        if self.target.rank == 1:
-            return mixture
-        shape = torch.Size(self.target.shape)
-        return dist.TransformedDistribution(
-            mixture, [dist.transforms.ReshapeTransform(mixture.event_shape, shape)]
-        )
-
-    def mean(self, given: Tensor) -> Tensor:
-        """The mean of the mixture, ``(..., *target.shape)``."""
-        means, _, logits = self.parameters_of(given)
-        mean = (logits.softmax(-1).unsqueeze(-1) * means).sum(-2)
-        return mean.reshape(len(given), *self.target.shape)
+        return DiagonalMixture(*self.parameters_of(given), self.target.shape)
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
         """The negative log-density, ``(n,)``, in nats per element; scales below 0.1 are replaced by 0.1.
@@ -124,5 +161,5 @@ class MixtureKernel(DensityKernel):
             given: ``(n, *source.shape)``.
         """
         means, scales, logits = self.parameters_of(given)
-        mixture = DiagonalMixture(means, scales.clamp(min=SLEEP_SCALE), logits)
-        return -mixture.log_prob(at_least_single(target).reshape(len(target), -1)) / self.target.size
+        mixture = DiagonalMixture(means, scales.clamp(min=SLEEP_SCALE), logits, self.target.shape)
+        return -mixture.log_prob(at_least_single(target)) / self.target.size

@@ -51,7 +51,8 @@ class Rebatched(dist.TorchDistribution):
 
     def entropy(self) -> Tensor:
         """``batch_shape``, in nats."""
-        return self.base.entropy().reshape(self.batch_shape)
+        empty = not self.batch_shape.numel()
+        return self.base.mean.new_zeros(self.batch_shape) if empty else self.base.entropy().reshape(self.batch_shape)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """``(*sample_shape, *batch_shape, *event_shape)``."""
