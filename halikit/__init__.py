@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from halikit import data as data
     from halikit import presets as presets
     from halikit import testing as testing
+    from halikit import priors as priors
     from halikit.config import Config as Config
     from halikit.discriminator import Discriminator as Discriminator
     from halikit.discriminator import JointDiscriminator as JointDiscriminator
@@ -76,7 +77,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-_MODULES = ["data", "presets", "testing"]
+_MODULES = ["data", "presets", "priors", "testing"]
 
 __all__ = ["__version__", *_MODULES, *sorted(_HOME_OF)]
 

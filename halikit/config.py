@@ -20,7 +20,7 @@ from halikit.data.settings import DataSettings
 from halikit.hardware.hardware import HardwareSettings
 from halikit.networks.discriminator import DiscriminatorSettings
 from halikit.networks.ladder import ModelSettings
-from halikit.objectives import OBJECTIVES
+from halikit.objectives import CUSTOM, OBJECTIVES
 from halikit.optimisation.optimisers import OptimiserSettings
 from halikit.renamed import GONE, RENAMED
 from halikit.semi.settings import LabelSettings
@@ -80,18 +80,38 @@ class GameSettings(Section):
     )
     discriminator_steps: Positive = Field(1, description="steps of the discriminator in a round")
     generator_steps: Positive = Field(1, description="steps of the generators in a round; 1 and 1 move both at once")
-    gradient_penalty: NonNegative = Field(0.0, description="weight γ of the discriminator's penalty γ/2 · E‖∇s‖²")
-    penalty_every: Positive = Field(1, description="take the penalty every k-th step of the discriminator, times k")
-    penalised_joint: Literal["encoder", "decoder", "both"] = Field(
-        "encoder", description="joint whose samples the penalty is taken at"
+    gradient_penalty: Literal["auto"] | NonNegative = Field(
+        "auto",
+        description="weight γ of the discriminator's penalty: γ/2 · E‖∇s‖² at samples, γ · E(‖∇s‖ − 1)² between them; "
+        "auto: 10 for the Wasserstein objective or a penalty between samples, otherwise 0",
     )
+    penalty_every: Positive = Field(1, description="take the penalty every k-th step of the discriminator, times k")
+    penalised_joint: Literal["auto", "encoder", "decoder", "both", "between"] = Field(
+        "auto",
+        description="where the penalty is taken: at samples of the encoder's joint, the decoder's or both, or between "
+        "paired samples; auto: between for the Wasserstein objective, otherwise encoder",
+    )
+    cycle_weight: NonNegative | tuple[NonNegative, ...] = Field(
+        0.0, description="weight of the reconstruction of x from each level: one for all levels, or one for each"
+    )
+    elbo_weight: NonNegative = Field(0.0, description="weight of the negative evidence bound, which needs densities")
 
     @field_validator("objective")
     @classmethod
     def _objective_exists(cls, name: str) -> str:
-        if name not in OBJECTIVES:
+        if name not in OBJECTIVES and not re.fullmatch(f"{CUSTOM}\\w+", name):
             raise ValueError(f"{name!r} is not an objective; there are {', '.join(OBJECTIVES)}")
         return name
+
+    @property
+    def resolved(self) -> GameSettings:
+        """The settings with ``auto`` replaced, except for the sleep phase, whose weights depend on the model."""
+        is_wasserstein, weight, place = self.objective == "wasserstein", self.gradient_penalty, self.penalised_joint
+        if place == "auto":
+            place = "between" if is_wasserstein else "encoder"
+        if weight == "auto":
+            weight = 10.0 if is_wasserstein or place == "between" else 0.0
+        return self.model_copy(update={"gradient_penalty": weight, "penalised_joint": place})
 
 
 class RecordSettings(Section):
@@ -152,14 +172,16 @@ class Config(Section):
             raise ValueError("training.encoder_noise has no effect here: training.method = 'elbo' has no game")
         if not self.plays and self.optimiser.discriminator_learning_rate:
             raise ValueError("optimiser.discriminator_learning_rate has no effect here: there is no discriminator")
+        if self.model.conditional and (labels or self.model.classes):
+            raise ValueError(
+                "model.conditional excludes labels and model.classes: a model either is given classes or finds them"
+            )
         if labels and hardware.accumulate > 1:
             raise ValueError("hardware.accumulate must be 1 with labels: the labelled batch is not divided")
         if hardware.compile and (not self.plays or hardware.recompute):
             raise ValueError("hardware.compile is for the game, without recompute: the compiler decides that by itself")
-        if method == "elbo" and hardware.precision != "32":
-            raise ValueError(
-                f"training.method = 'elbo' sums log-densities: it needs precision '32', not {hardware.precision!r}"
-            )
+        if (method == "elbo" or self.game.elbo_weight) and hardware.precision == "bf16":
+            raise ValueError("the evidence bound sums log-densities: it needs precision '32' or '64', not 'bf16'")
         return self
 
     @classmethod

@@ -8,10 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from halikit.errors import InputError
 from halikit.spaces import Space
 from halikit.utils.random import seeded
 
@@ -23,12 +25,15 @@ __all__ = [
     "MultiGameDiscriminator",
     "PlainDiscriminator",
     "couples_samples",
+    "is_known_to_couple",
 ]
 
 # The name of the context among the states that a discriminator is given.
 CONTEXT = "context"
 # How far a sample is shifted when coupling is looked for: far enough to be the largest or the smallest of its batch.
 _SHIFT = 10.0
+# For each discriminator that was examined: its modules then, and whether it couples samples.
+_FOUND: WeakKeyDictionary[nn.Module, tuple[tuple[tuple[int, type], ...], bool]] = WeakKeyDictionary()
 
 
 class InputNoise(nn.Module):
@@ -79,8 +84,10 @@ class Discriminator(nn.Module, ABC):
     Attributes:
         spaces: The spaces that it reads, from the data up.
         noise: The noise on its ``x`` in training; ``None`` where it has none.
+        takes_context: Whether it needs a context among the states, under the name ``context``.
     """
 
+    takes_context: bool = False
     spaces: tuple[Space, ...]
     noise: InputNoise | None
 
@@ -138,6 +145,7 @@ class PlainDiscriminator(Discriminator):
         super().__init__()
         self.module = module
         self.spaces = tuple(spaces)
+        self.takes_context = bool(getattr(module, "takes_context", False))
 
     def forward(self, states: Mapping[str, Tensor]) -> Tensor:
         """The module's logits, ``(n,)``.
@@ -170,6 +178,8 @@ class JointDiscriminator(Discriminator):
             concatenated to them (along the channels; flattened where either is a vector) to features.
         head: Ends in the layer that gives the logit, ``(n, 1)``; all before it is the embedding of Eq. 8.
         input_noise: Standard deviation of the Gaussian noise added to ``x`` in training, data and samples alike.
+        projection: Maps the context, which is found among the states, to ``(n, width)``. Its product with the
+            features is added to the logit (Miyato & Koyama 2018).
 
     Raises:
         ValueError: If the numbers of spaces and stages do not fit.
@@ -184,12 +194,15 @@ class JointDiscriminator(Discriminator):
         head: nn.Sequential,
         *,
         input_noise: float = 0.0,
+        projection: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.spaces = tuple(spaces)
         self.stages = nn.ModuleList(stages)
         self.head = head
         self.noise = InputNoise(input_noise)
+        self.projection = projection
+        self.takes_context = projection is not None
         if len(self.stages) != len(self.spaces) or len(self.spaces) < 2:
             raise ValueError(f"{len(self.spaces)} spaces need as many stages and at least two, got {len(self.stages)}")
 
@@ -214,8 +227,20 @@ class JointDiscriminator(Discriminator):
         return self.head[:-1](h)
 
     def forward(self, states: Mapping[str, Tensor]) -> Tensor:
-        """The logits ``s``, ``(n,)``: positive where the encoder's joint is thought likelier."""
-        return self.head[-1](self.features(states)).squeeze(1)
+        """The logits ``s``, ``(n,)``: positive where the encoder's joint is thought likelier.
+
+        Raises:
+            InputError: If there is a projection, and no context among the states.
+        """
+        features = self.features(states)
+        logits: Tensor = self.head[-1](features).squeeze(1)
+        if self.projection is None:
+            return logits
+        if CONTEXT not in states:
+            raise InputError(
+                f"this discriminator reads a context: give it among the states, under the name {CONTEXT!r}"
+            )
+        return logits + (self.projection(states[CONTEXT]) * features).sum(1)
 
     def __getitem__(self, index: slice) -> JointDiscriminator:
         """``d[:l]``: the first ``l`` levels.
@@ -233,7 +258,8 @@ class JointDiscriminator(Discriminator):
                 f"this discriminator cannot stop at {self.spaces[kept].name}: the features there are "
                 f"{Space('features', shapes[kept])}, and its head reads {Space('features', shapes[-1])}"
             )
-        view = JointDiscriminator(self.spaces[: kept + 1], list(self.stages)[: kept + 1], self.head)
+        stages = list(self.stages)[: kept + 1]
+        view = JointDiscriminator(self.spaces[: kept + 1], stages, self.head, projection=self.projection)
         view.noise = self.noise
         view.training = self.training
         return view
@@ -274,6 +300,7 @@ class MultiGameDiscriminator(Discriminator):
             raise ValueError("a discriminator needs at least one game")
         read = tuple(dict.fromkeys(space for game in self.games for space in game.spaces))
         self.spaces = read if spaces is None else tuple(space for space in spaces if space in read)
+        self.takes_context = any(game.takes_context for game in self.games)
 
     @property
     def games(self) -> tuple[Discriminator, ...]:
@@ -328,6 +355,21 @@ def couples_samples(discriminator: nn.Module, states: Mapping[str, Tensor]) -> b
     return any(
         not torch.equal(logits(index, 0.0), logits(index, shift)) for index in (0, last) for shift in (_SHIFT, -_SHIFT)
     )
+
+
+def is_known_to_couple(discriminator: nn.Module, states: Mapping[str, Tensor]) -> bool:
+    """The answer of :func:`couples_samples`, found once for each discriminator.
+
+    It is found again if a submodule was replaced since.
+
+    Args:
+        discriminator: From states to logits ``(n, …)``.
+        states: ``(n, *shape)`` by name, ``n ≥ 2``.
+    """
+    modules = tuple((id(module), type(module)) for module in discriminator.modules())
+    if _FOUND.get(discriminator, ((), False))[0] != modules:
+        _FOUND[discriminator] = modules, couples_samples(discriminator, states)
+    return _FOUND[discriminator][1]
 
 
 def at_least_vectors(state: Tensor) -> Tensor:

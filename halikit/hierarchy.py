@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from halikit import joints
 from halikit.kernels import Kernel, compose
-from halikit.priors import Prior
+from halikit.priors import Prior, prior_over
 from halikit.spaces import Space
 
 __all__ = ["Hierarchy", "Link"]
@@ -59,7 +59,7 @@ class Link(nn.Module):
 class Hierarchy(nn.Module):
     """A stack of links ``x ⇄ z_1 ⇄ … ⇄ z_L`` with a prior on ``z_L``. It owns all parameters.
 
-    ``h[:l]`` is the hierarchy of the first ``l`` levels, with a standard normal prior on ``z_l``. It shares the
+    ``h[:l]`` is the hierarchy of the first ``l`` levels, with the default prior on ``z_l``. It shares the
     parameters of ``h``, as do :attr:`encoder` (Eq. 1) and :attr:`decoder` (Eq. 2). States are passed as dictionaries
     from names of spaces to tensors ``(n, *space.shape)``.
 
@@ -69,13 +69,15 @@ class Hierarchy(nn.Module):
 
     Args:
         links: The links from the data up, at least one.
-        prior: Distribution over the top space; standard normal by default.
+        prior: Prior over the top space, or a fixed distribution over it. By default it is the one that fits the support
+            of the space, see :func:`halikit.priors.default_prior`: standard normal, if no support is stated.
 
     Raises:
-        ValueError: If there is no link, adjacent links do not share a space, or two spaces have the same name.
+        ValueError: If there is no link, adjacent links do not share a space, two spaces have the same name, or the
+            prior does not fit the top space.
     """
 
-    def __init__(self, links: Iterable[Link], prior: dist.TorchDistribution | None = None) -> None:
+    def __init__(self, links: Iterable[Link], prior: Prior | Distribution | None = None) -> None:
         super().__init__()
         links = list(links)
         if not links:
@@ -91,7 +93,7 @@ class Hierarchy(nn.Module):
         names = [space.name for space in self.spaces]
         if len(set(names)) < len(names):
             raise ValueError(f"spaces must have different names, got {', '.join(names)}")
-        self.prior = Prior(self.spaces[-1], prior)
+        self.prior = prior_over(self.spaces[-1], prior)
         # The context that the kernels are bound to; see conditioned().
         self.context: Tensor | None = None
 
@@ -129,8 +131,8 @@ class Hierarchy(nn.Module):
         """
         if context is None or not self.takes_context:
             return self
-        view = Hierarchy([link.conditioned(context) for link in self], self.prior.distribution)
-        view.prior, view.training, view.context = self.prior, self.training, context
+        view = Hierarchy([link.conditioned(context) for link in self], self.prior)
+        view.training, view.context = self.training, context
         return view
 
     def rows(self, rows: slice | Tensor) -> Hierarchy:
@@ -248,7 +250,7 @@ class Hierarchy(nn.Module):
 
     def encoder_joint(self, x: Tensor, *, context: Tensor | None = None) -> dict[str, Tensor]:
         """Eq. 3 as a Pyro program; see :func:`halikit.joints.encoder_joint`."""
-        return joints.encoder_joint([link.up for link in self.conditioned(context)], x)
+        return joints.encoder_joint([link.up for link in self.conditioned(context)], x, self.prior)
 
     def decoder_joint(self, n: int, *, context: Tensor | None = None) -> dict[str, Tensor]:
         """Eq. 4 as a Pyro program; see :func:`halikit.joints.decoder_joint`."""
@@ -260,7 +262,7 @@ class Hierarchy(nn.Module):
 
     def guide(self, x: Tensor, *, context: Tensor | None = None) -> dict[str, Tensor]:
         """Eq. 3 given ``x``; see :func:`halikit.joints.guide`."""
-        return joints.guide([link.up for link in self.conditioned(context)], x)
+        return joints.guide([link.up for link in self.conditioned(context)], x, self.prior)
 
     def _checked(self, level: int | None) -> int:
         level = len(self) if level is None else level

@@ -24,6 +24,7 @@ from halikit.networks.discriminator import discriminator_for
 from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder, ladder_choices
 from halikit.networks.paper import paper_hierarchy
+from halikit.priors import make_prior
 from halikit.supervision import with_classes
 from halikit.utils.files import write_atomically
 
@@ -60,6 +61,24 @@ class Model:
             object.__setattr__(self, "discriminator", plain)
 
     @property
+    def takes_context(self) -> bool:
+        """Whether a kernel or the discriminator depends on a context."""
+        return self.hierarchy.takes_context or (self.discriminator is not None and self.discriminator.takes_context)
+
+    def example_context(self, n: int) -> Tensor | None:
+        """A context to try the model with: the first class ``(n,)``, or attributes of 0 ``(n, A)``.
+
+        It is ``None`` for a model that takes no context, and for kernels of the user's own, whose context is not known.
+        """
+        settings = self.config.model if self.config else None
+        if settings is None or settings.conditional is None or settings.context_size is None:
+            return None
+        device = self.hierarchy.prior.device
+        if settings.conditional == "labels":
+            return torch.zeros(n, dtype=torch.int64, device=device)
+        return torch.zeros(n, settings.context_size, device=device)
+
+    @property
     def parts(self) -> dict[str, nn.Module]:
         """The hierarchy and, if there is one, the discriminator, by name."""
         parts: dict[str, nn.Module | None] = {"hierarchy": self.hierarchy, "discriminator": self.discriminator}
@@ -75,19 +94,28 @@ def build(config: Config) -> Model:
     settings = config.model
     if settings.data_shape is None:
         raise InputError("model.data_shape is not set: the shape of x, such as [1, 28, 28]")
-    others = {"levels", "data_shape", "classes", "initial_scale"}
+    if settings.conditional and settings.context_size is None:
+        raise InputError("model.context_size is not set: the number of classes or attributes, such as 10")
+    others = {"levels", "data_shape", "classes", "initial_scale", "prior", "prior_components", "prior_layers"}
+    others |= {"conditional", "context_size"}
     options = settings.model_dump(include=set(settings.applicable), exclude=others)
     if settings.family == "paper":
         del options["family"]
+    elif settings.conditional:
+        options["context"] = settings.context_size
     try:
         make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
         hierarchy = make_hierarchy(settings.levels, settings.data_shape, **options)
+        if settings.prior != "standard_normal":
+            sizes = {"components": settings.prior_components, "layers": settings.prior_layers}
+            hierarchy = Hierarchy(list(hierarchy), make_prior(settings.prior, hierarchy.spaces[-1], **sizes))
     except ValueError as error:
         raise InputError(f"model: {error}") from None
     if settings.classes is not None:
         hierarchy = with_classes(hierarchy, settings.classes, gauge=settings.gauge, max_scale=settings.max_scale)
     try:
-        discriminator = discriminator_for(hierarchy, config.discriminator) if config.plays else None
+        size = settings.context_size
+        discriminator = discriminator_for(hierarchy, config.discriminator, context=size) if config.plays else None
     except ValueError as error:
         raise InputError(f"discriminator: {error}") from None
     model = Model(hierarchy, discriminator, config)
@@ -232,6 +260,27 @@ def levels_of(run: str | Path) -> int:
     return int(_about(_file_of(run))["levels"])
 
 
+def steps_of(run: str | Path) -> int:
+    """Number of training steps of the model in a run.
+
+    Raises:
+        ModelError: If the file is missing or damaged.
+    """
+    return int(_about(_file_of(run))["step"])
+
+
+def has_raw_weights(run: str | Path) -> bool:
+    """Whether the model file of a run holds the raw weights beside the averaged ones; shipped models do not.
+
+    Raises:
+        ModelError: If the file is missing or damaged.
+    """
+    path = _file_of(run)
+    _about(path)
+    with safe_open(path, "pt") as file:
+        return any(name.startswith("hierarchy.") for name in file.keys())  # noqa: SIM118
+
+
 def _file_of(run: str | Path) -> Path:
     """The model file of a run directory, or the given file, or, if neither exists, the shipped model of this name."""
     run = Path(run)
@@ -271,7 +320,8 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
         raise ModelError(f"{path} is damaged: its config is no table")
     config = Config.parse(upgraded_config(about["config"]), str(path))
     # Every level and every layer has tensors of its own, so a small file cannot describe a huge model.
-    if max(config.model.levels, config.model.depth, config.discriminator.depth, about["levels"]) > len(tensors):
+    layers = config.model.prior_layers if config.model.prior == "flow" else 1
+    if max(config.model.levels, config.model.depth, layers, config.discriminator.depth, about["levels"]) > len(tensors):
         raise ModelError(f"{path} is damaged: its config is of a larger model than the {len(tensors)} tensors in it")
     try:
         # Tensors on the meta device have shapes, but take no memory.

@@ -21,8 +21,8 @@ class Space:
 
     Args:
         name: Name of the variable; dictionaries of states use it as the key.
-        shape: Shape of one state without batch dimensions: ``(D,)`` for a vector, ``(C, H, W)`` for
-            an image, ``()`` for a scalar.
+        shape: Shape of one state without batch dimensions: ``(D,)`` for a vector, ``(C, T)`` for a
+            sequence, ``(C, H, W)`` for an image, ``(C, D, H, W)`` for a volume, ``()`` for a scalar.
         support: Where states lie: ``"real"``, ``"unit"`` for [0, 1], ``"bits"`` for 0 or 1, ``"one_hot"``,
             ``"simplex"``, or ``"index"`` for integers. A prior is chosen by it where none is given. ``None`` if it is
             not stated, which is read as real.
@@ -67,6 +67,11 @@ class Space:
     def is_image(self) -> bool:
         """Whether states are feature maps ``(C, H, W)``."""
         return self.rank == 3
+
+    @property
+    def is_maps(self) -> bool:
+        """Whether states are channels over 1, 2 or 3 axes: ``(C, T)``, ``(C, H, W)`` or ``(C, D, H, W)``."""
+        return 2 <= self.rank <= 4
 
     def __str__(self) -> str:
         return f"{self.name} ({'×'.join(map(str, self.shape)) or 'scalar'})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -33,7 +32,7 @@ def with_classes(
         gauge: Gauge of ``p(z_L|y)``; see :class:`~halikit.GaussianKernel`.
         max_scale: Upper bound of its scale.
     """
-    top, y = hierarchy.spaces[-1], Space("y", (classes,))
+    top, y = hierarchy.spaces[-1], Space("y", (classes,), "one_hot")
     shape = (2 * top.shape[0], *top.shape[1:])
     up = nn.Sequential(nn.Flatten(), nn.Linear(top.size, classes))
     down = nn.Sequential(nn.Linear(classes, 2 * top.size), nn.Unflatten(1, shape))
@@ -41,10 +40,7 @@ def with_classes(
         CategoricalKernel(top, y, up, temperature=_TEMPERATURE),
         GaussianKernel(y, top, down, gauge=gauge, max_scale=max_scale),
     )
-    # The validation of the prior reads values, which a model that is planned on the meta device does not have.
-    with torch.device("cpu"):
-        prior = dist.OneHotCategorical(torch.full((classes,), 1 / classes))
-    return Hierarchy([*hierarchy, link], prior)
+    return Hierarchy([*hierarchy, link])
 
 
 def class_kernel(hierarchy: Hierarchy) -> CategoricalKernel:

@@ -37,22 +37,24 @@ def mean_image(part: Split) -> Tensor:
 
 
 def centre_mask(shape: tuple[int, ...], share: float = 0.5) -> Tensor:
-    """A mask of the middle of images.
+    """A mask of the middle of images, sequences or volumes.
 
     Args:
-        shape: ``(C, H, W)``.
-        share: Share of height and of width that is missing, in (0, 1].
+        shape: ``(C, H, W)``, ``(C, T)`` or ``(C, D, H, W)``.
+        share: Share of each side (height and width of an image) that is missing, in (0, 1].
 
     Returns:
-        ``(H, W)`` bool, True where pixels are missing.
+        ``(H, W)`` bool, or ``(T,)`` or ``(D, H, W)``, True where pixels are missing.
 
     Raises:
         ValueError: If the share is out of range.
     """
     if not 0 < share <= 1:
         raise ValueError(f"the share of the height and width that is missing is above 0 and at most 1, got {share}")
-    height, width = (max(1, round(side * share)) for side in shape[-2:])
-    return rectangle_mask(shape, (shape[-2] - height) // 2, (shape[-1] - width) // 2, height, width)
+    mask = torch.zeros(shape[1:], dtype=torch.bool)
+    missing = [(side, max(1, round(side * share))) for side in shape[1:]]
+    mask[tuple(slice((side - part) // 2, (side - part) // 2 + part) for side, part in missing)] = True
+    return mask
 
 
 def rectangle_mask(shape: tuple[int, ...], top: int, left: int, height: int, width: int) -> Tensor:

@@ -32,6 +32,7 @@ from halikit.analysis.finite import FiniteJoints, random_finite_joints
 from halikit.analysis.quantity import Quantity
 from halikit.hierarchy import Hierarchy, Link
 from halikit.kernels import Gaussian, LinearGaussian, LinearGaussianKernel
+from halikit.priors import StandardNormal
 from halikit.spaces import Space
 
 __all__ = [
@@ -187,7 +188,7 @@ def gaussian_terms(hierarchy: Hierarchy, data: Gaussian) -> tuple[LevelTerms, ..
 def _gaussian_joints(hierarchy: Hierarchy, data: Gaussian) -> tuple[Gaussian, Gaussian, list[Tensor]]:
     """Both joints over ``x, z_1, …, z_L``, and the indices of the elements of each state."""
     ups, downs = ([getattr(link, way) for link in hierarchy] for way in ("up", "down"))
-    if hierarchy.prior.distribution is not None or not all(isinstance(k, LinearGaussian) for k in ups + downs):
+    if not isinstance(hierarchy.prior, StandardNormal) or not all(isinstance(k, LinearGaussian) for k in ups + downs):
         raise TypeError("closed forms need linear-Gaussian kernels throughout and a standard normal prior")
     sizes = [space.size for space in hierarchy.spaces]
     top = torch.eye(sizes[-1]).to(data.mean)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from halikit.analysis.batched import batches, in_batches
+from halikit.analysis.batched import batches
+from halikit.analysis.importance import CHUNK, Draws, Proposal, bound_log_density, choose_paths, rows_of
 from halikit.analysis.quantity import Kind, Quantity
-from halikit.discriminator import Discriminator
+from halikit.discriminator import CONTEXT, Discriminator
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import (
     Composite,
@@ -33,11 +35,9 @@ __all__ = [
     "embedded_distance",
     "fit_observation_scale",
     "js_bound",
+    "observed_decoder",
     "reconstruction_error",
 ]
-
-# States that pass through the networks at a time; each draw counts.
-_CHUNK = 16_384
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,47 @@ class ReconstructionError:
         values: ``(n,)``, in nats.
         kind: Whether each value is exact, an unbiased estimate, or a stochastic upper bound.
         num_samples: Draws of ``z_l`` for each datum; 0 if none were needed.
-        num_between: Draws of the states in between for each draw of ``z_l``; 0 if none were needed.
-        effective_sample_size: Mean effective share of these draws, in (0, 1]; 1 if none were needed. Near
-            ``1 / num_between`` the bound is loose.
+        draws: The draws of the states in between for each draw of ``z_l``; ``None`` if none were needed.
     """
 
     level: int
     values: Tensor
     kind: Kind
     num_samples: int
-    num_between: int
-    effective_sample_size: float
+    draws: Draws | None = None
 
     @property
     def mean(self) -> Quantity:
         """``E_{q(x)}[L^l(x)]`` in nats, an estimate or a bound, with its standard error over data and draws."""
         return Quantity.mean(self.values, "estimate" if self.kind == "exact" else self.kind, "nats")
+
+    @property
+    def num_between(self) -> int:
+        """Draws of the states in between for each draw of ``z_l``; 0 if none were needed."""
+        return self.draws.number if self.draws else 0
+
+    @property
+    def effective_sample_size(self) -> float:
+        """The mean effective number of the draws in between; without any, the number of draws of ``z_l``."""
+        return self.draws.effective_sample_size if self.draws else float(self.num_samples)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The mean and the draws behind it, as JSON takes them."""
+        draws = self.draws
+        return self.mean.as_dict() | {
+            "num_samples": self.num_samples,
+            "num_between": self.num_between,
+            "effective_sample_size": self.effective_sample_size,
+            "proposal": draws.proposal if draws else None,
+            "change": draws.change if draws else None,
+            "settled": draws.settled if draws else None,
+        }
+
+    def __str__(self) -> str:
+        if not self.num_samples:
+            return f"{self.mean}  exact for each datum"
+        latents = f"{self.num_samples} draw{'s' if self.num_samples > 1 else ''} of z_{self.level}"
+        return f"{self.mean}  {latents}" + (f" × {self.draws}" if self.draws else "")
 
 
 @torch.no_grad()
@@ -73,53 +98,73 @@ def reconstruction_error(
     x: Tensor,
     level: int | None = None,
     *,
-    num_samples: int = 16,
-    num_between: int = 64,
+    num_samples: int | None = None,
+    num_between: int | None = None,
+    most: int = 4096,
+    tolerance: float = 0.5,
+    proposal: Proposal = "mixture",
     scale: float | None = None,
+    context: Tensor | None = None,
     generator: torch.Generator | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> ReconstructionError:
     """``L^l(x)`` of Eq. 5 for each datum.
 
     Linear-Gaussian kernels give it exactly. Where ``p(x|z_l)`` has a density, such as at level 1, it is an unbiased
-    estimate: a mean over ``num_samples`` draws of ``z_l``. At other levels that density is itself an expectation, and
-    its logarithm can only be bounded from below. The error is then an upper bound; it falls as ``num_between`` grows.
+    estimate: a mean over ``num_samples`` draws of ``z_l``. At other levels that density is itself an expectation over
+    the states in between, and its logarithm can only be bounded from below. The error is then an upper bound in
+    expectation; it falls as ``num_between`` grows.
+
+    By default the encoder and the decoder draw half of the states in between each, weighted by the density of the
+    mixture of whole paths. The decoder draws all of them where one of the other kernels has no density.
 
     Args:
         hierarchy: A hierarchy in evaluation mode.
         x: ``(n, *shape of x)``.
         level: Level, between 1 and L; L by default.
-        num_samples: Draws of ``z_l`` for each datum.
-        num_between: Draws of ``z_1 … z_{l−1}`` for each draw of ``z_l``; the encoder proposes them if it has densities.
+        num_samples: Draws of ``z_l`` for each datum; by default 16 at level 1, and 1 where each needs many draws of the
+            states in between. The standard error of the mean over data counts their spread.
+        num_between: Draws of ``z_1 … z_{l−1}`` for each draw of ``z_l``; by default they are doubled, from 64 on, until
+            the mean over data changes by less than ``tolerance``.
+        most: The largest number that doubling comes to.
+        tolerance: In nats.
+        proposal: ``"mixture"``, ``"encoder"``, ``"decoder"``, or a kernel from x through ``z_1 … z_{l−1}``.
         scale: Standard deviation of the Gaussian around a deterministic ``p(x|z_1)``, in units of x.
+        context: The context of the data, ``(n, …)`` or ``(1, …)``, if kernels take one.
         generator: Source of randomness.
+        on_progress: Called with (paths drawn, paths in total at most), above level 1.
 
     Raises:
         NoDensityError: If a density that is needed does not exist, and ``scale`` does not give one.
+        InputError: If the proposal is none of the names.
         ValueError: If there is no such level, or ``scale`` is given though ``p(x|z_1)`` has a density.
     """
     level = len(hierarchy) if level is None else level
-    stack = hierarchy[:level]
+    stack = hierarchy.conditioned(context)[:level]
     if len(stack) != level:
         raise ValueError(f"level must be between 1 and {len(hierarchy)}, got {level}")
-    decoder = _with_density(stack, scale)
-    encoder = stack.encoder
+    decoder, encoder = compose(*observed_decoder(stack, scale)), stack.encoder
     if isinstance(encoder, LinearGaussian) and isinstance(decoder, LinearGaussian):
-        return ReconstructionError(level, _expected_error(encoder, decoder, x), "exact", 0, 0, 1.0)
-    is_exact = isinstance(decoder, DensityKernel)
-    per_datum = num_samples * (1 if is_exact else num_between)
-    found = [
-        _estimated(encoder, decoder, chunk, num_samples, num_between, generator)
-        for _, chunk in batches(x, max(1, _CHUNK // per_datum))
-    ]
-    values, shares = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return ReconstructionError(
-        level,
-        values,
-        "estimate" if is_exact else "upper bound",
-        num_samples,
-        0 if is_exact else num_between,
-        float(shares.mean()),
+        return ReconstructionError(level, _expected_error(encoder, decoder, x), "exact", 0)
+    if not isinstance(decoder, Composite):
+        num_samples = num_samples or 16
+        errors = _estimated(encoder, decoder, x, num_samples, stack.context, generator)
+        return ReconstructionError(level, errors, "estimate", num_samples)
+    paths = choose_paths(decoder, encoder, proposal)
+    num_samples = num_samples or 1
+    bounds = bound_log_density(
+        decoder,
+        x,
+        _drawn(encoder, x, num_samples, stack.context, generator),
+        paths,
+        num_draws=num_between,
+        most=most,
+        tolerance=tolerance,
+        context=stack.context,
+        generator=generator,
+        on_progress=on_progress,
     )
+    return ReconstructionError(level, -bounds.values.mean(0), "upper bound", num_samples, bounds.draws)
 
 
 @torch.no_grad()
@@ -137,14 +182,13 @@ def fit_observation_scale(
     Returns:
         The scale σ in units of x, positive.
     """
-    link = next(iter(hierarchy))
-
-    def squares(x: Tensor) -> Tensor:
-        repeated = x.expand(num_samples, *x.shape)
+    squares = []
+    for rows, part in batches(x, max(1, CHUNK // num_samples)):
+        link = next(iter(hierarchy.rows(rows)))
+        repeated = part.expand(num_samples, *part.shape)
         mean = link.down.mean(link.up.sample(repeated, generator=generator))
-        return (repeated - mean).square().flatten(2).mean((0, 2))
-
-    return max(float(in_batches(squares, x, max(1, _CHUNK // num_samples)).mean().sqrt()), 1e-6)
+        squares.append((repeated - mean).square().flatten(2).mean((0, 2)))
+    return max(float(torch.cat(squares).mean().sqrt()), 1e-6)
 
 
 class Distances(NamedTuple):
@@ -224,6 +268,9 @@ def js_bound(
     with evaluating(hierarchy, discriminator):
         q = hierarchy.encode(x, sample=True, generator=generator)
         p = hierarchy.sample_states(len(x), generator=generator)
+        if hierarchy.context is not None:
+            context = hierarchy.context.expand(len(x), *hierarchy.context.shape[1:])
+            q, p = q | {CONTEXT: context}, p | {CONTEXT: context}
         return tuple(
             # The two expectations are over independent samples; pairing them does not change the mean.
             Quantity.mean(math.log(2) - 0.5 * (softplus(-game(q)) + softplus(game(p))), "lower bound", "nats")
@@ -259,20 +306,29 @@ def _embedding(hierarchy: Hierarchy, discriminator: Discriminator, x: Tensor) ->
     return discriminator.features(hierarchy.encode(x))
 
 
-def _with_density(stack: Hierarchy, scale: float | None) -> Kernel:
-    """The decoder, with a Gaussian of this scale around a deterministic ``p(x|z_1)``."""
+def observed_decoder(stack: Hierarchy, scale: float | None) -> list[Kernel]:
+    """The kernels of the decoder from the data up, of which ``p(x|z_1)`` has a density.
+
+    Args:
+        stack: A hierarchy.
+        scale: Standard deviation of the Gaussian around a deterministic ``p(x|z_1)``, in units of x.
+
+    Raises:
+        NoDensityError: If ``p(x|z_1)`` has no density, and ``scale`` does not give one.
+        ValueError: If ``scale`` is given though ``p(x|z_1)`` has a density.
+    """
     downs = [link.down for link in stack]
     if scale is not None:
         if not isinstance(downs[0], DeterministicKernel):
             raise ValueError(f"a scale was given, but {downs[0]} is a {type(downs[0]).__name__}: leave it out")
-        downs[0] = downs[0].with_noise(scale)
-    for kernel in (leaf for down in downs for leaf in down.factors):
-        if not isinstance(kernel, DensityKernel):
-            raise NoDensityError(
-                f"{kernel} is a {type(kernel).__name__} without a density, so Eq. 5 has no value in nats; "
-                "for a deterministic one give a scale, or fit one on held-out data"
-            )
-    return compose(*downs)
+        downs[0] = downs[0].with_noise(scale).conditioned(downs[0].context)
+    kernel = downs[0].factors[-1]
+    if not isinstance(kernel, DensityKernel):
+        raise NoDensityError(
+            f"{kernel} is a {type(kernel).__name__} without a density, so Eq. 5 has no value in nats; "
+            "for a deterministic one give a scale, or fit one on held-out data"
+        )
+    return downs
 
 
 def _expected_error(encoder: LinearGaussian, decoder: LinearGaussian, x: Tensor) -> Tensor:
@@ -283,15 +339,28 @@ def _expected_error(encoder: LinearGaussian, decoder: LinearGaussian, x: Tensor)
 
 
 def _estimated(
-    encoder: Kernel, decoder: Kernel, x: Tensor, num_samples: int, num_between: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """The errors ``(n,)`` in nats, and the effective share of the draws in between ``(n,)``."""
-    values = x.expand(num_samples, *x.shape)
-    z = encoder.sample(values, generator=generator)
-    if not isinstance(decoder, Composite):
-        return -decoder.log_prob(values, z).mean(0), torch.ones(len(x), device=x.device)
-    proposing = encoder.factors[: len(decoder) - 1]
-    mirrors = [kernel.target for kernel in proposing] == [kernel.source for kernel in reversed(decoder.factors[1:])]
-    proposal = encoder if mirrors and all(isinstance(kernel, DensityKernel) for kernel in proposing) else None
-    bound = decoder.estimate_log_prob(values, z, num_samples=num_between, proposal=proposal, generator=generator)
-    return -bound.value.mean(0), bound.effective_sample_size.mean(0) / num_between
+    encoder: Kernel,
+    decoder: Kernel,
+    x: Tensor,
+    num_samples: int,
+    context: Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """``E[−log p(x|z)]`` from draws of ``z``, ``(n,)``."""
+    errors = []
+    for rows, part in batches(x, max(1, CHUNK // num_samples)):
+        repeated, own = part.expand(num_samples, *part.shape), rows_of(context, rows)
+        z = encoder.conditioned(own).sample(repeated, generator=generator)
+        errors.append(-decoder.log_prob(repeated, z, context=own).mean(0))
+    return torch.cat(errors)
+
+
+def _drawn(encoder: Kernel, x: Tensor, count: int, context: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """Several draws of ``z_l`` for each datum, ``(count, n, *shape)``."""
+    return torch.cat(
+        [
+            encoder.conditioned(rows_of(context, rows)).sample(part.expand(count, *part.shape), generator=generator)
+            for rows, part in batches(x, max(1, CHUNK // count))
+        ],
+        1,
+    )

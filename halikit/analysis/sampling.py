@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from halikit.analysis.batched import in_batches
+from halikit.analysis.batched import batches
 from halikit.analysis.inference import Inference
 from halikit.hierarchy import Hierarchy
 
@@ -29,10 +27,11 @@ def sample(
     """Draw data from the decoder's joint.
 
     Args:
-        hierarchy: A hierarchy in evaluation mode.
+        hierarchy: A hierarchy in evaluation mode; given n contexts or one, if it takes a context.
         n: Number of samples.
-        truncation: Truncate the prior of ``z_L`` at this many standard deviations in each element. Samples vary less
-            and look better. The kernels below draw as usual.
+        truncation: Truncate the noise of the prior at this many standard deviations in each element: that of each
+            component of a mixture, and what a flow starts from. Samples vary less and look better. The kernels below
+            draw as usual.
         noiseless: Take the mean of ``p(x|z_1)`` instead of a draw, as samples of an autoencoder are usually shown.
         generator: Source of randomness.
 
@@ -40,31 +39,22 @@ def sample(
         ``(n, *shape of x)``.
 
     Raises:
-        ValueError: If the truncation is not positive, or the prior is not the standard normal.
+        ValueError: If the truncation is not positive, or the prior cannot be truncated.
     """
     if truncation is None:
         if noiseless:
             return _down(hierarchy, hierarchy.prior.sample(n, generator=generator), generator)
         return Inference(hierarchy).sample(n, generator=generator)
-    if not truncation > 0:
-        raise ValueError(f"a truncation is a positive number of standard deviations, got {truncation}")
-    if hierarchy.prior.distribution is not None:
-        raise ValueError("only a standard normal prior can be truncated, and this model has another")
-    space, device = hierarchy.spaces[-1], hierarchy.prior.device
-    uniform = torch.rand(n, *space.shape, generator=generator, device=device, dtype=torch.float64)
-    bound = math.erf(truncation / math.sqrt(2))
-    z = math.sqrt(2) * torch.erfinv((2 * uniform - 1) * bound)
-    z = z.to(next((p.dtype for p in hierarchy.parameters()), torch.float32))
+    z = hierarchy.prior.truncated_sample(n, truncation, generator=generator)
     return _down(hierarchy, z, generator) if noiseless else Inference(hierarchy).draw(z, generator=generator)
 
 
 def _down(hierarchy: Hierarchy, z: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw down to ``z_1``, and take the mean of ``x`` from there."""
-    first, *above = hierarchy
-
-    def images(z: Tensor) -> Tensor:
+    found = []
+    for rows, state in batches(z, _CHUNK):
+        first, *above = hierarchy.rows(rows)
         for link in reversed(above):
-            z = link.down.sample(z, generator=generator)
-        return first.down.mean(z)
-
-    return in_batches(images, z, _CHUNK)
+            state = link.down.sample(state, generator=generator)
+        found.append(first.down.mean(state))
+    return torch.cat(found)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.flop_counter import FlopCounterMode
 
-from halikit.discriminator import Discriminator, JointDiscriminator
+from halikit.discriminator import CONTEXT, Discriminator, JointDiscriminator
 from halikit.kernels import DensityKernel, GaussianKernel, Kernel
 from halikit.model import Model
 from halikit.networks.blocks import Dropout, Layer, Reshape, ResidualBlock
@@ -21,6 +21,7 @@ __all__ = ["Part", "Row", "Summary", "summarise"]
 
 # Modules that only reshape have no row.
 _RESHAPING = (nn.Flatten, nn.Identity, nn.Unflatten, Reshape)
+_CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _NONLINEARITIES = (nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh)
 
 
@@ -97,11 +98,13 @@ def summarise(model: Model) -> Summary:
     """Summarise a model: run one zero sample through it and record each module.
 
     Args:
-        model: A model; it is not changed.
+        model: A model; it is not changed. A hierarchy of kernels of your own that take a context is given one first.
     """
-    hierarchy = model.hierarchy
+    hierarchy = model.hierarchy.conditioned(model.example_context(1))
     device = hierarchy.prior.device
     states = {space.name: torch.zeros(1, *space.shape, device=device) for space in hierarchy.spaces}
+    if hierarchy.context is not None:
+        states[CONTEXT] = hierarchy.context[:1]
     with evaluating(*model.parts.values()), torch.no_grad():
         up = tuple(_kernel_part(link.up, states) for link in hierarchy)
         down = tuple(_kernel_part(link.down, states) for link in hierarchy)
@@ -197,19 +200,19 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
 
 def _described(part: nn.Module, output: tuple[int, ...], multiply_adds: int) -> Row:
     modules = [m for m in part.modules() if not isinstance(m, nn.Sequential)]
-    linear = next((m for m in modules if isinstance(m, nn.Linear | nn.Conv2d)), None)
+    linear = next((m for m in modules if isinstance(m, nn.Linear | _CONVOLUTIONS)), None)
     parameters = sum(p.numel() for p in part.parameters())
     if linear is None:
         return Row(_operation(part), "", "", None, "", None, "", output, parameters, multiply_adds)
     kernel, strides, operation = "", "", "Dense"
-    if isinstance(linear, nn.Conv2d):
+    if isinstance(linear, _CONVOLUTIONS):
         kernel, strides = ("×".join(map(str, sizes)) for sizes in (linear.kernel_size, linear.stride))
-        if linear.padding == (0, 0) and linear.kernel_size != (1, 1):
+        if not any(linear.padding) and set(linear.kernel_size) != {1}:
             strides = "valid"
         operation = "Convolution"
     if isinstance(part, ResidualBlock):
         operation = "ResNet block"
-    is_batch_normed = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in modules)
+    is_batch_normed = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) for m in modules)
     norm = "BN" if is_batch_normed else "WN" if is_parametrized(linear) else "×"
     dropout = max((m.probability for m in modules if isinstance(m, Dropout)), default=0.0)
     nonlinearity = next((_operation(m) for m in modules if isinstance(m, _NONLINEARITIES)), "Linear")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="digits, mnist:DIR, …, or a path.", show_default=False)]
 Size = Annotated[int | None, typer.Option(min=1, help="Side of the square that images are cropped and resized to.")]
+ArrayKind = Annotated[
+    str | None, typer.Option("--kind", help="sequence or volume, if each row of an array is one.", show_default=False)
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse every file that cannot be used; verify checksums.")]
 
 _SHOWN = 12  # skipped files, classes or attributes
@@ -31,6 +34,7 @@ def info(
     spec: Spec,
     size: Size = None,
     strict: Strict = False,
+    kind: ArrayKind = None,
     out: Annotated[Path | None, typer.Option(help="PNG file for a contact sheet.", show_default=False)] = None,
     as_json: common.Json = False,
 ) -> None:
@@ -48,7 +52,7 @@ def info(
     if out is not None and not out.parent.is_dir():
         raise InputError(f"cannot write {out}: there is no directory {out.parent}")
     with common.progress("reading the data") as advance:
-        loaded = data.load(spec, size=size, strict=strict, on_progress=advance)
+        loaded = data.load(spec, size=size, strict=strict, kind=kind, on_progress=advance)
     found = report(loaded)
     if out is not None:
         save_png(out, contact_sheet(loaded))
@@ -66,6 +70,7 @@ def pack(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.", show_default=False)],
     size: Size = None,
     strict: Strict = False,
+    kind: ArrayKind = None,
     as_json: common.Json = False,
 ) -> None:
     """Decode, crop and resize a data set once, into one file. Train on it with --data pack:OUT.
@@ -78,7 +83,7 @@ def pack(
 
     started = time.perf_counter()
     with _exit_on_sigterm(), common.progress("packing") as advance:
-        packed = data.pack(spec, out, size=size, strict=strict, on_progress=advance)
+        packed = data.pack(spec, out, size=size, strict=strict, kind=kind, on_progress=advance)
     seconds = time.perf_counter() - started
     parts = {name: len(part) for name, part in packed.parts.items()}
     nbytes = out.stat().st_size

@@ -38,7 +38,7 @@ def explore(
 
     opened = common.open_run(run, weights, device, data)
     loaded = _data(opened)
-    fill = None if loaded is None or len(loaded.shape) != 3 else mean_image(loaded.train)
+    fill = None if loaded is None or len(loaded.shape) < 2 else mean_image(loaded.train)
     explorer = Explorer(opened.hierarchy, opened.path.resolve().name, data=loaded, fill=fill, seed=seed)
     with Server(explorer, port, on_error=common.warn) as server:
         common.narrator(stderr=True).print("Ctrl-C ends it; meanwhile the page is at", style="dim")

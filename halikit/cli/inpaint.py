@@ -18,7 +18,7 @@ __all__ = ["inpaint"]
 def inpaint(
     run: Run,
     *,
-    centre: Annotated[float, typer.Option(help="Share of height and width that is missing in the middle.")] = 0.5,
+    centre: Annotated[float, typer.Option(help="Share of each side that is missing in the middle.")] = 0.5,
     rectangle: Annotated[
         tuple[int, int, int, int] | None,
         typer.Option(metavar="TOP LEFT HEIGHT WIDTH", help="Missing rectangle, instead.", show_default=False),
@@ -39,13 +39,16 @@ def inpaint(
     from halikit.analysis import inpainting
     from halikit.runs.run import Result
 
-    missing = _missing(run.hierarchy.spaces[0].shape, centre, rectangle, mask)
+    run.check_drawable()
+    space = run.hierarchy.spaces[0]
+    missing = _missing(space.shape, centre, rectangle, mask)
     x = run.held_out_images(measured)
     fill = inpainting.mean_image(run.data.train).to(x.device)
-    found = inpainting.inpaint(run.hierarchy, x, missing, fill=fill)
+    found = inpainting.inpaint(run.conditioned(run.data.held_out, len(x)), x, missing, fill=fill)
     errors = inpainting.inpainting_errors(x, missing, found)
     low, high = errors.interval
-    lines = [f"root mean square error over the {int(missing.sum())} missing of {missing.numel()} pixels"]
+    places = "pixels" if space.is_image else "positions"
+    lines = [f"root mean square error over the {int(missing.sum())} missing of {missing.numel()} {places}"]
     lines += [f"  after {name}      {quantity}" for name, quantity in errors.steps.items()]
     lines += [
         f"  mean training image  {errors.baseline}",
@@ -66,14 +69,14 @@ def inpaint(
 def _missing(
     shape: tuple[int, ...], centre: float, rectangle: tuple[int, int, int, int] | None, mask: Path | None
 ) -> torch.Tensor:
-    """The missing pixels, ``(H, W)`` bool."""
+    """What is missing, bool, for all channels: ``(H, W)`` of images."""
     from halikit.analysis import inpainting
     from halikit.errors import InputError
 
     if rectangle and mask:
         raise InputError("--rectangle and --mask both say what is missing; give one of them")
-    if len(shape) != 3:
-        raise InputError(f"pictures are made of images, and this model is for data of shape {shape}")
+    if len(shape) != 3 and (rectangle or mask):
+        raise InputError(f"--rectangle and --mask are for images; for data of shape {shape} there is --centre")
     if mask:
         return _read_mask(mask, shape)
     try:

@@ -51,7 +51,8 @@ def _make_all(run: Run) -> list[str]:
             advance(done, len(figures))
             name, *options = figure.command
             words = [*name.split(), str(run.given), *options]
-            common.keep(run, figure.function(run, **figure.options), shlex.join(["halikit", *words]))
+            result = common.with_context([run], figure.function(run, **figure.options))
+            common.keep(run, result, shlex.join(["halikit", *words]))
             made.append(shlex.join(words))
     return made
 
@@ -68,12 +69,13 @@ def _figures(run: Run) -> Iterator[_Figure]:
     from halikit.measures.labels import labels
     from halikit.measures.reconstruction import reconstruction
     from halikit.measures.samples import samples
+    from halikit.plotting import is_drawable
 
     for measure in (reconstruction, health, samples):
         yield _Figure([f"evaluate {measure.__name__}"], measure, {})
     if run.data.train.labels is not None and run.data.held_out.labels is not None:
         yield _Figure(["evaluate labels"], labels, {})
-    if not run.hierarchy.spaces[0].is_image:
+    if not is_drawable(run.hierarchy.spaces[0].shape):
         return
     yield _Figure(["reconstruct"], reconstruct, {})
     yield _Figure(["reconstruct", "--draws", "3"], reconstruct, {"draws": 3})

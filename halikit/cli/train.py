@@ -192,7 +192,9 @@ def _load(config: Config) -> DataSet:
 
     with common.progress("reading the data") as advance:
         settings = config.data
-        loaded = data.load(settings.spec, size=settings.size, strict=settings.strict, on_progress=advance)
+        loaded = data.load(
+            settings.spec, size=settings.size, strict=settings.strict, kind=settings.kind, on_progress=advance
+        )
     settings.augmentation().check(loaded.shape)
     return loaded
 

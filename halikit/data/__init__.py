@@ -8,7 +8,7 @@ The sources are listed in :mod:`halikit.data.sources`. What happens to unusual f
 from halikit.data.augmentation import Augmentation
 from halikit.data.dataset import DataError, DataSet, Request, Split, from_tensor
 from halikit.data.loading import Prefetched, order
-from halikit.data.sources import SOURCES, Source, load, pack, recognise
+from halikit.data.sources import SOURCES, Source, as_data_set, load, pack, recognise
 
 __all__ = [
     "SOURCES",
@@ -19,6 +19,7 @@ __all__ = [
     "Request",
     "Source",
     "Split",
+    "as_data_set",
     "from_tensor",
     "load",
     "order",

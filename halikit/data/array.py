@@ -13,6 +13,10 @@ A .npy file holds the images alone. Without ``range``, uint8 images are in 0 …
 Images that contradict this are refused: values outside of the range, floating-point images that are all in 0 … 1, and
 uint8 images without a value above 1. Vectors may hold any finite numbers. The last tenth, in the order of the file, is
 held out.
+
+With ``kind="sequence"`` the key ``images`` or ``x`` holds ``(n, T)`` or ``(n, C, T)``, with ``kind="volume"``
+``(n, D, H, W)`` or ``(n, C, D, H, W)``, with any number of channels. Their floating-point numbers may be any finite
+ones and are not scaled, unless the file has a ``range``. Bytes are scaled from 0 … 255 to −1 … 1, as images are.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, divided
+from halikit.data.dataset import DataError, DataSet, Kind, Request, Split, check_labels, divided
 from halikit.data.image import resize_all
 from halikit.data.pack import is_pack
 from halikit.data.tree import printable, reading
@@ -37,6 +41,11 @@ __all__ = ["has_array", "load_array"]
 SUFFIXES = (".npy", ".npz", ".safetensors")
 KEYS = ("images", "x", "labels", "y", "classes", "attributes", "attribute_names", "range")
 CHANNELS = (1, 3)
+# Numbers of dimensions of an array of each kind, without and with channels, and their names.
+DIMENSIONS: dict[Kind, tuple[tuple[int, int], str]] = {
+    "sequence": ((2, 3), "(n, T) or (n, C, T)"),
+    "volume": ((4, 5), "(n, D, H, W) or (n, C, D, H, W)"),
+}
 MAX_CLASSES = 2**16
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -51,7 +60,8 @@ def load_array(request: Request) -> DataSet:
     """Read a file of arrays by the table at the top of this module.
 
     Returns:
-        Images ``(C, H, W)``, uint8 if they are stored as uint8 with the range 0 … 255, otherwise float32; or vectors.
+        Images ``(C, H, W)``, uint8 if they are stored as uint8 with the range 0 … 255, otherwise float32; or vectors,
+        sequences ``(C, T)`` or volumes ``(C, D, H, W)``.
 
     Raises:
         DataError: If the file cannot be read, a shape or a dtype is not allowed, images and labels differ in number, a
@@ -122,13 +132,18 @@ def _known(keys: Iterable[str], spec: str) -> list[str]:
 
 
 def _images(arrays: Arrays, request: Request) -> Tensor:
-    """``(n, C, H, W)`` uint8 or float32 in [−1, 1], or ``(n, D)`` float32."""
+    """``(n, C, H, W)`` uint8 or float32 in [−1, 1], or ``(n, D)`` float32; other shapes by the requested kind."""
     spec = request.spec
     x = arrays["images"] if "images" in arrays else arrays["x"]
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise DataError(f"{spec}: images of {x.dtype}; they must be uint8 or floating point")
+    if request.kind:
+        return _of_kind(x, arrays.get("range"), request.kind, request)
     if x.size == 0 or x.ndim not in (2, 3, 4):
-        raise DataError(f"{spec}: shape {x.shape}; images are (n, H, W), (n, C, H, W) or (n, H, W, C), vectors (n, D)")
+        raise DataError(
+            f"{spec}: shape {x.shape}; images are (n, H, W), (n, C, H, W) or (n, H, W, C), vectors (n, D); "
+            "kind=sequence and kind=volume read others"
+        )
     low, high = _extremes(x, spec)
     if x.ndim == 2:
         if request.size is not None:
@@ -137,12 +152,32 @@ def _images(arrays: Arrays, request: Request) -> Tensor:
     black, white = _range(arrays.get("range"), x.dtype, low, high, spec)
     images = _channels_first(x, spec)
     images = np.ascontiguousarray(resize_all(images, request.size).clip(black, white), images.dtype)
-    if images.dtype == np.uint8 and (black, white) == (0, 255):
-        return torch.from_numpy(images)
-    images = images.astype(np.float32)
+    return _scaled(images, black, white)
+
+
+def _of_kind(x: NDArray[Any], declared: NDArray[Any] | None, kind: Kind, request: Request) -> Tensor:
+    """Sequences ``(n, C, T)`` or volumes ``(n, C, D, H, W)``: uint8, or float32."""
+    spec, (dimensions, shapes) = request.spec, DIMENSIONS[kind]
+    if x.size == 0 or x.ndim not in dimensions:
+        raise DataError(f"{spec}: shape {x.shape}; with kind={kind} an array is {shapes}")
+    if request.size is not None:
+        raise DataError(f"{spec}: {kind}s cannot be resized to size={request.size}; leave the size out")
+    low, high = _extremes(x, spec)
+    x = x[:, None] if x.ndim == dimensions[0] else x
+    if declared is None and x.dtype != np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(x, np.float32))
+    black, white = _range(declared, x.dtype, low, high, spec)
+    return _scaled(np.ascontiguousarray(x), black, white)
+
+
+def _scaled(x: NDArray[Any], black: float, white: float) -> Tensor:
+    """Bytes with the range 0 … 255 as they are, others as float32 in [−1, 1]."""
+    if x.dtype == np.uint8 and (black, white) == (0, 255):
+        return torch.from_numpy(x)
+    x = x.astype(np.float32)
     if (black, white) != (-1, 1):
-        images = ((images - black) * (2 / (white - black)) - 1).clip(-1, 1)
-    return torch.from_numpy(images)
+        x = ((x - black) * (2 / (white - black)) - 1).clip(-1, 1)
+    return torch.from_numpy(x)
 
 
 def _channels_first(x: NDArray[Any], spec: str) -> NDArray[Any]:

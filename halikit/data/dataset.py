@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from halikit.errors import InputError
+from halikit.settings import ContextKind
 
-__all__ = ["DataError", "DataSet", "Request", "Split", "check_labels", "divided", "from_tensor"]
+__all__ = ["DataError", "DataSet", "Kind", "Request", "Split", "check_labels", "divided", "from_tensor", "named"]
+
+# What arrays hold, where it is neither images nor vectors.
+Kind = Literal["sequence", "volume"]
 
 _MAX_SHARE = 0.5  # of a GPU's free memory that images may take
 
@@ -34,16 +38,18 @@ class Request:
         size: Side of the square that images are cropped and resized to; ``None`` keeps their own size.
         strict: Whether a single file that cannot be used is an error.
         on_progress: Called with (images done, images in total); in the last call the two are equal.
+        kind: What arrays hold: ``"sequence"`` or ``"volume"``; ``None`` for images and vectors.
         canvas: Called with a shape ``(n, C, H, W)`` and the names of classes and attributes; returns an array of that
             shape for the images. ``None`` for an array in memory.
 
     Raises:
-        DataError: If the size is not an integer from 1 to 4096.
+        DataError: If the size is not an integer from 1 to 4096, or the kind is unknown or not for this source.
     """
 
     spec: str
     size: int | None = None
     strict: bool = False
+    kind: Kind | None = None
     on_progress: Callable[[int, int], None] | None = None
     canvas: Callable[[tuple[int, ...], Sequence[str]], NDArray[np.uint8]] | None = None
 
@@ -51,6 +57,10 @@ class Request:
         whole = isinstance(self.size, int) and not isinstance(self.size, bool)
         if self.size is not None and not (whole and 1 <= self.size <= 4096):
             raise DataError(f"size={self.size!r}: the side of an image is an integer from 1 to 4096")
+        if self.kind not in (None, *get_args(Kind)):
+            raise DataError(f"kind={self.kind!r}: arrays hold a 'sequence' or a 'volume' in each row, if not an image")
+        if self.kind and self.spec.partition(":")[0] != "array":
+            raise DataError(f"{self.spec}: kind={self.kind} is for arrays, array:FILE")
 
     @property
     def path(self) -> Path:
@@ -101,12 +111,13 @@ class Split:
     """One part of a data set.
 
     Args:
-        images: ``(n, *shape)``, either uint8 in 0 … 255 or float32 in [−1, 1]. Read-only: the images may be mapped from
-            a file.
+        images: ``(n, *shape)``, either uint8 in 0 … 255 or float32, in [−1, 1] if they are images. Read-only: the
+            images may be mapped from a file.
         labels: ``(n,)`` int64, indices into the classes of the data set; ``None`` without labels.
         attributes: ``(n, A)`` bool, in the order of the data set's attributes; ``None`` without attributes.
         target: Device of the batches; ``None`` for the device of the images.
         streamed: Whether images are read from a file when they are needed.
+        dtype: Dtype of the batches.
 
     Raises:
         ValueError: If images, labels and attributes differ in number, or one has a wrong dtype.
@@ -117,6 +128,7 @@ class Split:
     attributes: Tensor | None = None
     target: torch.device | None = None
     streamed: bool = False
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -132,6 +144,17 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def context(self, kind: ContextKind) -> Tensor:
+        """What a conditional model reads of each datum: labels, ``(n,)`` int64, or attributes, ``(n, A)`` float32.
+
+        Raises:
+            DataError: If the part has none.
+        """
+        found = self.labels if kind == "labels" else self.attributes
+        if found is None:
+            raise DataError(f"the model reads the {kind} of each datum, and these data have none")
+        return found if kind == "labels" else found.float()
 
     def __getitem__(self, rows: slice) -> Split:
         """Some of the images with their labels and attributes, sharing memory."""
@@ -159,7 +182,7 @@ class Split:
             index: ``(b,)`` int64, on any device.
 
         Returns:
-            ``(b, *shape)`` float32 in [−1, 1], on :attr:`device`.
+            ``(b, *shape)`` of :attr:`dtype`, in [−1, 1] for images, on :attr:`device`.
         """
         index = index.to(self.images.device)
         if self.device.type == "cuda" and self.images.device.type == "cpu":
@@ -168,7 +191,9 @@ class Split:
             images = torch.index_select(self.images, 0, index, out=pinned).to(self.device, non_blocking=True)
         else:
             images = self.images[index].to(self.device)
-        return images.to(torch.float32).div_(127.5).sub_(1) if images.dtype == torch.uint8 else images
+        if images.dtype == torch.uint8:
+            return images.to(self.dtype).div_(127.5).sub_(1)
+        return images.to(self.dtype)
 
     def to(self, device: torch.device | str, *, resident: bool = True) -> Split:
         """The same part, with its batches on ``device``.
@@ -195,7 +220,7 @@ class DataSet:
 
     Args:
         spec: Its data spec, such as ``mnist:DIR``.
-        shape: Shape of one image, ``(C, H, W)``, or of one vector, ``(D,)``.
+        shape: Shape of one image, ``(C, H, W)``, vector, ``(D,)``, sequence, ``(C, T)``, or volume, ``(C, D, H, W)``.
         classes: Names of the classes in order of their labels; empty without labels.
         train: The training part.
         validation: The part for choices during training; ``None`` if there is none.
@@ -231,6 +256,23 @@ class DataSet:
         """The part to measure on while training: validation if it exists, otherwise test."""
         return self.test if self.validation is None else self.validation
 
+    @property
+    def context_kind(self) -> ContextKind | None:
+        """What a conditional model reads by default: labels if there are any, else attributes, else ``None``."""
+        if self.train.labels is not None:
+            return "labels"
+        return None if self.train.attributes is None else "attributes"
+
+    def context_size(self, kind: ContextKind) -> int:
+        """Number of classes or of attributes.
+
+        Raises:
+            DataError: If there are none.
+        """
+        if (self.train.labels if kind == "labels" else self.train.attributes) is None:
+            raise DataError(f"{self.spec} has no {kind}, which a conditional model reads; use data that have them")
+        return len(self.classes if kind == "labels" else self.attributes)
+
     def check_batch(self, size: int) -> None:
         """Raise a DataError if the training part has fewer images than a batch of ``size``."""
         if len(self.train) < size:
@@ -254,6 +296,12 @@ class DataSet:
             validation=None if self.validation is None else moved[id(self.validation)],
             test=moved[id(self.test)],
         )
+
+    def in_dtype(self, dtype: torch.dtype) -> DataSet:
+        """The same data set with its batches of another floating dtype."""
+        changed = {id(part): replace(part, dtype=dtype) for part in self.distinct_parts}
+        validation = None if self.validation is None else changed[id(self.validation)]
+        return replace(self, train=changed[id(self.train)], validation=validation, test=changed[id(self.test)])
 
 
 def divided(
@@ -281,6 +329,11 @@ def divided(
     return DataSet(spec, shape, classes, train[:last], validation, test, attributes=attributes)
 
 
+def named(shape: Sequence[int]) -> str:
+    """What data of a shape are: vectors, sequences, images or volumes."""
+    return {1: "vectors", 2: "sequences", 3: "images", 4: "volumes"}.get(len(shape), "data")
+
+
 def check_labels(labels: NDArray[Any], last: int, where: str, *, first: int = 0) -> None:
     """Refuse labels outside of their range.
 
@@ -303,14 +356,15 @@ def from_tensor(x: Tensor) -> DataSet:
     """A data set of samples in memory; the last tenth is held out.
 
     Args:
-        x: ``(n, *shape)`` float32, at least two samples. Images are in [−1, 1].
+        x: ``(n, *shape)`` floats, at least two samples; kept as float32. Images are in [−1, 1].
 
     Raises:
-        DataError: If there are fewer samples, of another dtype, or not all finite.
+        DataError: If there are fewer samples, no floats, or not all finite.
     """
-    if x.dtype != torch.float32 or x.dim() < 2 or len(x) < 2 or not x.isfinite().all():
+    if not x.is_floating_point() or x.dim() < 2 or len(x) < 2 or not x.isfinite().all():
         raise DataError(
-            f"a tensor of data is (n, *shape) float32 with n ≥ 2 and finite, got {tuple(x.shape)} of {x.dtype}"
+            f"a tensor of data is (n, *shape) floats with n ≥ 2 and finite, got {tuple(x.shape)} of {x.dtype}"
         )
+    x = x.to(torch.float32)
     cut = len(x) - max(1, len(x) // 10)
     return divided("tensor", Split(x[:cut]), Split(x[cut:]))

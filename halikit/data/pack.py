@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels
+from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, named
 from halikit.data.tree import printable
 from halikit.errors import InputError, ResourceError
 from halikit.utils.safetensors_stream import StoredTensor, make_header, read_header
@@ -161,7 +161,9 @@ class Packing:
             OSError: If the disk is full.
         """
         if len(data.shape) != 3:
-            raise DataError(f"{data.spec}: a pack holds images, but these are vectors of shape {data.shape}")
+            raise DataError(
+                f"{data.spec}: a pack holds images, but these are {named(data.shape)} of shape {data.shape}"
+            )
         rows: dict[int, list[int]] = {}
         total = 0
         for part in data.distinct_parts:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from halikit.data.augmentation import Augmentation
+from halikit.data.dataset import Kind
 from halikit.settings import NonNegative, Positive, Section
 
 __all__ = ["DataSettings"]
@@ -17,6 +18,7 @@ class DataSettings(Section):
 
     spec: str = Field("digits", description="data set, such as digits, mnist:DIR or folder:DIR")
     size: Positive | None = Field(None, description="side in pixels: crop images to squares and resize them to it")
+    kind: Kind | None = Field(None, description="sequence or volume, if each row of an array is one (array:)")
     strict: bool = Field(False, description="refuse any file that cannot be used; verify checksums")
     flip: bool = Field(False, description="mirror each training image with probability 1/2")
     shift: Annotated[int, Field(ge=0)] = Field(0, description="shift by up to this many pixels, mirrored at the edges")

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from halikit.data.array import has_array, load_array
 from halikit.data.celeba import has_celeba, load_celeba
 from halikit.data.cifar import has_cifar10, has_cifar100, load_cifar10, load_cifar100
-from halikit.data.dataset import DataError, DataSet, Request
+from halikit.data.dataset import DataError, DataSet, Kind, Request, from_tensor
 from halikit.data.digits import load_digits
 from halikit.data.folder import has_images, load_folder
 from halikit.data.idx import has_idx, load_mnist
@@ -24,7 +26,7 @@ from halikit.data.pack import is_pack, load_pack, packing
 from halikit.data.svhn import has_svhn, load_svhn, load_svhn_extra
 from halikit.data.tree import first_archive
 
-__all__ = ["SOURCES", "Source", "load", "pack", "recognise"]
+__all__ = ["SOURCES", "Source", "as_data_set", "load", "pack", "recognise"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def load(
     *,
     size: int | None = None,
     strict: bool = False,
+    kind: Kind | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DataSet:
     """Read a data set into memory. The images of a pack stay in its file.
@@ -72,6 +75,7 @@ def load(
             recognised.
         size: Side of the square that images are cropped and resized to; ``None`` keeps their own size.
         strict: Refuse every file that cannot be used, instead of skipping a few, and verify the checksums of a pack.
+        kind: ``"sequence"`` or ``"volume"`` if each row of an array is one; for ``array:`` alone.
         on_progress: Called with (images done, images in total) while reading.
 
     Raises:
@@ -83,7 +87,24 @@ def load(
         >>> digits.shape, len(digits.train), len(digits.held_out)
         ((1, 8, 8), 1500, 297)
     """
-    return _load(Request(recognise(spec), size=size, strict=strict, on_progress=on_progress))
+    return _load(Request(recognise(spec), size=size, strict=strict, kind=kind, on_progress=on_progress))
+
+
+def as_data_set(data: DataSet | str | Path | Tensor, *, size: int | None = None, kind: Kind | None = None) -> DataSet:
+    """A data set from what a user gives as data.
+
+    Args:
+        data: A data set, a data spec such as ``"digits"``, a path, or a tensor ``(n, *shape)``, see
+            :func:`from_tensor`.
+        size: As in :func:`load`, for a data spec or a path.
+        kind: Likewise.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    if isinstance(data, str | Path):
+        return load(str(data), size=size, kind=kind)
+    return from_tensor(data) if isinstance(data, Tensor) else data
 
 
 def pack(
@@ -92,6 +113,7 @@ def pack(
     *,
     size: int | None = None,
     strict: bool = False,
+    kind: Kind | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DataSet:
     """Decode, crop and resize a data set once, into one file. The images need not fit into memory.
@@ -101,6 +123,7 @@ def pack(
         out: The file. It appears when it is complete, and then replaces an older pack of that name.
         size: As in :func:`load`.
         strict: As in :func:`load`.
+        kind: As in :func:`load`; a pack holds images alone, so other kinds are refused.
         on_progress: As in :func:`load`.
 
     Returns:
@@ -112,7 +135,7 @@ def pack(
         ResourceError: If the disk is full.
     """
     out = Path(out)
-    request = Request(recognise(spec), size=size, strict=strict, on_progress=on_progress)
+    request = Request(recognise(spec), size=size, strict=strict, kind=kind, on_progress=on_progress)
     with packing(out) as file:
         file.finish(_load(replace(request, canvas=file.allocate)), size)
     return load(f"pack:{out}")

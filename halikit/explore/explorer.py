@@ -191,7 +191,7 @@ class Explorer:
         after = self.hierarchy.decode(z, level)[self._x.name]
         if keep:
             return self._encoded(f"{space.name} moved", after)
-        return {"view": _view(after), "change": _distance(before, after)}
+        return {"view": self._view(after), "change": _distance(before, after)}
 
     def inpaint(self, subject: int, mask: str, *, keep: bool = False) -> dict[str, Any]:
         """Fill in missing pixels of a subject, from the top level down (section 6.1); the others do not change.
@@ -222,9 +222,9 @@ class Explorer:
         where = missing.expand_as(x)
         return {
             "missing": int(missing.sum()),
-            "given": _view(result.masked),
+            "given": self._view(result.masked),
             "steps": [
-                {"name": name, "view": _view(image), "error": _distance(image[where], x[where])}
+                {"name": name, "view": self._view(image), "error": _distance(image[where], x[where])}
                 for name, image in result.steps.items()
             ],
         }
@@ -237,6 +237,21 @@ class Explorer:
     @property
     def _x(self) -> Space:
         return self.hierarchy.spaces[0]
+
+    @cached_property
+    def _limits(self) -> plotting.Limits:
+        """The limits of all pictures, so that they can be compared; by the data, or by samples if there are none."""
+        part = None if self.data is None else self.data.held_out
+        n = _DRAWS if part is None else min(_DRAWS, len(part))
+        x = self._sampled(n, 0)[self._x.name] if part is None else part.batch(torch.arange(n))
+        return plotting.limits_of(x)
+
+    def _view(self, x: Tensor) -> dict[str, Any]:
+        """A datum ``(1, *shape of x)`` for the page: a picture where there are pictures of such data, or its values."""
+        if plotting.is_drawable(self._x.shape):
+            png = plotting.as_png(plotting.as_pixels(x.nan_to_num(), self._limits)[0])
+            return {"picture": f"data:image/png;base64,{b64encode(png).decode()}"}
+        return {"values": [_number(value) for value in x.flatten()]}
 
     def _latent(self, level: int) -> Space:
         if not 1 <= level <= len(self.hierarchy):
@@ -304,13 +319,13 @@ class Explorer:
             levels.append(
                 {
                     "name": space.name,
-                    "view": _view(decoded),
+                    "view": self._view(decoded),
                     "error": _distance(decoded, x),
                     # Positions of the sliders: the entries of a vector; for maps the page uses the factor 1.
                     "at": [_number(value) or 0.0 for value in z.flatten()] if set_to else None,
                 }
             )
-        return {"id": number, "title": subject.title, "view": _view(x), "levels": levels}
+        return {"id": number, "title": subject.title, "view": self._view(x), "levels": levels}
 
     def _pixels(self, content: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """The pixels of an image file, ``(*shape of x)`` bytes."""
@@ -335,14 +350,6 @@ def _how(space: Space) -> tuple[traversal.How | None, str]:
     if space.rank == 0:
         return None, f"{space} has no entries to move: its states are single numbers"
     return ("set" if space.size == space.shape[0] else "multiply"), ""
-
-
-def _view(x: Tensor) -> dict[str, Any]:
-    """A datum ``(1, *shape of x)`` for the page: a picture if it is an image, else its values."""
-    if x.dim() == 4:
-        png = plotting.as_png(plotting.as_pixels(x.nan_to_num())[0])
-        return {"picture": f"data:image/png;base64,{b64encode(png).decode()}"}
-    return {"values": [_number(value) for value in x.flatten()]}
 
 
 def _distance(a: Tensor, b: Tensor) -> float | None:

@@ -24,7 +24,9 @@ class HardwareSettings(Section):
     """Where a training runs and how it uses the machine. Nothing here changes the mathematics."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    precision: Literal["32", "bf16"] = Field("32", description="32 for float32, bf16 for autocast to bfloat16")
+    precision: Literal["32", "64", "bf16"] = Field(
+        "32", description="32 for float32, 64 for float64, bf16 for autocast to bfloat16"
+    )
     threads: Positive | None = Field(None, description="CPU threads of one operation; torch's own default if none")
     compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = Field(
         None, description="compile the whole step as one graph, in this mode of torch.compile"
@@ -71,8 +73,9 @@ class Hardware:
             keep_freed()
 
     def place(self, modules: Iterable[nn.Module]) -> None:
-        """Move modules to the device, with the weights of rank 0 in all processes."""
-        modules = [module.to(self.device) for module in modules]
+        """Move modules to the device and to double precision if asked, with the weights of rank 0 in all processes."""
+        dtype = torch.float64 if self.settings.precision == "64" else None
+        modules = [module.to(self.device, dtype) for module in modules]
         # Each process initialises its own weights; broadcast those of rank 0.
         self.processes.broadcast(tensor for module in modules for tensor in module.state_dict().values())
 

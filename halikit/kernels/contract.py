@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from halikit.kernels.rebatched import Rebatched
@@ -78,7 +79,7 @@ def guarded_draw(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(method)
     def guarded(self: Kernel, given: Tensor, *args: Any, context: Tensor | None = None, **options: Any) -> Tensor:
         kernel, rows, batch = _flattened(self if context is None else self.conditioned(context), given)
-        if not len(rows):
+        if not rows.shape[0]:
             return given.new_empty(batch + kernel.target.shape, dtype=_dtype_of_draws(kernel, given))
         if takes_context:
             options["context"] = kernel.context
@@ -97,14 +98,14 @@ def _guarded_distribution(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def guarded(self: Kernel, given: Tensor, *, context: Tensor | None = None) -> Any:
         kernel, rows, batch = _flattened(self if context is None else self.conditioned(context), given)
-        if not len(rows):
+        if not rows.shape[0]:
             # A distribution over nothing. Of an empty batch, networks and torch's densities know nothing.
             like = given.new_zeros((0, *kernel.target.shape), dtype=kernel.dtype_for(given))
             return Rebatched(dist.Normal(like, 1.0).to_event(kernel.target.rank), batch)
         options = {"context": kernel.context} if takes_context else {}
         with _explained(kernel, rows):
             distribution = method(kernel, rows, **options)
-        distribution = _checked_distribution(kernel, distribution, len(rows))
+        distribution = _checked_distribution(kernel, distribution, rows.shape[0])
         return distribution if len(batch) == 1 else Rebatched(distribution, batch)
 
     return guarded
@@ -117,7 +118,7 @@ def guarded_loss(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @wraps(method)
     def guarded(self: Kernel, target: Tensor, given: Tensor, *, context: Tensor | None = None) -> Tensor:
         kernel, rows, _ = _flattened(self if context is None else self.conditioned(context), given)
-        if not len(rows):
+        if not rows.shape[0]:
             return target.new_zeros(0)
         with _explained(kernel, rows):
             loss = method(kernel, target, rows, **({"context": kernel.context} if takes_context else {}))
@@ -159,7 +160,7 @@ class _explained:
 
 
 def _checked_states(kernel: Kernel, states: Any, given: Tensor) -> Tensor:
-    expected = (len(given), *kernel.target.shape)
+    expected = (given.shape[0], *kernel.target.shape)
     if not isinstance(states, Tensor):
         raise ValueError(f"{kernel}: a draw is a tensor {expected}, got {type(states).__name__}")
     if states.shape != expected:
@@ -179,8 +180,10 @@ def _dtype_of_draws(kernel: Kernel, given: Tensor) -> torch.dtype:
 
 def _checked_distribution(kernel: Kernel, distribution: Any, n: int) -> Any:
     expected = kernel.target.shape
-    if not hasattr(distribution, "log_prob") or not hasattr(distribution, "event_shape"):
-        raise ValueError(f"{kernel}: forward gives a Pyro distribution, got {type(distribution).__name__}")
+    if not isinstance(distribution, TorchDistributionMixin):
+        got = type(distribution)
+        module = "torch.distributions." if isinstance(distribution, torch.distributions.Distribution) else ""
+        raise ValueError(f"{kernel}: forward gives a distribution of pyro.distributions, got {module}{got.__name__}")
     batch, event = tuple(distribution.batch_shape), tuple(distribution.event_shape)
     if event != expected:
         hint = f"; add .to_event({len(expected)})" if (batch + event)[-len(expected) :] == expected and expected else ""

@@ -58,7 +58,7 @@ class Normalise(nn.BatchNorm1d):
         Raises:
             ValueError: If a training batch has fewer than two states.
         """
-        rows = states.reshape(len(states), self.num_features, math.prod(self.space.shape[1:]))
+        rows = states.reshape(states.shape[0], self.num_features, math.prod(self.space.shape[1:]))
         if self.training and len(rows) < 2:
             raise ValueError(
                 f"the gauge on {self.space} cannot train on a batch of {'one' if len(rows) else 'none'}: there is no "
@@ -72,7 +72,7 @@ class Normalise(nn.BatchNorm1d):
 
         Those of the batch in training, the running ones in evaluation; the running ones do not change.
         """
-        rows = states.reshape(len(states), self.num_features, math.prod(self.space.shape[1:]))
+        rows = states.reshape(states.shape[0], self.num_features, math.prod(self.space.shape[1:]))
         if self.training:
             mean, variance = rows.mean((0, 2)), rows.var((0, 2), unbiased=False)
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
 from operator import matmul
@@ -26,7 +26,15 @@ from halikit.utils.modes import evaluating
 from halikit.utils.random import drawing_from, seeded
 from halikit.utils.tensors import at_least_single, per_element
 
-__all__ = ["Composite", "DensityKernel", "Kernel", "LogProbEstimate", "NoDensityError", "compose"]
+__all__ = [
+    "Composite",
+    "DensityKernel",
+    "Kernel",
+    "LogProbEstimate",
+    "NoDensityError",
+    "compose",
+    "effective_sample_size",
+]
 
 
 Representative = Literal["mean", "mode", "median", "probabilities", "draw at fixed noise"]
@@ -485,61 +493,91 @@ class Composite(Kernel):
         *,
         num_samples: int = 64,
         proposal: Kernel | None = None,
+        mixed: bool = False,
         generator: torch.Generator | None = None,
+        context: Tensor | None = None,
     ) -> LogProbEstimate:
         r"""Bound :math:`\log T_{w|u}(w)` from below, by importance sampling of the intermediate states.
 
-        Without a proposal, all factors but the last sample the intermediate states from ``given``, and the density of
-        the last factor is averaged. A proposal samples the intermediate states from ``value`` instead. The natural
-        proposal is the adjoint: it samples ``z1 ~ q(z1|x)`` to estimate ``p(x|z2)``, and gives a much tighter bound.
+        See :meth:`log_weights` for the arguments and the errors.
+
+        Returns:
+            The bound, its effective sample size and the number of samples.
+        """
+        log_weights = self.log_weights(
+            value,
+            given,
+            num_samples=num_samples,
+            proposal=proposal,
+            mixed=mixed,
+            generator=generator,
+            context=context,
+        )
+        log_sum = log_weights.logsumexp(0)
+        ess = effective_sample_size(log_sum, (2 * log_weights).logsumexp(0))
+        return LogProbEstimate(log_sum - math.log(num_samples), ess, num_samples)
+
+    def log_weights(
+        self,
+        value: Tensor,
+        given: Tensor,
+        *,
+        num_samples: int,
+        proposal: Kernel | None = None,
+        mixed: bool = False,
+        generator: torch.Generator | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Logarithms of importance weights; the mean of the weights is an unbiased estimate of the density.
+
+        A path is one draw of all intermediate states. Without a proposal, the factors themselves draw paths from
+        ``given``, and a weight is the density of ``value`` under the last factor. A proposal draws paths from ``value``
+        instead; the natural proposal is the adjoint, which samples ``z1 ~ q(z1|x)`` to estimate ``p(x|z2)``. A weight
+        is then the density of path and value, divided by the density with which the path was drawn.
+
+        With ``mixed``, the proposal draws half of the paths and the factors draw the others. Whole paths of both halves
+        are weighted by the density of the mixture (the balance heuristic; Veach and Guibas 1995). No weight is then
+        larger than twice the density under the last factor, however poor the proposal is.
 
         Args:
             value: ``(..., *target.shape)``.
             given: ``(..., *source.shape)``, with the same batch dimensions.
-            num_samples: Number of samples for each value, at least 1.
+            num_samples: Number of paths for each value, at least 1. If it is odd, the proposal draws the smaller half.
             proposal: A kernel from ``target`` whose factors go through the intermediate spaces in reverse order. A
                 last factor that goes to ``source`` is not used.
+            mixed: Whether the factors draw half of the paths beside the proposal.
             generator: Random generator; torch's global one by default.
+            context: The context, if kernels take one.
 
         Returns:
-            The bound, its effective sample size and the number of samples.
+            ``(num_samples, ...)``, in nats, in at least single precision.
 
         Raises:
             NoDensityError: If a kernel has no density and one is needed.
-            ValueError: If ``num_samples`` is not positive, or the proposal goes through other spaces.
+            ValueError: If ``num_samples`` is not positive, there is no proposal to mix, or the proposal goes through
+                other spaces.
         """
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-        values = value.expand(num_samples, *value.shape)
-        givens = given.expand(num_samples, *given.shape)
+        if mixed and proposal is None:
+            raise ValueError("a mixture needs a proposal beside the factors themselves")
+        factors = self.conditioned(context)
         if proposal is None:
-            between = self[:-1].sample(givens, generator=generator)
-            log_weights = _density(self[-1]).log_prob(values, between)
-        else:
-            log_weights = self._proposed_log_weights(values, givens, proposal, generator)
-        log_sum = log_weights.logsumexp(0)
-        # If all weights are zero, the formula gives NaN. 1 is the smallest effective sample size.
-        ess = (2 * log_sum - (2 * log_weights).logsumexp(0)).exp().nan_to_num(nan=1.0)
-        return LogProbEstimate(log_sum - math.log(num_samples), ess, num_samples)
+            values, givens = _repeated(value, num_samples), _repeated(given, num_samples)
+            return _log_density(factors[-1], values, factors[:-1].sample(givens, generator=generator))
+        back = self._way_back(proposal.conditioned(context))
+        own = num_samples - num_samples // 2 if mixed else 0
+        return _weighed(factors.factors, back, value, given, num_samples - own, own, generator)
 
-    def _proposed_log_weights(
-        self, values: Tensor, givens: Tensor, proposal: Kernel, generator: torch.Generator | None
-    ) -> Tensor:
+    def _way_back(self, proposal: Kernel) -> tuple[Kernel, ...]:
+        """The factors of the proposal that draw the intermediate states from a value."""
         back = proposal.factors[: len(self) - 1]
         expected = [factor.source for factor in reversed(self.factors[1:])]
         if proposal.source != self.target or [kernel.target for kernel in back] != expected:
             raise ValueError(
                 f"the proposal {proposal} does not lead from {self.target} back through {', '.join(map(str, expected))}"
             )
-        states = [values]
-        log_weights = torch.zeros((), device=values.device)
-        for kernel in back:
-            states.append(kernel.sample(states[-1], generator=generator))
-            log_weights = log_weights - _density(kernel).log_prob(states[-1], states[-2])
-        states.append(givens)
-        for factor, target, source in zip(reversed(self.factors), states, states[1:], strict=False):
-            log_weights = log_weights + _density(factor).log_prob(target, source)
-        return log_weights
+        return back
 
     def __str__(self) -> str:
         return " ∘ ".join(str(factor) for factor in reversed(self.factors))
@@ -563,7 +601,62 @@ def _check_fit(outer: Kernel, inner: Kernel) -> None:
         )
 
 
-def _density(kernel: Kernel) -> DensityKernel:
+def effective_sample_size(log_sum: Tensor, log_sum_of_squares: Tensor) -> Tensor:
+    """``(Σ w)² / Σ w²`` of importance weights, from the logarithms of both sums; 1 if all weights are zero."""
+    return (2 * log_sum - log_sum_of_squares).exp().nan_to_num(nan=1.0)
+
+
+def _weighed(
+    factors: Sequence[Kernel],
+    back: Sequence[Kernel],
+    value: Tensor,
+    given: Tensor,
+    proposed: int,
+    own: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Log-weights of ``proposed`` paths from ``value`` and ``own`` paths from ``given``, ``(proposed + own, ...)``."""
+    *forth, last = factors
+    # Paths as lists of states, in the order of the way back.
+    paths = [_drawn_path(back, _repeated(value, proposed), generator)] if proposed else []
+    if own:
+        paths.append(_drawn_path(forth, _repeated(given, own), generator)[::-1])
+    path = [torch.cat(states) for states in zip(*paths, strict=True)]
+    values, givens = _repeated(value, proposed + own), _repeated(given, proposed + own)
+    log_back = _path_log_density(back, [values, *path])
+    log_forth = _path_log_density(forth, [givens, *reversed(path)])
+    log_mixture = torch.logaddexp(log_back + _log_share(proposed, own), log_forth + _log_share(own, proposed))
+    return _log_density(last, values, path[0]) + log_forth - log_mixture
+
+
+def _repeated(states: Tensor, count: int) -> Tensor:
+    return states.expand(count, *states.shape)
+
+
+def _log_share(one: int, other: int) -> float:
+    return math.log(one / (one + other)) if one else -math.inf
+
+
+def _drawn_path(kernels: Sequence[Kernel], given: Tensor, generator: torch.Generator | None) -> list[Tensor]:
+    """The states that the kernels draw, one from another."""
+    path = []
+    for kernel in kernels:
+        given = kernel.sample(given, generator=generator)
+        path.append(given)
+    return path
+
+
+def _path_log_density(kernels: Sequence[Kernel], states: Sequence[Tensor]) -> Tensor:
+    """``Σ log T(states[i + 1] | states[i])`` over the kernels, ``(...)``."""
+    steps = zip(kernels, pairwise(states), strict=True)
+    return torch.stack([_log_density(kernel, state, given) for kernel, (given, state) in steps]).sum(0)
+
+
+def _log_density(kernel: Kernel, value: Tensor, given: Tensor) -> Tensor:
+    return at_least_single(_with_density(kernel).log_prob(value, given))
+
+
+def _with_density(kernel: Kernel) -> DensityKernel:
     if not isinstance(kernel, DensityKernel):
         raise NoDensityError(
             f"{kernel} is a {type(kernel).__name__} without a density, so no log-density can be estimated"

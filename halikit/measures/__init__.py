@@ -22,6 +22,7 @@ MEASURES = (
     "recovery",
     "errors",
     "reconstruction",
+    "likelihood",
     "health",
     "samples",
     "svm",

@@ -49,7 +49,7 @@ def labels(
 
     part = measured_part(run, test)
     scores = label_scores(
-        run.hierarchy, run.data, part=part, num_samples=number, classifier=classifier.value, seed=seed
+        run.conditioned(part), run.data, part=part, num_samples=number, classifier=classifier.value, seed=seed
     )
     shares = "  ".join(f"{name} {share:.1%}" for name, share in zip(run.data.classes, scores.class_shares, strict=True))
     lines = [

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halikit.measures.shared import OnTest, measured_data
+from halikit.measures.shared import (
+    MostDraws,
+    Observed,
+    OnTest,
+    ProposalName,
+    ProposalOption,
+    Scale,
+    measured_data,
+    observed,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from halikit.analysis.quantity import Quantity
+    from halikit.analysis.reconstruction import ReconstructionError
     from halikit.runs.run import Result, Run
 
 __all__ = ["reconstruction"]
+
+# Data for the errors in nats above level 1, where each takes up to 4,096 draws.
+_MOST_ABOVE = 300
 
 
 def reconstruction(
@@ -23,19 +38,16 @@ def reconstruction(
     *,
     number: Annotated[int, typer.Option("-n", "--number", min=10, help="Number of held-out data to use.")] = 2000,
     test: OnTest = False,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            help="Standard deviation of a Gaussian around a deterministic p(x|z1), which the error in nats needs: a "
-            "number, or fit to fit it on one half of the data and measure on the other.",
-            show_default=False,
-        ),
-    ] = None,
+    scale: Scale = None,
+    proposal: ProposalOption = ProposalName.mixture,
+    draws: MostDraws = 4096,
     seed: int = 0,
 ) -> Result:
     """Measure the reconstruction errors of every level: root mean square, as the discriminator sees them, and in nats.
 
-    The discriminator also gives lower bounds on the divergence of the two joints.
+    The discriminator also gives lower bounds on the divergence of the two joints. Errors in nats above level 1 are
+    upper bounds from importance sampling, on the first 300 data at most. The number of draws and the effective sample
+    size are printed beside them.
 
     Example: halikit evaluate reconstruction runs/digits
 
@@ -49,28 +61,27 @@ def reconstruction(
 
     hierarchy, discriminator = run.hierarchy, run.model.discriminator
     generator = torch.Generator(hierarchy.prior.device).manual_seed(seed)
-    observed = _observed(run, measured_data(run, number, test), scale, generator)
-    x = observed.x
+    seen = observed(run, measured_data(run, number, test), scale, generator)
+    x = seen.x
     found = distances(hierarchy, discriminator, x)
     euclidean = [Quantity.root_mean_square(each.square(), "estimate", "per element") for each in found.euclidean]
     embedded = [] if found.embedded is None else [Quantity.mean(each, "estimate") for each in found.embedded]
-    nats, refusal = _nats(run, observed, generator)
+    nats, refusal = _nats(run, seen, proposal, draws, generator)
     bounds = js_bound(hierarchy, discriminator, x, generator=generator) if discriminator else ()
     values = {
         "number": len(x),
         "euclidean": [quantity.as_dict() for quantity in euclidean],
         "embedded": [quantity.as_dict() for quantity in embedded],
-        "nats": None if nats is None else [quantity.as_dict() for quantity in nats],
+        "nats": None if nats is None else [error.as_dict() for error in nats],
         "nats_refused": refusal,
-        "observation_scale": observed.scale,
+        "observation_scale": seen.scale,
         "js_lower_bounds": [quantity.as_dict() for quantity in bounds],
     }
-    scale_text = f", observation scale {observed.scale:.4g}{observed.source}" if observed.scale else ""
     lines = [f"on {len(x):,} held-out data", "root mean square error of x̂, over all elements and data"]
     lines += _per_level(euclidean)
     lines += ["discriminator-embedded distance (Eq. 8)" + ("" if embedded else ": none, there is no discriminator")]
     lines += _per_level(embedded)
-    lines += [f"E[−log p(x|z_l)] (Eq. 5){scale_text}"]
+    lines += [f"E[−log p(x|z_l)] (Eq. 5){seen.text}"]
     lines += [f"  none: {refusal}", "  (here: --scale fit, or --scale NUMBER)"] if nats is None else _per_level(nats)
     if bounds:
         lines += ["D_JS of the two joints, from log 2 − L_d/2; at most 0.6931"]
@@ -78,49 +89,37 @@ def reconstruction(
     return Result("evaluate-reconstruction", "Reconstruction errors", values, lines)
 
 
-def _per_level(quantities: Sequence[Quantity]) -> list[str]:
+def _per_level(quantities: Sequence[Quantity | ReconstructionError]) -> list[str]:
     return [f"  level {level}  {quantity}" for level, quantity in enumerate(quantities, 1)]
 
 
-class _Observed(NamedTuple):
-    """The data to measure on, the observation scale, and where the scale is from, in words."""
-
-    x: torch.Tensor
-    scale: float | None
-    source: str
-
-
-def _observed(run: Run, x: torch.Tensor, scale: str | None, generator: torch.Generator) -> _Observed:
-    from halikit.analysis.reconstruction import fit_observation_scale
-    from halikit.errors import InputError
-
-    if scale is None:
-        return _Observed(x, None, "")
-    if scale == "fit":
-        half = len(x) // 2
-        fitted = fit_observation_scale(run.hierarchy, x[:half], generator=generator)
-        return _Observed(x[half:], fitted, f", fitted on {half:,} others")
-    try:
-        number = float(scale)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise InputError(f"--scale takes a positive number or fit, got {scale!r}")
-    return _Observed(x, number, "")
-
-
-def _nats(run: Run, observed: _Observed, generator: torch.Generator) -> tuple[list[Quantity] | None, str | None]:
+def _nats(
+    run: Run, seen: Observed, proposal: ProposalName, draws: int, generator: torch.Generator
+) -> tuple[list[ReconstructionError] | None, str | None]:
     """The errors in nats from level 1 up; or ``None``, and why a density is missing."""
     from halikit.analysis.reconstruction import reconstruction_error
     from halikit.errors import InputError
     from halikit.kernels import NoDensityError
 
-    x, scale = observed.x, observed.scale
-    levels = range(1, len(run.hierarchy) + 1)
+    def error_of(level: int, on_progress: Callable[[int, int], None]) -> ReconstructionError:
+        return reconstruction_error(
+            run.hierarchy,
+            seen.x if level == 1 else seen.x[:_MOST_ABOVE],
+            level,
+            most=draws,
+            proposal=proposal.value,
+            scale=seen.scale,
+            generator=generator,
+            on_progress=on_progress,
+        )
+
+    found = []
     try:
-        found = [reconstruction_error(run.hierarchy, x, level, scale=scale, generator=generator) for level in levels]
+        for level in range(1, len(run.hierarchy) + 1):
+            with run.progress(f"error in nats from level {level}") as advance:
+                found.append(error_of(level, advance))
     except NoDensityError as error:
         return None, str(error)
     except ValueError as error:
         raise InputError(f"--scale: {error}") from None
-    return [error.mean for error in found], None
+    return found, None

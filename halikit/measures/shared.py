@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from halikit.analysis.comparison import Comparison
     from halikit.data import DataSet, Split
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Fewest",
     "Levels",
+    "MostDraws",
+    "Observed",
     "OnTest",
+    "ProposalName",
+    "ProposalOption",
+    "Scale",
     "TableFormat",
     "TableFormatOption",
     "common_data",
@@ -28,6 +33,7 @@ __all__ = [
     "measured_data",
     "measured_part",
     "names_of",
+    "observed",
     "table_result",
 ]
 
@@ -38,6 +44,14 @@ class TableFormat(StrEnum):
     text = "text"
     csv = "csv"
     latex = "latex"
+
+
+class ProposalName(StrEnum):
+    """Who draws the states between a latent and the data, where a density is an expectation over them."""
+
+    mixture = "mixture"
+    encoder = "encoder"
+    decoder = "decoder"
 
 
 OnTest = Annotated[bool, typer.Option("--test", help="Measure on the test part instead of the validation part.")]
@@ -55,6 +69,26 @@ Levels = Annotated[
     typer.Option("--level", metavar="L", help="Level to use; repeat the option for several.", show_default=False),
 ]
 TableFormatOption = Annotated[TableFormat, typer.Option("--format", help="Format of the table.")]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        help="Standard deviation of a Gaussian around a deterministic p(x|z1), which values in nats need: a number, or "
+        "fit to fit it on one half of the data and measure on the other.",
+        show_default=False,
+    ),
+]
+ProposalOption = Annotated[
+    ProposalName,
+    typer.Option(help="Who draws the states between latent and data: the encoder, the decoder, or each of them half."),
+]
+MostDraws = Annotated[
+    int,
+    typer.Option(
+        "--draws",
+        min=2,
+        help="Largest number of these draws; from 64 on they are doubled until the mean changes by less than 0.5 nats.",
+    ),
+]
 
 # Attributes with fewer positives or negatives than that are rare by default; classes never are.
 _FEWEST = 50
@@ -133,3 +167,35 @@ def table_result(name: str, table: Comparison, format: TableFormat, about: dict[
 
     text = {TableFormat.text: table.to_text, TableFormat.csv: table.to_csv, TableFormat.latex: table.to_latex}[format]()
     return Result(f"evaluate-{name}", table.title, table.as_dict() | about, text.rstrip("\n").split("\n"))
+
+
+class Observed(NamedTuple):
+    """The data to measure on, the observation scale, and the scale in words."""
+
+    x: Tensor
+    scale: float | None
+    text: str
+
+
+def observed(run: Run, x: Tensor, scale: str | None, generator: Generator) -> Observed:
+    """The data and the observation scale that ``--scale`` asks for.
+
+    Raises:
+        InputError: If the text is neither a positive number nor ``fit``.
+    """
+    from halikit.analysis.reconstruction import fit_observation_scale
+    from halikit.errors import InputError
+
+    if scale is None:
+        return Observed(x, None, "")
+    if scale == "fit":
+        half = len(x) // 2
+        fitted = fit_observation_scale(run.hierarchy, x[:half], generator=generator)
+        return Observed(x[half:], fitted, f", observation scale {fitted:.4g}, fitted on {half:,} others")
+    try:
+        number = float(scale)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise InputError(f"--scale takes a positive number or fit, got {scale!r}")
+    return Observed(x, number, f", observation scale {number:.4g}")

@@ -7,41 +7,53 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
+
+from halikit.kernels.kernel import network_takes_context
 
 __all__ = [
     "COARSEST",
     "DENSE_PIXELS",
     "Convolution",
     "Dropout",
+    "FromPatches",
     "Layer",
     "LayerOptions",
     "LinearSkip",
     "Norm",
     "Reshape",
     "ResidualBlock",
+    "ToPatches",
     "conv",
+    "convolution",
     "dense",
+    "from_patches",
     "initialise",
     "linear_skips",
+    "normalised",
     "takes_patches",
+    "to_patches",
     "upsample",
 ]
 
-Norm = Literal["batch", "weight"]
+Norm = Literal["batch", "weight", "spectral"]
 
-# By default, images of at most this many pixels have dense networks.
+# By default, data of at most this many positions (pixels of an image) have dense networks.
 DENSE_PIXELS = 16 * 16
-# Resolution of the coarsest feature maps; latents above them are vectors.
-COARSEST = (4, 4)
+# Side of the coarsest feature maps, on each axis; latents above them are vectors.
+COARSEST = 4
+
+# Modules by the number of axes: sequences (C, T), images (C, H, W), volumes (C, D, H, W).
+_UPSAMPLING = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 class LayerOptions(NamedTuple):
     """Normalisation, dropout and nonlinearity of a layer.
 
     Attributes:
-        norm: ``"batch"``, ``"weight"`` or none.
+        norm: ``"batch"``, ``"weight"``, ``"spectral"`` or none.
         dropout: Probability of dropping an activation.
         slope: Negative slope of the leaky ReLU; ``None`` for a linear layer.
     """
@@ -117,7 +129,7 @@ class LinearSkip(nn.Module):
 
     Args:
         network: Module from ``(n, *source.shape)`` to the means, or to the means followed by the raw scales, in any
-            shape.
+            shape. It may take a context.
         weight: Initial weight of the linear map, ``(target.size, source.size)``. A copy of it is trained.
 
     Raises:
@@ -127,6 +139,7 @@ class LinearSkip(nn.Module):
     def __init__(self, network: nn.Module, weight: Tensor) -> None:
         super().__init__()
         self.network, self.weight = network, nn.Parameter(weight.detach().clone())
+        self.takes_context = network_takes_context(network)
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
         if not layers:
             raise ValueError("a linear skip starts the network's last linear layer or convolution at zero: it has none")
@@ -136,10 +149,11 @@ class LinearSkip(nn.Module):
         if layers[-1].bias is not None:
             nn.init.zeros_(layers[-1].bias)
 
-    def forward(self, given: Tensor) -> Tensor:
-        """``(n, *source.shape)`` to ``(n, k · target.size)``, the means first."""
-        output = self.network(given).reshape(len(given), -1)
-        skip = nn.functional.linear(given.reshape(len(given), -1), self.weight)
+    def forward(self, given: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(n, *source.shape)`` to ``(n, k · target.size)``, the means first. The linear map reads no context."""
+        output = self.network(given, context) if self.takes_context else self.network(given)
+        output = output.reshape(given.shape[0], -1)
+        skip = nn.functional.linear(given.reshape(given.shape[0], -1), self.weight)
         return output + nn.functional.pad(skip, (0, output.shape[1] - skip.shape[1]))
 
     def extra_repr(self) -> str:
@@ -177,7 +191,7 @@ class Reshape(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The same elements, ``(n, *shape)``."""
-        return x.reshape(len(x), *self.shape)
+        return x.reshape(x.shape[0], *self.shape)
 
     def extra_repr(self) -> str:
         """The shape."""
@@ -191,30 +205,93 @@ def dense(inputs: int, outputs: int, options: LayerOptions = LayerOptions()) -> 
 
 
 def conv(
-    inputs: int, outputs: int, kernel: int, stride: int, options: LayerOptions = LayerOptions(), *, valid: bool = False
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int,
+    options: LayerOptions = LayerOptions(),
+    *,
+    valid: bool = False,
+    axes: int = 2,
 ) -> Layer:
-    """A convolution, ``(n, inputs, H, W)`` to ``(n, outputs, ⌈H/stride⌉, ⌈W/stride⌉)``, or unpadded if ``valid``."""
+    """A convolution, ``(n, inputs, H, W)`` to ``(n, outputs, ⌈H/stride⌉, ⌈W/stride⌉)``, or unpadded if ``valid``.
+
+    ``axes`` is the number of axes after the channels: 1 for sequences, 2 for images, 3 for volumes.
+    """
     padding = 0 if valid else kernel // 2
-    linear = Convolution(inputs, outputs, kernel, stride, padding, bias=options.norm != "batch")
-    return _surrounded(linear, nn.BatchNorm2d, outputs, options)
+    linear = convolution(inputs, outputs, kernel, stride, padding, bias=options.norm != "batch", axes=axes)
+    return _surrounded(linear, _BATCH_NORMS[axes], outputs, options)
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, *, bias: bool = True, axes: int = 2
+) -> nn.Module:
+    """A convolution over 1, 2 or 3 axes, without what surrounds it in a layer."""
+    kind = {1: nn.Conv1d, 2: Convolution, 3: nn.Conv3d}[axes]
+    return kind(inputs, outputs, kernel, stride, padding, bias=bias)
+
+
+def normalised(layer: nn.Module, norm: Norm | None) -> nn.Module:
+    """A layer with its weights normalised, by weight or spectral norm; any other norm leaves them as they are.
+
+    Spectral normalisation divides the weights by an estimate of their largest singular value (Miyato et al. 2018). Each
+    evaluation in training mode improves the estimate by one power iteration.
+    """
+    if norm == "weight":
+        return weight_norm(layer)
+    return spectral_norm(layer) if norm == "spectral" else layer
 
 
 def takes_patches(shape: Sequence[int], goal: Sequence[int]) -> bool:
-    """Whether a network reads or writes images as patches of 2×2 pixels, instead of its first halving.
+    """Whether a network reads or writes data as patches with sides of 2, instead of its first halving.
 
     This avoids convolutions at full resolution, which would take most of the time.
 
     Args:
-        shape: Shape of the images, ``(C, H, W)``.
-        goal: Coarsest resolution in the network, ``(h, w)``.
+        shape: Shape of the data, such as ``(C, H, W)``.
+        goal: Coarsest resolution in the network, such as ``(h, w)``.
     """
-    height, width = shape[1:]
-    return not (height % 2 or width % 2) and min(height // goal[0], width // goal[1]) >= 2
+    size = shape[1:]
+    return not any(side % 2 for side in size) and min(a // b for a, b in zip(size, goal, strict=True)) >= 2
 
 
-def upsample() -> nn.Upsample:
-    """Bilinear upsampling to twice the height and width."""
-    return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+class ToPatches(nn.Module):
+    """``nn.PixelUnshuffle(2)`` for any number of axes: ``(n, C, H, W)`` to ``(n, 4 C, H/2, W/2)``, for example."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, C, *size)`` to ``(n, C · 2^axes, *size / 2)``; all sides are even."""
+        n, channels, *size = x.shape
+        axes = len(size)
+        x = x.reshape(n, channels, *(part for side in size for part in (side // 2, 2)))
+        x = x.permute(0, 1, *range(3, 3 + 2 * axes, 2), *range(2, 2 + 2 * axes, 2))
+        return x.reshape(n, channels * 2**axes, *(side // 2 for side in size))
+
+
+class FromPatches(nn.Module):
+    """The inverse of :class:`ToPatches`, ``nn.PixelShuffle(2)`` for any number of axes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, C · 2^axes, *size)`` to ``(n, C, *2 size)``."""
+        n, channels, *size = x.shape
+        axes = len(size)
+        x = x.reshape(n, channels // 2**axes, *[2] * axes, *size)
+        x = x.permute(0, 1, *(axis for i in range(axes) for axis in (2 + axes + i, 2 + i)))
+        return x.reshape(n, channels // 2**axes, *(2 * side for side in size))
+
+
+def to_patches(axes: int) -> nn.Module:
+    """From data to patches with sides of 2, which lie in the channels."""
+    return nn.PixelUnshuffle(2) if axes == 2 else ToPatches()
+
+
+def from_patches(axes: int) -> nn.Module:
+    """From patches in the channels to data."""
+    return nn.PixelShuffle(2) if axes == 2 else FromPatches()
+
+
+def upsample(axes: int = 2) -> nn.Upsample:
+    """Linear upsampling to twice the resolution; bilinear for images."""
+    return nn.Upsample(scale_factor=2, mode=_UPSAMPLING[axes], align_corners=False)
 
 
 class ResidualBlock(nn.Module):
@@ -223,13 +300,14 @@ class ResidualBlock(nn.Module):
     Args:
         channels: C.
         options: Options of both convolutions; the second nonlinearity comes after the sum.
+        axes: Number of axes after the channels.
     """
 
-    def __init__(self, channels: int, options: LayerOptions) -> None:
+    def __init__(self, channels: int, options: LayerOptions, *, axes: int = 2) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            conv(channels, channels, 3, 1, options),
-            conv(channels, channels, 3, 1, options._replace(slope=None)),
+            conv(channels, channels, 3, 1, options, axes=axes),
+            conv(channels, channels, 3, 1, options._replace(slope=None), axes=axes),
         )
         self.activation = nn.Identity() if options.slope is None else _leaky(options.slope)
 
@@ -245,10 +323,11 @@ def initialise(module: nn.Module, scale: float) -> None:
 
     Args:
         module: Module with these layers. The weights of weight-normalised layers get these values too.
-        scale: Standard deviation, positive.
+        scale: Standard deviation, positive. Of a spectrally normalised layer it is that of the weights before their
+            normalisation.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             weight = torch.empty_like(layer.weight).normal_(std=scale)
             if is_parametrized(layer):
                 layer.weight = weight
@@ -259,7 +338,7 @@ def initialise(module: nn.Module, scale: float) -> None:
 
 
 def _surrounded(linear: nn.Module, batch_norm: type[nn.Module], outputs: int, options: LayerOptions) -> Layer:
-    layers: list[nn.Module] = [weight_norm(linear) if options.norm == "weight" else linear]
+    layers: list[nn.Module] = [normalised(linear, options.norm)]
     if options.norm == "batch":
         layers.append(batch_norm(outputs))
     if options.slope is not None:

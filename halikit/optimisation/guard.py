@@ -45,7 +45,7 @@ class Guard:
         self._saved = [buffer.clone() for buffer in self._buffers]
         self._parameters = [p for m in modules for p in m.parameters()]
         self._processes = processes
-        self._one = torch.ones((), device=processes.device)
+        self._one = torch.ones((), dtype=torch.float32, device=processes.device)
         self.counts = torch.zeros(len(Counts._fields), device=processes.device)
 
     def before_step(self) -> None:

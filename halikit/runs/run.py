@@ -29,6 +29,8 @@ from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import FILE_NAME, Model, levels_of, load
 from halikit.runs.checkpoints import Checkpoints
+from halikit.runs.context import Asked, rows_at_random
+from halikit.settings import ContextKind
 from halikit.utils.files import read_bounded, write_atomically
 
 __all__ = ["Finding", "Progress", "Result", "Run"]
@@ -72,6 +74,7 @@ class Result(NamedTuple):
         values: The result for programs, as JSON takes it.
         lines: The result in words.
         picture: ``(height, width, 3)``, if there is one.
+        numbers: ``(n, *shape of x)`` float32, which ``--out FILE.npy`` writes instead, if there are any.
     """
 
     name: str
@@ -79,6 +82,12 @@ class Result(NamedTuple):
     values: dict[str, Any]
     lines: Sequence[str] = ()
     picture: NDArray[np.uint8] | None = None
+    numbers: NDArray[np.float32] | None = None
+
+    @property
+    def has_file(self) -> bool:
+        """Whether it is a picture or numbers, and not lines alone."""
+        return self.picture is not None or self.numbers is not None
 
 
 class Run:
@@ -90,6 +99,7 @@ class Run:
         weights: ``"averaged"`` or ``"raw"``.
         device: Where the model is loaded.
         data_spec: Data to use instead of the run's own.
+        asked: The class or the attributes that a conditional model is given, in place of those of the data.
         progress: Shows the progress of what takes longer; nothing by default.
 
     Attributes:
@@ -113,11 +123,12 @@ class Run:
         weights: Literal["averaged", "raw"] = "averaged",
         device: str | torch.device = "cpu",
         data_spec: str | None = None,
+        asked: Asked | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.given = Path(path)
         self.path: Path = self.given.parent if self.given.is_file() else self.given
-        self.weights, self.device, self.data_spec = weights, device, data_spec
+        self.weights, self.device, self.data_spec, self.asked = weights, device, data_spec, asked or Asked()
         self.progress = progress or _no_progress
         self.config_file: Path = self.path / "config.toml"
         self.model_file: Path = self.path / FILE_NAME
@@ -214,10 +225,12 @@ class Run:
         settings, shape = self.config.data, self.config.model.data_shape
         with self.progress("reading the data") as advance:
             spec = self.data_spec or settings.spec
-            loaded = datasets.load(spec, size=settings.size, strict=settings.strict, on_progress=advance)
+            loaded = datasets.load(
+                spec, size=settings.size, strict=settings.strict, kind=settings.kind, on_progress=advance
+            )
         if loaded.shape != shape:
             raise InputError(f"the model is for data of shape {shape}, but {loaded.spec} has {loaded.shape}")
-        return loaded
+        return loaded.in_dtype(self.hierarchy.prior.dtype)
 
     def held_out(self, n: int, part: Split | None = None) -> Tensor:
         """The first ``n`` held-out samples, or all if there are fewer, ``(n, *shape of x)``, on the run's device.
@@ -230,15 +243,86 @@ class Run:
         return part.batch(torch.arange(min(n, len(part)))).to(self.hierarchy.prior.device)
 
     def held_out_images(self, n: int) -> Tensor:
-        """The first ``n`` held-out images, or all if there are fewer, ``(n, C, H, W)``.
+        """The first ``n`` held-out images, sequences or volumes, or all if there are fewer, ``(n, *shape of x)``.
 
         Raises:
-            InputError: If the data are not images.
+            InputError: If there are no pictures of the data.
         """
-        x = self.held_out(n)
-        if x.dim() != 4:
-            raise InputError(f"pictures are made of images, and this model is for data of shape {tuple(x.shape[1:])}")
-        return x
+        self.check_drawable()
+        return self.held_out(n)
+
+    def check_drawable(self) -> None:
+        """Raise an InputError if there are no pictures of the data."""
+        shape = self.hierarchy.spaces[0].shape
+        if not plotting.is_drawable(shape):
+            raise InputError(
+                f"pictures are made of images, sequences and volumes, and this model is for data of shape {shape}; "
+                "`halikit sample RUN --out FILE.npy` writes numbers"
+            )
+
+    def conditioned(self, part: Split, n: int | None = None) -> Hierarchy:
+        """The hierarchy given the contexts of data, or what was asked for; as it is if the model takes no context.
+
+        Args:
+            part: The data.
+            n: Number of data, the first of the part; all by default.
+
+        Raises:
+            InputError: If the data have no such contexts, and none was asked for.
+        """
+        kind = self.config.model.conditional
+        if kind is None:
+            return self.hierarchy
+        if kind == "labels" and self.asked:
+            return self._of_class()
+        found = self._context(part, kind)
+        return self.hierarchy.conditioned(found[: len(found) if n is None else n].to(self.hierarchy.prior.device))
+
+    def conditioned_at_random(self, n: int, seed: int) -> Hierarchy:
+        """The hierarchy given ``n`` contexts for samples: drawn from the training data, or what was asked for.
+
+        Raises:
+            InputError: If the data have no such contexts or cannot be read, and none was asked for.
+        """
+        kind = self.config.model.conditional
+        if kind is None:
+            return self.hierarchy
+        if kind == "labels" and self.asked:
+            return self._of_class()
+        found = rows_at_random(self._context(self.data.train, kind), n, seed)
+        return self.hierarchy.conditioned(found.to(self.hierarchy.prior.device))
+
+    @property
+    def context_in_words(self) -> str | None:
+        """Where a conditional model's contexts are from; ``None`` if the model takes none."""
+        kind = self.config.model.conditional
+        if kind is None:
+            return None
+        if not self.asked:
+            return f"{kind} of the data"
+        return str(self.asked) + (", other attributes of the data" if kind == "attributes" else "")
+
+    def _of_class(self) -> Hierarchy:
+        """The hierarchy given the class that was asked for, for any number of data."""
+        size = self.config.model.context_size
+        assert size is not None
+        try:
+            names = self.data.classes
+        except InputError:
+            # The index of a class needs no data.
+            names = ()
+        index = self.asked.index(names if len(names) == size else (), size)
+        return self.hierarchy.conditioned(torch.tensor([index], device=self.hierarchy.prior.device))
+
+    def _context(self, part: Split, kind: ContextKind) -> Tensor:
+        """The contexts of data, with what was asked for."""
+        data, size = self.data, self.config.model.context_size
+        if (part.labels if kind == "labels" else part.attributes) is None:
+            instead = "--class" if kind == "labels" else "other data"
+            raise InputError(f"{self.given} is given the {kind} of each datum, and {data.spec} has none; use {instead}")
+        if data.context_size(kind) != size:
+            raise InputError(f"{self.given} takes {size} {kind}, and {data.spec} has {data.context_size(kind)}")
+        return self.asked.changed(part.context(kind), data.attributes)
 
     def metrics(self) -> dict[str, list[float]]:
         """The columns of ``metrics.csv`` by name; NaN where nothing was measured.

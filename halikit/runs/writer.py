@@ -170,8 +170,8 @@ class RunWriter:
         return self.run.divergence_file
 
     def pictures(self, samples: Tensor, reconstructions: Mapping[str, Tensor], step: int) -> None:
-        """Write grids of samples and reconstructions, ``(n, C, H, W)``; nothing if the data are not images."""
-        if samples.dim() != 4:
+        """Write grids of samples and reconstructions, ``(n, *shape)``; nothing if the data are vectors."""
+        if not plotting.is_drawable(samples.shape[1:]):
             return
         self.run.samples_folder.mkdir(parents=True, exist_ok=True)
         pictures = {

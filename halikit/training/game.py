@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -10,30 +11,59 @@ import torch
 from torch import Tensor, nn
 
 from halikit.algorithm import (
-    add_both_gradients,
+    Step,
     add_discriminator_gradients,
     add_generator_gradients,
+    add_gradients,
     gradient_penalty,
+    interpolated_penalty,
     play,
+    refuse_discrete,
     supports_single_pass,
 )
 from halikit.config import Config, GameSettings
 from halikit.data import Split
+from halikit.discriminator import CONTEXT, Discriminator
 from halikit.errors import InputError
 from halikit.hardware.compiled import CompiledStep, NotCompilableError
 from halikit.hierarchy import Hierarchy
+from halikit.kernels import DensityKernel
 from halikit.model import Model
-from halikit.objectives import OBJECTIVES
-from halikit.training.extra_losses import ExtraLoss, Player, StepContext, add_gradients, check_names, parameters_of
+from halikit.objectives import CUSTOM, OBJECTIVES, Objective, losses_of, setting_of
+from halikit.training.extra_losses import ExtraLoss, Player, StepContext, check_names, parameters_of
+from halikit.training.extra_losses import add_gradients as add_extra_gradients
+from halikit.training.kernels import gauge_notices, gradient_notices
 from halikit.training.method import Method
 from halikit.utils.modes import evaluating
 from halikit.utils.random import seeded
 
-__all__ = ["GameMethod", "Players", "input_noise", "penalty_weight", "players_of"]
+__all__ = ["GameMethod", "Players", "input_noise", "penalty_weight", "players_of", "resolve_game"]
 
 Players = Literal["both", "discriminator", "generators"]
 
 _LOSSES = ("d_loss", "g_loss", "rho_q", "rho_p")
+
+
+def resolve_game(config: Config, objective: Objective | None = None) -> Config:
+    """The settings with the penalty that the objective takes by default, and with the name of an objective.
+
+    Args:
+        config: The settings.
+        objective: Objective to play in place of the one that the settings name.
+
+    Raises:
+        InputError: If an objective is given, and training is not the game.
+    """
+    if not config.plays:
+        if objective is not None:
+            raise InputError(
+                f"an objective goes with the game of Algorithm 1, not with training.method = {config.training.method!r}"
+            )
+        return config
+    game = config.game
+    if objective is not None:
+        game = game.model_copy(update={"objective": setting_of(objective)})
+    return config.model_copy(update={"game": game.resolved})
 
 
 def players_of(settings: GameSettings, step: int) -> Players:
@@ -51,7 +81,9 @@ def penalty_weight(settings: GameSettings, step: int) -> float:
     every = settings.penalty_every
     d, g = settings.discriminator_steps, settings.generator_steps
     played = step if d == g == 1 else step // (d + g) * d + min(step % (d + g), d)
-    return 0.0 if played % every else every * settings.gradient_penalty
+    weight = settings.resolved.gradient_penalty
+    assert not isinstance(weight, str)
+    return 0.0 if played % every else every * weight
 
 
 def input_noise(settings: GameSettings, first: float, step: int, total: int) -> float:
@@ -69,12 +101,16 @@ class GameMethod(Method):
         model: A model with a discriminator, on the device where it trains.
         config: The settings.
         extra_losses: Losses beside those of the game.
+        objective: Objective in place of the one that the settings name.
+        context: Some rows of a context, to try the discriminator with; if the model takes one and there are none, the
+            first step has to give it.
         measure: Numbers on held-out data, see :meth:`Method.measure`.
-        on_notice: Called with a message where a step cannot be compiled.
+        on_notice: Called with a message where a step cannot be compiled, or nothing bounds a Wasserstein critic.
 
     Raises:
-        InputError: If there is no discriminator, if it reads spaces that the hierarchy does not have, or if an extra
-            loss has the name of another or parameters of the model.
+        InputError: If there is no discriminator, it reads spaces that the hierarchy does not have, the objective is
+            missing or does not return two losses, a penalty between samples meets discrete states, or an extra loss has
+            the name of another or parameters of the model.
     """
 
     def __init__(
@@ -83,6 +119,8 @@ class GameMethod(Method):
         config: Config,
         extra_losses: Sequence[ExtraLoss] = (),
         *,
+        objective: Objective | None = None,
+        context: Tensor | None = None,
         measure: Callable[[Hierarchy, Split], dict[str, float]] | None = None,
         on_notice: Callable[[str], None] = print,
     ) -> None:
@@ -90,14 +128,18 @@ class GameMethod(Method):
             raise InputError("the game needs a discriminator: pass one to hk.Model, or set training.method to 'elbo'")
         check_names(extra_losses, _LOSSES)
         _check_modules(model, extra_losses)
-        self.settings, self.encoder_noise = config.game, config.training.encoder_noise
-        self.objective = OBJECTIVES[self.settings.objective]
+        self.settings, self.encoder_noise = config.game.resolved, config.training.encoder_noise
+        self.objective = _objective(self.settings.objective, objective)
         self.columns = (*_LOSSES, *(loss.name for loss in extra_losses))
         self._hierarchy, self._discriminator = model.hierarchy, model.discriminator
         self._extra_losses = extra_losses
         self._measure, self._notify = measure, on_notice
         self._input_noises = [game.noise.scale if game.noise else 0.0 for game in self._discriminator.games]
-        self.single_pass, self.description = self._examine()
+        self._model, self._config = model, config
+        self.single_pass, self.description = False, "the first step shows how many backward passes are needed"
+        self._is_examined = False
+        if context is not None or not model.takes_context:
+            self._examine(context)
         self._compile_mode = config.hardware.compile
         self._keep_gradients = config.hardware.accumulate > 1
         self._compiled: dict[tuple[Players, float], CompiledStep] = {}
@@ -108,19 +150,23 @@ class GameMethod(Method):
         found = {f"extra.{loss.name}": (loss.module, loss.player) for loss in self._extra_losses}
         return {name: (module, player) for name, (module, player) in found.items() if module is not None}
 
-    def add_gradients(self, x: Tensor, labels: Tensor | None, step: int, total: int) -> dict[str, Tensor]:
+    def add_gradients(
+        self, x: Tensor, labels: Tensor | None, step: int, total: int, *, context: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """One step of Algorithm 1, at the noise and the penalty of its place in the training."""
+        if not self._is_examined:
+            self._examine(context)
         for game, first in zip(self._discriminator.games, self._input_noises, strict=True):
             if game.noise:
                 game.noise.scale = input_noise(self.settings, first, step, total) if first else 0.0
         players, penalty = players_of(self.settings, step), penalty_weight(self.settings, step)
         losses = [loss for loss in self._extra_losses if _moves(loss.player, players)]
         inside = [loss for loss in losses if loss.samples != "unused"]
-        outcome = self._compiled_play(players, penalty, inside, x, labels) if self._compile_mode else None
+        outcome = self._compiled_play(players, penalty, inside, x, labels, context) if self._compile_mode else None
         if outcome is None:
-            outcome = self._play(players, penalty, inside, step, x, labels)
-        context = StepContext({}, {}, self._hierarchy, self._discriminator, labels, step)
-        return outcome | {loss.name: add_gradients(loss, context) for loss in losses if loss.samples == "unused"}
+            outcome = self._play(players, penalty, inside, step, x, labels, context)
+        of_step = StepContext({}, {}, self._hierarchy, self._discriminator, labels, step, context)
+        return outcome | {loss.name: add_extra_gradients(loss, of_step) for loss in losses if loss.samples == "unused"}
 
     def _play(
         self,
@@ -130,43 +176,66 @@ class GameMethod(Method):
         step: int | None,
         x: Tensor,
         labels: Tensor | None = None,
+        context: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The gradients of the game and of the losses that read its samples."""
-        moves_generators, moves_discriminator = players != "discriminator", players != "generators"
-        with torch.set_grad_enabled(moves_generators):
-            drawn = play(self._hierarchy, self._discriminator, x, self.objective, encoder_noise=self.encoder_noise)
-        if players == "both" and self.single_pass:
-            add_both_gradients(drawn, retain_graph=any(loss.samples == "differentiated" for loss in losses))
+        with torch.set_grad_enabled(players != "discriminator"):
+            drawn = play(
+                self._hierarchy,
+                self._discriminator,
+                x,
+                self.objective,
+                encoder_noise=self.encoder_noise,
+                context=context,
+                single_pass=players == "both" and self.single_pass,
+            )
+        if players == "both":
+            retains = any(loss.samples == "differentiated" for loss in losses)
+            add_gradients(drawn, self._hierarchy, self._discriminator, retain_graph=retains)
+        elif players == "discriminator":
+            add_discriminator_gradients(drawn, self._discriminator)
         else:
-            if moves_discriminator:
-                add_discriminator_gradients(drawn, self._discriminator)
-            if moves_generators:
-                add_generator_gradients(drawn, self._hierarchy)
+            add_generator_gradients(drawn, self._hierarchy)
         if penalty:
-            joints = {"encoder": drawn.encoder_states, "decoder": drawn.decoder_states}
-            chosen = [states for name, states in joints.items() if self.settings.penalised_joint in (name, "both")]
-            cost = penalty / 2 * gradient_penalty(self._discriminator, *chosen)
+            cost = penalty * self._penalty(drawn)
             torch.autograd.backward(cost, inputs=parameters_of("discriminator", self._hierarchy, self._discriminator))
-        context = StepContext(
-            drawn.encoder_states, drawn.decoder_states, self._hierarchy, self._discriminator, labels, step
+        of_step = StepContext(
+            drawn.encoder_states, drawn.decoder_states, self._hierarchy, self._discriminator, labels, step, context
         )
         values = (drawn.discriminator_loss, drawn.generator_loss, *drawn.rho)
-        return dict(zip(_LOSSES, values, strict=True)) | {loss.name: add_gradients(loss, context) for loss in losses}
+        extra = {loss.name: add_extra_gradients(loss, of_step) for loss in losses}
+        return dict(zip(_LOSSES, values, strict=True)) | extra
+
+    def _penalty(self, drawn: Step) -> Tensor:
+        """The penalty of the settings, before its weight."""
+        place = self.settings.penalised_joint
+        if place == "between":
+            return interpolated_penalty(self._discriminator, drawn.encoder_states, drawn.decoder_states)
+        joints = {"encoder": drawn.encoder_states, "decoder": drawn.decoder_states}
+        chosen = [states for name, states in joints.items() if place in (name, "both")]
+        return gradient_penalty(self._discriminator, *chosen) / 2
 
     def _compiled_play(
-        self, players: Players, penalty: float, losses: Sequence[ExtraLoss], x: Tensor, labels: Tensor | None
+        self,
+        players: Players,
+        penalty: float,
+        losses: Sequence[ExtraLoss],
+        x: Tensor,
+        labels: Tensor | None,
+        context: Tensor | None,
     ) -> dict[str, Tensor] | None:
         """:meth:`_play` as one graph for each kind of step, or ``None`` if an extra loss cannot be compiled."""
         assert self._compile_mode
+        beside = {name: t for name, t in (("labels", labels), ("context", context)) if t is not None}
         if (players, penalty) not in self._compiled:
             self._compiled[players, penalty] = CompiledStep(
-                partial(self._play, players, penalty, losses, None),
+                partial(_with_names, partial(self._play, players, penalty, losses, None), tuple(beside)),
                 [self._hierarchy, self._discriminator, *(loss.module for loss in losses if loss.module is not None)],
                 mode=self._compile_mode,
                 keep_gradients=self._keep_gradients,
             )
         try:
-            return self._compiled[players, penalty](*(x,) if labels is None else (x, labels))
+            return self._compiled[players, penalty](x, *beside.values())
         except NotCompilableError as error:
             if all(loss.name == "sleep_loss" for loss in losses):
                 raise
@@ -184,15 +253,64 @@ class GameMethod(Method):
             if game.noise:
                 game.noise.scale = first
 
-    def _examine(self) -> tuple[bool, str]:
-        """Whether one backward pass serves both players, and what a step is."""
-        settings, hierarchy = self.settings, self._hierarchy
+    def _examine(self, context: Tensor | None) -> None:
+        """Find out whether one backward pass serves both players, and tell what a user should know before the game."""
+        self._is_examined = True
+        settings, context = self.settings, None if context is None else context[:4]
+        model = replace(self._model, hierarchy=self._hierarchy.conditioned(context))
+        with evaluating(model.hierarchy), seeded(0, model.hierarchy.prior.device), torch.no_grad():
+            probe = model.hierarchy.sample_states(4 if context is None else len(context))
+        if settings.gradient_penalty and settings.penalised_joint == "between":
+            _refuse_discrete(model.hierarchy, self._discriminator, probe)
+        for notice in _notices(model, self._config, probe):
+            self._notify(notice)
         d, g = settings.discriminator_steps, settings.generator_steps
         if d != 1 or g != 1:
-            return False, f"rounds of {d} discriminator and {g} generator steps"
-        with evaluating(hierarchy), seeded(0, hierarchy.prior.device), torch.no_grad():
-            states = hierarchy.sample_states(4)
-        return supports_single_pass(self._discriminator, self.objective, states)
+            self.single_pass, self.description = False, f"rounds of {d} discriminator and {g} generator steps"
+            return
+        states = probe if context is None else probe | {CONTEXT: context}
+        self.single_pass, self.description = supports_single_pass(self._discriminator, self.objective, states)
+
+
+def _objective(name: str, given: Objective | None) -> Objective:
+    """The objective of a name, or the given one, once it has been tried."""
+    if given is not None:
+        losses_of(given, *torch.zeros(2, 2, requires_grad=True))
+        return given
+    if name.startswith(CUSTOM):
+        raise InputError(
+            f"the objective {name.removeprefix(CUSTOM)} is not one of halikit's: pass it as hk.Trainer(objective=…)"
+        )
+    return OBJECTIVES[name]
+
+
+def _notices(model: Model, config: Config, states: Mapping[str, Tensor]) -> Iterator[str]:
+    """What a user should know before the game begins."""
+    hierarchy, game = model.hierarchy, config.game
+    yield from gradient_notices(hierarchy, states)
+    if model.config is None:  # the presets have chosen their gauge
+        yield from gauge_notices(hierarchy, states)
+    if not hierarchy.prior.passes_gradient:
+        yield (
+            f"the prior {type(hierarchy.prior).__name__} stays as it is in the game, because its samples pass no "
+            "gradient to its parameters: training.method = 'elbo' trains it"
+        )
+    if game.objective == "wasserstein" and not (game.gradient_penalty or config.discriminator.spectral_norm):
+        yield (
+            "the Wasserstein objective needs a Lipschitz constant, and nothing here bounds it: "
+            "game.gradient_penalty is 0 (10 is usual), and discriminator.spectral_norm is off"
+        )
+
+
+def _refuse_discrete(hierarchy: Hierarchy, discriminator: Discriminator, states: dict[str, Tensor]) -> None:
+    """Refuse a penalty between samples where a state that the discriminator reads is discrete."""
+    known = set()
+    for kernel in (kernel for link in hierarchy for kernel in (link.up, link.down)):
+        if isinstance(kernel, DensityKernel):
+            support = getattr(kernel(states[kernel.source.name]), "support", None)
+            if getattr(support, "is_discrete", False):
+                known.add(kernel.target)
+    refuse_discrete(discriminator.spaces, states, known)
 
 
 def _check_modules(model: Model, extra_losses: Sequence[ExtraLoss]) -> None:
@@ -209,6 +327,13 @@ def _check_modules(model: Model, extra_losses: Sequence[ExtraLoss]) -> None:
                 f"the extra loss {loss.name} has parameters of the model, which two optimisers would train: use "
                 "step.hierarchy and step.discriminator instead"
             )
+
+
+def _with_names(
+    function: Callable[..., dict[str, Tensor]], names: Sequence[str], x: Tensor, *beside: Tensor
+) -> dict[str, Tensor]:
+    """A function of a batch and of tensors by name, called with tensors alone, as a compiled step takes them."""
+    return function(x, **dict(zip(names, beside, strict=True)))
 
 
 def _moves(player: Player, players: Players) -> bool:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from halikit.config import Config
 from halikit.data import Augmentation, DataSet
 from halikit.errors import InputError
 from halikit.hardware.hardware import Hardware
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model
+from halikit.objectives import Objective
 from halikit.runs.record import columns
+from halikit.training.cycle import cycle_consistency, evidence_bound
 from halikit.training.elbo import ElboMethod
 from halikit.training.extra_losses import ExtraLoss, check_names
 from halikit.training.game import GameMethod
@@ -29,6 +33,8 @@ def make_method(
     teacher: Hierarchy,
     hardware: Hardware,
     extra_losses: Sequence[ExtraLoss],
+    objective: Objective | None = None,
+    context: Tensor | None = None,
 ) -> Method:
     """The method that the settings name.
 
@@ -40,6 +46,8 @@ def make_method(
         teacher: The hierarchy with averaged weights.
         hardware: Where the training runs.
         extra_losses: Losses of the user.
+        objective: Objective of the user, for the game.
+        context: Some rows of a context, if the model takes one and any are known.
 
     Raises:
         InputError: If the model or the data cannot be trained by the method, or the name of an extra loss is taken.
@@ -61,8 +69,20 @@ def make_method(
     if supervision and config.labels:
         cost = ExtraLoss(supervision, "encoder", "supervised_loss", config.labels.weight, samples="unused")
         losses.insert(0, cost)
-    weights = config.game.sleep_weights
-    if isinstance(weights, tuple) and any(weights):
-        losses.insert(0, sleep_phase(weights, config.training.encoder_noise))
+    losses = [*_built_in(config, model.hierarchy), *losses]
     measure = supervision.measure if supervision else None
-    return GameMethod(model, config, losses, measure=measure, on_notice=hardware.notify)
+    return GameMethod(
+        model, config, losses, objective=objective, context=context, measure=measure, on_notice=hardware.notify
+    )
+
+
+def _built_in(config: Config, hierarchy: Hierarchy) -> list[ExtraLoss]:
+    """The extra losses that the settings of the game name."""
+    game, losses = config.game, []
+    if isinstance(game.sleep_weights, tuple) and any(game.sleep_weights):
+        losses.append(sleep_phase(game.sleep_weights, config.training.encoder_noise))
+    if game.cycle_weight != 0:
+        losses.append(cycle_consistency(hierarchy, game.cycle_weight))
+    if game.elbo_weight:
+        losses.append(evidence_bound(hierarchy, game.elbo_weight))
+    return losses

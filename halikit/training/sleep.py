@@ -13,12 +13,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from halikit.config import Config
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
+from halikit.kernels import Kernel
 from halikit.training.extra_losses import ExtraLoss, StepContext
+from halikit.utils.modes import evaluating, keeping_buffers
+from halikit.utils.random import seeded
 
 __all__ = ["RULE", "resolve_sleep_weights", "sleep_loss", "sleep_phase", "sleep_weights"]
 
@@ -38,15 +40,13 @@ def sleep_loss(
     not change.
 
     Args:
-        hierarchy: The hierarchy, in training or evaluation mode.
+        hierarchy: The hierarchy, in training or evaluation mode; given the contexts of the samples if it takes one.
         states: Samples of the decoder's joint (Eq. 4), ``(n, *shape)`` by name.
         weights: ``w_1 … w_L``, each at least 0.
         noise: Standard deviation of the noise on the encoder's input, as in the game.
     """
     encoder = _WeightedEncoder(hierarchy, weights, noise)
-    buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
-    loss: Tensor = functional_call(encoder, buffers, ({name: state.detach() for name, state in states.items()},))
-    return loss
+    return keeping_buffers(encoder, {name: state.detach() for name, state in states.items()})
 
 
 def sleep_phase(weights: Sequence[float], noise: float = 0.0) -> ExtraLoss:
@@ -58,7 +58,7 @@ def sleep_phase(weights: Sequence[float], noise: float = 0.0) -> ExtraLoss:
     """
 
     def sleep_loss_of_step(step: StepContext) -> Tensor:
-        return sleep_loss(step.hierarchy, step.decoder_states, weights, noise)
+        return sleep_loss(step.hierarchy.conditioned(step.context), step.decoder_states, weights, noise)
 
     return ExtraLoss(sleep_loss_of_step, "encoder", name="sleep_loss", samples="constant")
 
@@ -78,7 +78,8 @@ def resolve_sleep_weights(config: Config, hierarchy: Hierarchy, notify: Callable
     if not config.plays or wanted == 0:
         return config
     weights, notices = sleep_weights(hierarchy, wanted)
-    for notice in notices:
+    weights, outside = _within_supports(hierarchy, weights)
+    for notice in notices + outside:
         notify(notice)
     return config.model_copy(update={"game": config.game.model_copy(update={"sleep_weights": weights})})
 
@@ -101,7 +102,7 @@ def sleep_weights(
     """
     levels = len(hierarchy)
     if wanted == "auto":
-        weights = [0.0 if level == 1 and link.up.target.is_image else 1.0 for level, link in enumerate(hierarchy, 1)]
+        weights = [0.0 if level == 1 and link.up.target.is_maps else 1.0 for level, link in enumerate(hierarchy, 1)]
     else:
         weights = [float(w) for w in wanted] if isinstance(wanted, Sequence) else [float(wanted)] * levels
     if len(weights) != levels:
@@ -125,6 +126,36 @@ def sleep_weights(
             continue
         weights[i] = 0.0
     return tuple(weights), notices
+
+
+def _within_supports(hierarchy: Hierarchy, weights: Sequence[float]) -> tuple[tuple[float, ...], list[str]]:
+    """The weights, with 0 where the decoder's samples have no density under the encoder's kernel, and messages.
+
+    A prior on all of R^d, say, draws states that a kernel of bits or of proportions never draws.
+    """
+    if hierarchy.takes_context and hierarchy.context is None:
+        return tuple(weights), []
+    with evaluating(hierarchy), seeded(0, hierarchy.prior.device), torch.no_grad():
+        states = hierarchy.sample_states(16)
+        kept, notices = list(weights), []
+        for i, link in enumerate(hierarchy):
+            if weights[i] and not _has_loss(link.up, states):
+                kept[i] = 0.0
+                notices.append(
+                    f"no sleep phase at {link.up.target.name}: samples of the decoder lie where {link.up} has no "
+                    "density; give the hierarchy a prior, or kernels, on the support of its draws"
+                )
+    return tuple(kept), notices
+
+
+def _has_loss(kernel: Kernel, states: Mapping[str, Tensor]) -> bool:
+    try:
+        loss = kernel.sleep_loss(states[kernel.target.name], states[kernel.source.name])
+    except ValueError as error:  # of torch.distributions, for a value outside of the support
+        if "support" in str(error):
+            return False
+        raise
+    return bool(loss.isfinite().all())
 
 
 class _WeightedEncoder(nn.Module):

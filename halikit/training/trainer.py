@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from halikit import data as datasets
@@ -17,13 +16,16 @@ from halikit.errors import InputError
 from halikit.hardware.hardware import Hardware
 from halikit.hardware.memory import explained_shortage
 from halikit.model import Model
+from halikit.objectives import Objective
 from halikit.optimisation.ema import Averager
 from halikit.runs.record import Record
 from halikit.runs.run import Run
+from halikit.settings import ContextKind
 from halikit.training.alarms import Alarms
 from halikit.training.batches import Batches
 from halikit.training.evaluation import Evaluation
 from halikit.training.extra_losses import ExtraLoss
+from halikit.training.game import resolve_game
 from halikit.training.meter import Meter
 from halikit.training.methods import make_method
 from halikit.training.persistence import Persistence
@@ -37,12 +39,16 @@ __all__ = ["Trainer"]
 class Trainer:
     """Trains a model by the method of its settings: its hierarchy against its discriminator, or the hierarchy alone.
 
+    A model that takes a context gets the labels of the data, or their attributes if there are no labels.
+
     Args:
         model: The model; the settings of its config apply unless others are given.
         data: A data set, a data spec such as ``"digits"``, or a tensor ``(n, *shape of x)``, the last tenth of which is
             held out. May be left out where batches come from you, through :meth:`step`.
         settings: Settings; ``[model]`` and ``[discriminator]`` are not read.
         extra_losses: Losses beside those of Algorithm 1.
+        objective: An objective of your own, a function as in :mod:`halikit.objectives`; it replaces that of the
+            settings. The run records its name, and has to be given the function again to be resumed.
         augmentation: Augmentation of training images; by default as the settings say.
         out: Run directory to write to; nothing is written by default.
         resume: Go on with the run in ``out``: ``True`` from its newest good checkpoint, a number from the checkpoint
@@ -51,7 +57,8 @@ class Trainer:
         on_notice: Called with each notice; by default it is a Python warning.
 
     Raises:
-        InputError: If data, settings and model do not fit each other, or there is no checkpoint to resume from.
+        InputError: If data, settings and model do not fit each other, the model takes a context and the data have
+            neither labels nor attributes, or there is no checkpoint to resume from.
 
     Attributes:
         model: The model.
@@ -68,6 +75,7 @@ class Trainer:
         *,
         settings: Config | None = None,
         extra_losses: Sequence[ExtraLoss] = (),
+        objective: Objective | None = None,
         augmentation: datasets.Augmentation | None = None,
         out: str | Path | None = None,
         resume: bool | int | str | Path = False,
@@ -77,16 +85,21 @@ class Trainer:
         config = settings or model.config or Config()
         self.model, self._on_record = model, on_record
         self.hardware = Hardware(config.hardware, on_notice)
+        config = resolve_game(config, objective)
         self._settings = resolve_sleep_weights(config, model.hierarchy, self.hardware.notify)
-        self.data = _load(data, config, self.hardware.device)
+        found = None if data is None else datasets.as_data_set(data, size=config.data.size, kind=config.data.kind)
+        self._context = _context_kind(model, found)
+        self.hardware.prepare(model.parts.values())
+        dtype = model.hierarchy.prior.dtype
+        self.data = None if found is None else found.to(self.hardware.device).in_dtype(dtype)
         augmentation = augmentation or config.data.augmentation()
         self._batches = self._make_batches(augmentation)
-        self.hardware.prepare(model.parts.values())
         self.hardware.place(loss.module for loss in extra_losses if loss.module is not None)
         averager = Averager(model.hierarchy, config.training.ema_decay)
         self.averaged = averager.average
         self.method = make_method(
-            model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses
+            *(model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses, objective),
+            context=self._some_context(),
         )
         self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware)
         self._meter = Meter(self.method.columns)
@@ -117,12 +130,13 @@ class Trainer:
             changes["data"] = DataSettings(spec=self.data.spec)
         return settings.model_copy(update=changes)
 
-    def step(self, batch: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+    def step(self, batch: Tensor, labels: Tensor | None = None, context: Tensor | None = None) -> dict[str, Tensor]:
         """Take one step by the method: of Algorithm 1, moving both players, unless the method is another.
 
         Args:
             batch: ``(n, *shape of x)``, two samples or more for each micro-batch.
             labels: The labels of the batch, ``(n,)`` int64, for extra losses that read them.
+            context: The context of the batch, ``(n, …)``, if the model takes one; by default the labels.
 
         Returns:
             The losses by name, ``()`` each, on the device.
@@ -130,7 +144,9 @@ class Trainer:
         Raises:
             InputError: If the batch does not fit.
         """
-        return self._stepper.step(batch, labels)
+        if context is None and self.model.takes_context:
+            context = labels
+        return self._stepper.step(batch, labels, context)
 
     def fit(self, steps: int | None = None) -> Model:
         """Train.
@@ -217,7 +233,8 @@ class Trainer:
             self._persistence.writer.record(record)
         if self._on_record:
             self._on_record(record)
-        self._alarms.look_at(record)
+        if self._settings.game.objective != "wasserstein":  # its logits are no log-odds, so ρ means nothing
+            self._alarms.look_at(record)
         self._meter.start_lap()
 
     def _evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
@@ -228,6 +245,7 @@ class Trainer:
             self.averaged,
             self.model.discriminator,
             self.data,
+            self._context,
             self._settings.training.seed,
             self._alarms,
             self._persistence.writer,
@@ -252,14 +270,22 @@ class Trainer:
             size=training.batch_size,
             seed=training.seed,
             prefetch=self._settings.hardware.prefetch,
+            context=self._context,
         )
 
+    def _some_context(self) -> Tensor | None:
+        """Some rows of a context, if any are known: the first of the data, or an example."""
+        if self.data is not None and self._context is not None:
+            return self.data.train.context(self._context)[:4]
+        return self.model.example_context(4)
 
-def _load(
-    data: datasets.DataSet | str | Tensor | None, settings: Config, device: torch.device
-) -> datasets.DataSet | None:
-    if isinstance(data, str):
-        data = datasets.load(data, size=settings.data.size)
-    elif isinstance(data, Tensor):
-        data = datasets.from_tensor(data)
-    return None if data is None else data.to(device)
+
+def _context_kind(model: Model, data: datasets.DataSet | None) -> ContextKind | None:
+    """What the model reads of each datum beside it; ``None`` if nothing, or if there are no data."""
+    if data is None or not model.takes_context:
+        return None
+    kind = (model.config and model.config.model.conditional) or data.context_kind
+    if kind is None:
+        raise InputError(f"the model takes a context, and {data.spec} has neither labels nor attributes to give it")
+    data.context_size(kind)
+    return kind

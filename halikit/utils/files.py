@@ -7,11 +7,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from halikit.errors import InputError, ResourceError
 
-__all__ = ["TEMPORARY", "read_bounded", "sync_directory", "write_atomically", "write_synced", "writing"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["TEMPORARY", "npy_bytes", "read_bounded", "sync_directory", "write_atomically", "write_synced", "writing"]
 
 # Suffix of temporary files: incomplete ones, and ones about to be removed. Their names begin with a dot.
 TEMPORARY = ".tmp"
@@ -42,6 +47,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """The content of a .npy file, which numpy.load reads."""
+    import numpy as np
+
+    buffer = BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def write_synced(path: Path, content: bytes) -> None:

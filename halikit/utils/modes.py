@@ -1,13 +1,14 @@
-"""Evaluation mode as a context."""
+"""Modules in evaluation mode, and modules whose buffers stay as they are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
-__all__ = ["evaluating"]
+__all__ = ["evaluating", "keeping_buffers"]
 
 
 @contextmanager
@@ -21,3 +22,10 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def keeping_buffers(module: nn.Module, *inputs: object) -> Tensor:
+    """Call a module on copies of its buffers, so that running statistics do not change."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    output: Tensor = functional_call(module, buffers, inputs)
+    return output
