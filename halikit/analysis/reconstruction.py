@@ -70,7 +70,7 @@ class ReconstructionError:
 
     @property
     def effective_sample_size(self) -> float:
-        """The mean effective number of the draws in between; without any, the number of draws of ``z_l``."""
+        """The mean effective number of draws in between, at least 1; without any, the number of draws of ``z_l``."""
         return self.draws.effective_sample_size if self.draws else float(self.num_samples)
 
     def as_dict(self) -> dict[str, Any]:

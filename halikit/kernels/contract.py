@@ -73,7 +73,11 @@ def _rows(kernel: Kernel, batch: torch.Size) -> Tensor:
 
 
 def guarded_draw(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A method that gives states of the target: draws, or means."""
+    """Guard a method that gives states of the target: draws or means, ``(..., *target.shape)``.
+
+    Raises:
+        ValueError: At a call: if the states, the context or what is given have a wrong shape or dtype.
+    """
     takes_context = _takes_context(method)
 
     @wraps(method)
@@ -92,7 +96,11 @@ def guarded_draw(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _guarded_distribution(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method that gives the distribution over the target."""
+    """Guard the method that gives the distribution over the target.
+
+    Raises:
+        ValueError: At a call: if its event or batch shape is wrong, or it is no Pyro distribution.
+    """
     takes_context = _takes_context(method)
 
     @wraps(method)
@@ -112,7 +120,11 @@ def _guarded_distribution(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def guarded_loss(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The method that gives one loss for each state."""
+    """Guard a method that gives one loss for each state, ``(n,)``.
+
+    Raises:
+        ValueError: At a call: if the losses, the context or what is given have a wrong shape.
+    """
     takes_context = _takes_context(method)
 
     @wraps(method)

@@ -302,7 +302,7 @@ class DensityKernel(Kernel):
         return _drawn(self(given), generator, given.device)
 
     def sample_from(self, distribution: Any, given: Tensor, generator: torch.Generator | None) -> Tensor:
-        """As :meth:`sample`, from the distribution that :meth:`forward` has given already, where that is the same."""
+        """As :meth:`sample`, ``(n, *target.shape)``, from the distribution that :meth:`forward` has given already."""
         if type(self).sample is DensityKernel.sample:
             return _drawn(distribution, generator, given.device)
         return self.sample(given, generator=generator)
