@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-Representative = Literal["mean", "mode", "median", "draw at fixed noise"]
+Representative = Literal["mean", "mode", "median", "probabilities", "draw at fixed noise"]
 
 
 class NoDensityError(TypeError):
