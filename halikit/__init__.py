@@ -13,8 +13,8 @@ from halikit.utils.version import __version__
 if TYPE_CHECKING:
     from halikit import data as data
     from halikit import presets as presets
-    from halikit import testing as testing
     from halikit import priors as priors
+    from halikit import testing as testing
     from halikit.config import Config as Config
     from halikit.discriminator import Discriminator as Discriminator
     from halikit.discriminator import JointDiscriminator as JointDiscriminator

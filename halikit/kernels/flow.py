@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from halikit.kernels.kernel import DensityKernel, Representative, network_takes_context
 from halikit.kernels.scales import bounded_scale
 from halikit.spaces import Space
+from halikit.utils.modes import evaluating
 from halikit.utils.tensors import at_least_single
 
 __all__ = ["FlowKernel"]
@@ -33,18 +34,26 @@ class FlowKernel(DensityKernel):
         source: Space of ``v``.
         target: Space of ``w``.
         network: Any module from ``(n, *source.shape)`` to features, ``n × features`` elements in any shape.
-        features: Number of features for each sample.
+        features: Number of features for each sample; by default what the network gives for a state of zeros.
         layers: Number of layers, at least 1; with two or more, every element depends on every other.
         hidden: Width of the hidden layer that computes shift and scale in each layer.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If a number is not positive, or ``features`` is missing and the network takes a context.
     """
 
     def __init__(
-        self, source: Space, target: Space, network: nn.Module, *, features: int, layers: int = 4, hidden: int = 64
+        self,
+        source: Space,
+        target: Space,
+        network: nn.Module,
+        *,
+        features: int | None = None,
+        layers: int = 4,
+        hidden: int = 64,
     ) -> None:
         super().__init__(source, target)
+        features = self._count_features(network) if features is None else features
         if min(features, layers, hidden) < 1:
             raise ValueError(f"{self}: features, layers and hidden are 1 or more, got {features}, {layers}, {hidden}")
         self.network, self.takes_context = network, network_takes_context(network)
@@ -79,6 +88,13 @@ class FlowKernel(DensityKernel):
     def representative(self) -> Representative:
         """What :meth:`mean` returns: the draw at zero noise."""
         return "draw at fixed noise"
+
+    def _count_features(self, network: nn.Module) -> int:
+        if network_takes_context(network):
+            raise ValueError(f"{self}: features is the number of features, which a network with a context needs")
+        like = next(network.parameters(), torch.empty(0))
+        with evaluating(network), torch.no_grad():
+            return self.call_network(network, like.new_zeros(1, *self.source.shape)).numel()
 
     def _features(self, given: Tensor) -> Tensor:
         out = self.call_network(self.network, given)
