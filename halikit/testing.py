@@ -254,7 +254,7 @@ def _rows(case: _Case) -> Iterator[str]:
     if bool((noisy & (excess > 6)).any()):
         yield "rows of a batch share their noise: draw it with the batch dimension, as torch.randn(n, ...)"
     shift = (torch.stack(mixed).mean((0, 1)) - draws.mean((0, 1))).abs()
-    if bool((shift > 2 * _ERRORS * spread / math.sqrt(n * repeats) + 1e-3).any()) and not bool((excess > 6).any()):
+    if bool((shift > _ERRORS * spread * math.sqrt(1.5 / (n * repeats)) + 1e-3).any()) and not bool((excess > 6).any()):
         yield "a draw depends on the other rows of the batch: in evaluation mode each row is on its own"
 
 
