@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from halikit.config import Config, override
+from halikit.data import DataSet
 from halikit.discriminator import Discriminator, JointDiscriminator, PlainDiscriminator
 from halikit.earlier import adapter_in, first_levels, upgraded_config, upgraded_tensors
 from halikit.errors import InputError
@@ -25,6 +26,7 @@ from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder, ladder_choices
 from halikit.networks.paper import paper_hierarchy
 from halikit.priors import make_prior
+from halikit.settings import ContextKind
 from halikit.supervision import with_classes
 from halikit.utils.files import write_atomically
 
@@ -64,6 +66,20 @@ class Model:
     def takes_context(self) -> bool:
         """Whether a kernel or the discriminator depends on a context."""
         return self.hierarchy.takes_context or (self.discriminator is not None and self.discriminator.takes_context)
+
+    def context_kind(self, data: DataSet) -> ContextKind | None:
+        """What the model reads of each datum beside it: what its config says, or else labels, or else attributes.
+
+        Raises:
+            InputError: If it takes a context, and the data have none.
+        """
+        if not self.takes_context:
+            return None
+        kind = (self.config and self.config.model.conditional) or data.context_kind
+        if kind is None:
+            raise InputError(f"the model takes a context, and {data.spec} has neither labels nor attributes to give it")
+        data.context_size(kind)
+        return kind
 
     def example_context(self, n: int) -> Tensor | None:
         """A context to try the model with: the first class ``(n,)``, or attributes of 0 ``(n, A)``.

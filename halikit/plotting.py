@@ -78,14 +78,15 @@ def limits_of(*states: Tensor) -> Limits:
         *states: ``(n, *shape)``, all of one shape.
 
     Returns:
-        (−1, 1) for images, and for volumes with all values in it; otherwise the lowest and the highest finite value.
+        (−1, 1) for images. The lowest and the highest finite value for sequences. The first and the last percentile for
+        volumes, so that a few far values leave the others visible; (−1, 1) if both are within it.
     """
     axes = states[0].dim() - 2
-    if axes == 2:
+    values = np.concatenate([state.detach().float().cpu().numpy().ravel() for state in states])
+    values = values[np.isfinite(values)]
+    if axes == 2 or not values.size:
         return -1.0, 1.0
-    finite = torch.cat([state.detach().float().flatten() for state in states])
-    finite = finite[finite.isfinite()]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (-1.0, 1.0)
+    low, high = map(float, np.percentile(values, (1, 99) if axes == 3 else (0, 100)))
     if axes == 3 and low >= -1 and high <= 1:
         return -1.0, 1.0
     return (low, high) if low < high else (low - 1, high + 1)

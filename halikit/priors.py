@@ -19,6 +19,7 @@ from pyro.distributions import transforms
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
+from halikit.errors import InputError
 from halikit.spaces import Space
 from halikit.utils.mixture import DiagonalMixture, mixture_sample
 from halikit.utils.random import drawing_from, seeded
@@ -98,9 +99,9 @@ class Prior(nn.Module, ABC):
             generator: Random generator; torch's global one by default.
 
         Raises:
-            ValueError: If the prior is not made of Gaussian noise, or the bound is not positive.
+            InputError: If the prior is not made of Gaussian noise, or the bound is not positive.
         """
-        raise ValueError(
+        raise InputError(
             f"the prior {type(self).__name__} cannot be truncated: only standard normal priors, mixtures and flows can"
         )
 
@@ -147,7 +148,7 @@ class Prior(nn.Module, ABC):
     def _truncated_noise(self, n: int, bound: float, generator: torch.Generator | None) -> Tensor:
         """Standard normal noise between ``-bound`` and ``bound``, ``(n, *space.shape)``."""
         if not bound > 0:
-            raise ValueError(f"a truncation is a positive number of standard deviations, got {bound}")
+            raise InputError(f"a truncation is a positive number of standard deviations, got {bound}")
         shape = (n, *self.space.shape)
         uniform = torch.rand(shape, generator=generator, device=self.device, dtype=torch.float64)
         share = math.erf(bound / math.sqrt(2))

@@ -326,6 +326,23 @@ def linear_hierarchy(levels: int, size: int = 3, dtype: torch.dtype = torch.floa
     return hk.Hierarchy(links).to(dtype)
 
 
+class Opaque(hk.DensityKernel):
+    """A kernel whose closed form nobody knows."""
+
+    def __init__(self, kernel: hk.LinearGaussianKernel) -> None:
+        super().__init__(kernel.source, kernel.target)
+        self.kernel = kernel
+
+    def forward(self, given: Tensor) -> torch.distributions.Distribution:
+        return self.kernel(given)
+
+
+def opaque(hierarchy: hk.Hierarchy) -> hk.Hierarchy:
+    """The same kernels without their closed forms."""
+    links = [hk.Link(Opaque(link.up), Opaque(link.down)) for link in hierarchy]
+    return hk.Hierarchy(links).to(hierarchy.prior.dtype)
+
+
 @torch.no_grad()
 def moved(hierarchy: hk.Hierarchy) -> hk.Hierarchy:
     """The hierarchy a little away from its start, where last layers beside linear skips are zero."""

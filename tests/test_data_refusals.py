@@ -46,6 +46,7 @@ class Case:
     line: str
     size: int | None = None
     strict: bool = False
+    kind: str | None = None
 
 
 def put(root: Path, name: str, content: bytes) -> None:
@@ -354,7 +355,30 @@ CASES = [
         "a shape that images cannot have",
         "array:a.npz",
         array(images=IMAGES.reshape(20, 4, 4, 4)),
-        "array:a.npz: shape (20, 4, 4, 4); images have 1 or 3 channels, as (n, C, H, W) or (n, H, W, C)",
+        "array:a.npz: shape (20, 4, 4, 4); images have 1 or 3 channels, as (n, C, H, W) or (n, H, W, C); "
+        "kind=sequence and kind=volume read other arrays",
+    ),
+    Case(
+        "images read as volumes",
+        "array:a.npz",
+        array(images=IMAGES),
+        "array:a.npz: shape (20, 8, 8); with kind=volume an array is (n, D, H, W) or (n, C, D, H, W)",
+        kind="volume",
+    ),
+    Case(
+        "a kind for what is not an array",
+        "digits",
+        lambda here: None,
+        "digits: kind=volume is for arrays, array:FILE",
+        kind="volume",
+    ),
+    Case(
+        "a size for other data than images",
+        "array:a.npz",
+        array(images=IMAGES),
+        "array:a.npz: sequences cannot be resized to size=8; leave the size out",
+        size=8,
+        kind="sequence",
     ),
     Case(
         "pickled objects",
@@ -420,7 +444,7 @@ def row(case: Case) -> str:
 def test_each_is_refused_with_its_message(tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     case.make(tmp_path)
-    assert refused(case.spec, size=case.size, strict=case.strict) == case.line
+    assert refused(case.spec, size=case.size, strict=case.strict, kind=case.kind) == case.line
 
 
 def test_the_documentation_lists_them():

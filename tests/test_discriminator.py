@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 import halikit as hk
-from halikit.discriminator import Projection, couples_samples
+from halikit.discriminator import couples_samples
 from halikit.errors import InputError
+from halikit.networks.context import ContextEmbedding
 
 STACKS = {
     "image to image to vector": [(3, 16, 16), (2, 8, 8), (4, 4, 4), (5,)],
@@ -544,7 +545,7 @@ def test_every_layer_that_is_built_is_spectrally_normalised(shapes):
     states = states_for(d) | {"context": torch.tensor([0, 1, 2, 0])}
     for _ in range(200):
         d(states)
-    layers = [m for m in d.modules() if isinstance(m, nn.Linear | nn.Conv2d | Projection)]
+    layers = [m for m in d.modules() if isinstance(m, nn.Linear | nn.Conv2d | ContextEmbedding)]
     assert len(layers) >= 2 + len(shapes)
     for layer in layers:
         assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, rel=0.03)
@@ -595,11 +596,11 @@ def test_a_part_and_a_users_head_have_the_projection():
     ("context", "says"),
     [
         (None, "reads a context: give it among the states, under the name 'context'"),
-        (torch.rand(4, 2), r"of 3 attributes, \(n, 3\) floats; got \(4, 2\) in torch.float32"),
-        (torch.rand(4), r"got \(4,\) in torch.float32"),
-        (torch.zeros(4, 3, dtype=torch.int64), r"got \(4, 3\) in torch.int64"),
+        (torch.rand(4, 2), r"int64 of 3 classes, or \(n, 3\) numbers; got \(4, 2\) of torch.float32"),
+        (torch.rand(4), r"got \(4,\) of torch.float32"),
+        (torch.arange(4), "a class of the context lies between 0 and 2, got 0 to 3"),
     ],
-    ids=["none", "attributes", "floats", "matrix"],
+    ids=["none", "attributes", "floats", "class"],
 )
 def test_a_context_that_does_not_fit_is_refused_in_one_line(context, says):
     d = build([(6,), (5,)], context=3)

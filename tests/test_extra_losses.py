@@ -229,8 +229,8 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(player, monkeypatch)
         # The second micro-batch has the noise of the second half.
         original = trainer.method.add_gradients
 
-        def moved(x: Tensor, *rest: object, original=original, place=place) -> dict[str, Tensor]:
-            outcome = original(x, *rest)
+        def moved(x: Tensor, *rest: object, original=original, place=place, **options: object) -> dict[str, Tensor]:
+            outcome = original(x, *rest, **options)
             place["start"] += len(x)
             return outcome
 

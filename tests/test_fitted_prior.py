@@ -135,3 +135,12 @@ def test_raw_weights_get_a_prior_of_their_own(halikit: Shell, tmp_path: Path) ->
     assert not torch.equal(averaged.prior.locs, raw.prior.locs)
     assert (out / "metrics.csv").read_text() == (source / "metrics.csv").read_text()
     assert halikit("evaluate", "samples", out, "--json")
+
+
+def test_a_conditional_model_is_encoded_with_the_labels_of_the_data(halikit: Shell, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    options = ["--set", "model.conditional=labels", "--set", "model.context_size=10", "--set", "model.hidden=8"]
+    halikit("--quiet", "train", "--levels", 1, "--steps", 4, *options, "--out", source)
+    said = json.loads(halikit("fit-prior", source, "--components", 2, "--out", out, "--json"))
+    assert said["log_prob_after"]["value"] > -30
+    assert halikit("sample", out, "--class", 3)

@@ -3,11 +3,12 @@
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pyro.distributions as dist
 import pytest
 import torch
-from conftest import Network, gaussian, gradients, tiny_ladder
+from conftest import Network, Shell, gaussian, gradients, tiny_ladder
 from torch import nn
 
 import halikit as hk
@@ -329,7 +330,7 @@ def test_truncation_bounds_the_noise_of_mixtures_and_flows() -> None:
 @pytest.mark.parametrize(
     ("kind", "sizes"), [("uniform", {}), ("mixture", {"prior_components": 3}), ("flow", {"prior_layers": 2})]
 )
-def test_the_settings_build_train_save_and_load_a_prior(kind: str, sizes: dict[str, int], tmp_path) -> None:
+def test_the_settings_build_train_save_and_load_a_prior(kind: str, sizes: dict[str, int], tmp_path: Path) -> None:
     changes = {"levels": 2, "data_shape": (6,), "model.hidden": 8, "widths": (4, 3), "prior": kind, **sizes}
     config = override(hk.Config(), changes | {"steps": 3, "training.batch_size": 16, "max_scale": 0.5})
     model = hk.build(config)
@@ -343,6 +344,14 @@ def test_the_settings_build_train_save_and_load_a_prior(kind: str, sizes: dict[s
         if weights == "raw":
             assert all(torch.equal(loaded.state_dict()[name], value) for name, value in after.items())
     hk.Trainer(model, torch.randn(64, 6), out=tmp_path / "run", resume=True, on_notice=lambda text: None)
+
+
+def test_the_command_refuses_to_truncate_a_uniform_prior(halikit: Shell, tmp_path: Path) -> None:
+    options = ["--set", "model.prior=uniform", "--set", "model.hidden=8"]
+    halikit("--quiet", "train", "--levels", 1, "--steps", 2, *options, "--out", tmp_path / "run")
+    complaint = halikit("sample", tmp_path / "run", "--truncation", 1, code=2)
+    assert "the prior Uniform cannot be truncated" in complaint
+    assert halikit("sample", tmp_path / "run")
 
 
 def test_settings_of_another_prior_are_refused() -> None:

@@ -1,7 +1,7 @@
 """Labels kept on the digits by kind of kernel under a gauge: python docs/results/kernels.py OUT.jsonl [KIND:LEVELS …].
 
-Each kind takes the place of the Gaussian in all kernels of latents of the default stack. Settings and steps are those of
-`halikit train --levels L`. Two seeds, scored on the 297 held-out digits. One line of JSON for each run.
+Each kind takes the place of the Gaussian in all kernels of latents of the default stack. Settings and steps are those
+of `halikit train --levels L`. Two seeds, scored on the 297 held-out digits. One line of JSON for each run.
 """
 
 import json

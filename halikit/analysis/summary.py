@@ -151,13 +151,14 @@ def _game_parts(game: Discriminator, states: Mapping[str, Tensor]) -> Iterator[P
 def _stage_parts(game: JointDiscriminator, found: Iterable[tuple[nn.Module, Row]]) -> Iterator[Part]:
     rows: dict[int, list[Row]] = {}
     spaces = game.spaces
-    groups = [*game.stages, game.head]
+    groups = [*game.stages, game.head] + ([] if game.projection is None else [game.projection])
     owner = {id(m): i for i, group in enumerate(groups) for m in group.modules()}
     for module, row in found:
         if id(module) in owner:
             rows.setdefault(owner[id(module)], []).append(row)
-    names = [f"reads {spaces[0].name}", *(f"concatenates {space.name}" for space in spaces[1:]), "head"]
-    for i, name in enumerate(names):
+    names = [f"reads {spaces[0].name}", *(f"concatenates {space.name}" for space in spaces[1:])]
+    names += ["head", "projection on the context"]
+    for i, name in enumerate(names[: len(groups)]):
         yield Part(name, "", tuple(rows.get(i, ())))
 
 

@@ -96,7 +96,8 @@ def _compared(before: Run, after: Run, fitted: Model, seed: int) -> Result:
         if settings.prior == "mixture"
         else f"flow with {settings.prior_layers} coupling layers"
     )
-    z = top_draws(before.hierarchy, before.data.held_out, draws=_DRAWS, seed=seed)
+    part = before.data.held_out
+    z = top_draws(before.conditioned(part), part, draws=_DRAWS, seed=seed)
     old, new = (
         log_density(hierarchy.prior, z.flatten(0, 1)).reshape(z.shape[:2]).mean(1)
         for hierarchy in (before.hierarchy, fitted.hierarchy)

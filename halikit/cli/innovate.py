@@ -97,7 +97,7 @@ def _of_entries(run: Run, level: int, entries: str | None, number: int, alphas: 
     influence = influence_on_data(hierarchy, x, level, (min(amounts), max(amounts)))
     chosen = entries_of(entries, influence, number)
     lines = [
-        f"{name}[{entry}]: root mean square change {float(influence[entry]):.4f} per pixel, "
+        f"{name}[{entry}]: root mean square change {float(influence[entry]):.4f} per element, "
         f"at both ends, over {len(x)} held-out images (estimate)"
         for entry in chosen
     ]

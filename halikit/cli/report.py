@@ -65,6 +65,7 @@ def _figures(run: Run) -> Iterator[_Figure]:
     from halikit.cli.reconstruct import reconstruct
     from halikit.cli.sample import sample
     from halikit.cli.traverse import traverse
+    from halikit.measures.classes import classes
     from halikit.measures.health import health
     from halikit.measures.labels import labels
     from halikit.measures.reconstruction import reconstruction
@@ -75,6 +76,8 @@ def _figures(run: Run) -> Iterator[_Figure]:
         yield _Figure([f"evaluate {measure.__name__}"], measure, {})
     if run.data.train.labels is not None and run.data.held_out.labels is not None:
         yield _Figure(["evaluate labels"], labels, {})
+    if run.config.model.conditional == "labels":
+        yield _Figure(["evaluate classes"], classes, {})
     if not is_drawable(run.hierarchy.spaces[0].shape):
         return
     yield _Figure(["reconstruct"], reconstruct, {})

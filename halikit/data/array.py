@@ -142,7 +142,7 @@ def _images(arrays: Arrays, request: Request) -> Tensor:
     if x.size == 0 or x.ndim not in (2, 3, 4):
         raise DataError(
             f"{spec}: shape {x.shape}; images are (n, H, W), (n, C, H, W) or (n, H, W, C), vectors (n, D); "
-            "kind=sequence and kind=volume read others"
+            "kind=sequence and kind=volume read other arrays"
         )
     low, high = _extremes(x, spec)
     if x.ndim == 2:
@@ -188,7 +188,10 @@ def _channels_first(x: NDArray[Any], spec: str) -> NDArray[Any]:
         return x
     if x.shape[3] in CHANNELS:
         return x.transpose(0, 3, 1, 2)
-    raise DataError(f"{spec}: shape {x.shape}; images have 1 or 3 channels, as (n, C, H, W) or (n, H, W, C)")
+    raise DataError(
+        f"{spec}: shape {x.shape}; images have 1 or 3 channels, as (n, C, H, W) or (n, H, W, C); "
+        "kind=sequence and kind=volume read other arrays"
+    )
 
 
 def _extremes(x: NDArray[Any], spec: str) -> tuple[float, float]:

@@ -64,7 +64,8 @@ def _rows(kernel: Kernel, batch: torch.Size) -> Tensor:
     context = kernel.context
     if context is None:
         raise ValueError(f"{kernel} takes a context, and none was given: pass context=, a tensor (n, …) or (1, …)")
-    if len(batch) == 1 and len(context) == batch[0]:
+    # With len(), an exported program would accept one batch size only.
+    if len(batch) == 1 and context.shape[0] == batch[0]:
         return context
     rows = batch[-1] if batch else 1
     if len(context) not in (1, rows):
@@ -75,7 +76,11 @@ def _rows(kernel: Kernel, batch: torch.Size) -> Tensor:
 
 
 def guarded_draw(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A method that gives states of the target: draws, or means."""
+    """Guard a method that gives states of the target: draws or means, ``(..., *target.shape)``.
+
+    Raises:
+        ValueError: At a call: if the states, the context or what is given have a wrong shape or dtype.
+    """
     takes_context = _takes_context(method)
 
     @wraps(method)
@@ -94,7 +99,11 @@ def guarded_draw(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _guarded_distribution(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method that gives the distribution over the target."""
+    """Guard the method that gives the distribution over the target.
+
+    Raises:
+        ValueError: At a call: if its event or batch shape is wrong, or it is no Pyro distribution.
+    """
     takes_context = _takes_context(method)
 
     @wraps(method)
@@ -114,7 +123,11 @@ def _guarded_distribution(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def guarded_loss(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The method that gives one loss for each state."""
+    """Guard a method that gives one loss for each state, ``(n,)``.
+
+    Raises:
+        ValueError: At a call: if the losses, the context or what is given have a wrong shape.
+    """
     takes_context = _takes_context(method)
 
     @wraps(method)

@@ -61,6 +61,8 @@ def labels(
         f"  samples {scores.sample_distance:.2f}, held-out images {scores.held_out_distance:.2f}",
         "all of these are estimates",
     ]
+    if run.config.model.conditional == "labels" and not run.asked:
+        lines.append("this model is given the labels, so they are kept where it uses what it is given")
     recovered = recovery(run, number=number, seed=seed)
     values = asdict(scores) | recovered.values
     return Result("evaluate-labels", "Labels kept, classes covered", values, [*lines, *recovered.lines])

@@ -63,7 +63,7 @@ def samples(
     if network is not None:
         found["fid"] = sample_quality.frechet_distance(*sets)
         found["kid"] = sample_quality.kernel_distance(*sets, seed=seed)
-    where = f"features of {features}" if features else "pixels"
+    where = f"features of {features}" if features else "pixels" if hierarchy.spaces[0].is_image else "values of x"
     lines = [f"{len(x):,} samples against as many held-out data, in {where}"]
     lines += [f"  {name:10} {quantity}" for name, quantity in found.items()]
     if network is None:

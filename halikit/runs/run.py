@@ -252,7 +252,11 @@ class Run:
         return self.held_out(n)
 
     def check_drawable(self) -> None:
-        """Raise an InputError if there are no pictures of the data."""
+        """Refuse data that have no pictures.
+
+        Raises:
+            InputError: If the data are neither images nor sequences nor volumes.
+        """
         shape = self.hierarchy.spaces[0].shape
         if not plotting.is_drawable(shape):
             raise InputError(

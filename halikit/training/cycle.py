@@ -7,6 +7,7 @@ statistics of the batch. Running statistics and other buffers do not change.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyro
 import torch
@@ -114,10 +115,10 @@ class _Bound(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Pyro's validation raises errors for NaN, where the guard of the training skips the step.
         with pyro.validation_enabled(False):
-            guide = poutine.trace(self.hierarchy.guide).get_trace(x)
+            guide: Any = poutine.trace(self.hierarchy.guide).get_trace(x)
             if not all(guide.nodes[space.name]["fn"].has_rsample for space in self.hierarchy.spaces[1:]):
                 return negative_elbo(self.hierarchy, x)
-            model = poutine.trace(poutine.replay(self.hierarchy.model, guide)).get_trace(x)
+            model: Any = poutine.trace(poutine.replay(self.hierarchy.model, guide)).get_trace(x)
             # Without Pyro's loss, which reads values of tensors: a compiled step has none.
             bound: Tensor = (guide.log_prob_sum() - model.log_prob_sum()) / len(x)
         return bound

@@ -305,11 +305,12 @@ def _notices(model: Model, config: Config, states: Mapping[str, Tensor]) -> Iter
 def _refuse_discrete(hierarchy: Hierarchy, discriminator: Discriminator, states: dict[str, Tensor]) -> None:
     """Refuse a penalty between samples where a state that the discriminator reads is discrete."""
     known = set()
-    for kernel in (kernel for link in hierarchy for kernel in (link.up, link.down)):
-        if isinstance(kernel, DensityKernel):
-            support = getattr(kernel(states[kernel.source.name]), "support", None)
-            if getattr(support, "is_discrete", False):
-                known.add(kernel.target)
+    with evaluating(hierarchy), torch.no_grad():
+        for kernel in (kernel for link in hierarchy for kernel in (link.up, link.down)):
+            if isinstance(kernel, DensityKernel):
+                support = getattr(kernel(states[kernel.source.name]), "support", None)
+                if getattr(support, "is_discrete", False):
+                    known.add(kernel.target)
     refuse_discrete(discriminator.spaces, states, known)
 
 

@@ -80,6 +80,8 @@ class Stepper:
         seed = derived_seed(self.settings.training.seed, self.steps, self.hardware.processes.rank)
         with seeded(seed, self.hardware.device), self.hardware.autocast():
             x = batch.to(self.hardware.device, self.model.hierarchy.prior.dtype)
+            if context is not None and context.is_floating_point():
+                context = context.to(x)
             losses = self._add_gradients(x, labels, context)
         self.guard.after_gradients(losses.values(), self.optimisers.values())
         for optimiser in self.optimisers.values():

@@ -20,7 +20,6 @@ from halikit.objectives import Objective
 from halikit.optimisation.ema import Averager
 from halikit.runs.record import Record
 from halikit.runs.run import Run
-from halikit.settings import ContextKind
 from halikit.training.alarms import Alarms
 from halikit.training.batches import Batches
 from halikit.training.evaluation import Evaluation
@@ -86,12 +85,14 @@ class Trainer:
         self.model, self._on_record = model, on_record
         self.hardware = Hardware(config.hardware, on_notice)
         config = resolve_game(config, objective)
-        self._settings = resolve_sleep_weights(config, model.hierarchy, self.hardware.notify)
         found = None if data is None else datasets.as_data_set(data, size=config.data.size, kind=config.data.kind)
-        self._context = _context_kind(model, found)
+        self._context = None if found is None else model.context_kind(found)
         self.hardware.prepare(model.parts.values())
         dtype = model.hierarchy.prior.dtype
         self.data = None if found is None else found.to(self.hardware.device).in_dtype(dtype)
+        context = self._some_context()
+        given = model.hierarchy.conditioned(None if context is None else context[:1])
+        self._settings = resolve_sleep_weights(config, given, self.hardware.notify)
         augmentation = augmentation or config.data.augmentation()
         self._batches = self._make_batches(augmentation)
         self.hardware.place(loss.module for loss in extra_losses if loss.module is not None)
@@ -99,7 +100,7 @@ class Trainer:
         self.averaged = averager.average
         self.method = make_method(
             *(model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses, objective),
-            context=self._some_context(),
+            context=context,
         )
         self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware)
         self._meter = Meter(self.method.columns)
@@ -278,14 +279,3 @@ class Trainer:
         if self.data is not None and self._context is not None:
             return self.data.train.context(self._context)[:4]
         return self.model.example_context(4)
-
-
-def _context_kind(model: Model, data: datasets.DataSet | None) -> ContextKind | None:
-    """What the model reads of each datum beside it; ``None`` if nothing, or if there are no data."""
-    if data is None or not model.takes_context:
-        return None
-    kind = (model.config and model.config.model.conditional) or data.context_kind
-    if kind is None:
-        raise InputError(f"the model takes a context, and {data.spec} has neither labels nor attributes to give it")
-    data.context_size(kind)
-    return kind
