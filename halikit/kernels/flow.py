@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel, Representative, network_takes_context
+from halikit.kernels.kernel import DensityKernel, Kernel, Representative, network_takes_context
 from halikit.kernels.scales import bounded_scale
 from halikit.spaces import Space
 from halikit.utils.modes import evaluating
@@ -34,12 +34,13 @@ class FlowKernel(DensityKernel):
         source: Space of ``v``.
         target: Space of ``w``.
         network: Any module from ``(n, *source.shape)`` to features, ``n × features`` elements in any shape.
-        features: Number of features for each sample; by default what the network gives for a state of zeros.
+        features: Number of features for each sample; by default it is found by running the network once, on zeros. A
+            network that takes a context needs it.
         layers: Number of layers, at least 1; with two or more, every element depends on every other.
         hidden: Width of the hidden layer that computes shift and scale in each layer.
 
     Raises:
-        ValueError: If a number is not positive, or ``features`` is missing and the network takes a context.
+        ValueError: If a number is not positive.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class FlowKernel(DensityKernel):
         hidden: int = 64,
     ) -> None:
         super().__init__(source, target)
-        features = self._count_features(network) if features is None else features
+        features = _number_of_features(self, network) if features is None else features
         if min(features, layers, hidden) < 1:
             raise ValueError(f"{self}: features, layers and hidden are 1 or more, got {features}, {layers}, {hidden}")
         self.network, self.takes_context = network, network_takes_context(network)
@@ -89,13 +90,6 @@ class FlowKernel(DensityKernel):
         """What :meth:`mean` returns: the draw at zero noise."""
         return "draw at fixed noise"
 
-    def _count_features(self, network: nn.Module) -> int:
-        if network_takes_context(network):
-            raise ValueError(f"{self}: features is the number of features, which a network with a context needs")
-        like = next(network.parameters(), torch.empty(0))
-        with evaluating(network), torch.no_grad():
-            return self.call_network(network, like.new_zeros(1, *self.source.shape)).numel()
-
     def _features(self, given: Tensor) -> Tensor:
         out = self.call_network(self.network, given)
         if out.numel() != len(given) * self.features:
@@ -113,6 +107,14 @@ def _layer(size: int, features: int, hidden: int) -> nn.Module:
         return dist.transforms.ConditionalSpline(_Dense(features, hidden, numbers), 1, _BINS)
     half = size // 2
     return dist.transforms.ConditionalAffineCoupling(half, _Dense(half + features, hidden, [size - half, size - half]))
+
+
+def _number_of_features(kernel: Kernel, network: nn.Module) -> int:
+    if network_takes_context(network):
+        raise ValueError(f"{kernel}: its network takes a context, so features, the size of its output, must be given")
+    like = next(network.parameters(), torch.empty(0))
+    with evaluating(network), torch.no_grad():
+        return int(network(like.new_zeros(2, *kernel.source.shape)).numel() // 2)
 
 
 class _Dense(nn.Module):
