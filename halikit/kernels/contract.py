@@ -70,6 +70,8 @@ def _rows(kernel: Kernel, batch: torch.Size) -> Tensor:
     rows = batch[-1] if batch else 1
     if len(context) not in (1, rows):
         raise ValueError(f"{kernel}: a context has as many rows as states are given, {rows}; got {len(context)}")
+    if not batch:
+        return context
     return context.expand(*batch, *context.shape[1:]).reshape(math.prod(batch), *context.shape[1:])
 
 

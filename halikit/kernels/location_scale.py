@@ -1,4 +1,7 @@
-"""Location-scale kernels: Laplace, Student t, logistic, or any other family of one-dimensional noise."""
+"""Location-scale kernels: Laplace, Student t, logistic, or any other family of one-dimensional noise.
+
+That such families are reparametrised is in section 2.4 of "Auto-encoding variational Bayes" (Kingma and Welling 2014).
+"""
 
 from __future__ import annotations
 

@@ -26,8 +26,9 @@ class DiagonalMixture(dist.TorchDistribution):
     in one dimension, vanishes in tens of dimensions, where no draw is in the gap, and is not a number in a hundred
     dimensions or for equal means. Here a draw ``z_c = m_c + s_c ε`` of component ``c`` passes the exact gradient to
     ``m_c`` and ``s_c``. To the weights ``π`` it passes ``½ (Σ_k z_k dπ_k + (z_c − Σ_k π_k z_k) d log π_c)``, with the
-    same ``ε`` in all ``z_k``: exact for functions of the draw that are quadratic, and of second order for others
-    (Liu et al. 2023, "Bridging discrete and backpropagation").
+    same ``ε`` in all ``z_k``. This is exact for functions of the draw that are quadratic, and of second order for
+    others. It is the estimator of "Bridging discrete and backpropagation" (Liu et al. 2023), with Gaussians in place of
+    one-hot vectors.
 
     Args:
         means: ``(*batch_shape, K, D)``.
