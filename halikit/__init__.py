@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from halikit import data as data
     from halikit import presets as presets
     from halikit import priors as priors
+    from halikit import testing as testing
     from halikit.config import Config as Config
     from halikit.discriminator import Discriminator as Discriminator
     from halikit.discriminator import JointDiscriminator as JointDiscriminator
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
     from halikit.kernels import Composite as Composite
     from halikit.kernels import DensityKernel as DensityKernel
     from halikit.kernels import DeterministicKernel as DeterministicKernel
+    from halikit.kernels import FlowKernel as FlowKernel
     from halikit.kernels import GaussianKernel as GaussianKernel
+    from halikit.kernels import ImplicitKernel as ImplicitKernel
     from halikit.kernels import Kernel as Kernel
     from halikit.kernels import LinearGaussianKernel as LinearGaussianKernel
+    from halikit.kernels import LocationScaleKernel as LocationScaleKernel
+    from halikit.kernels import MixtureKernel as MixtureKernel
     from halikit.kernels import NoDensityError as NoDensityError
     from halikit.kernels import gauged as gauged
     from halikit.model import Model as Model
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from halikit.model import load as load
     from halikit.networks.discriminator import build_discriminator as build_discriminator
     from halikit.networks.ladder import ladder as ladder
+    from halikit.networks.noisy import noisy_network as noisy_network
     from halikit.runs.hub import from_pretrained as from_pretrained
     from halikit.spaces import Space as Space
     from halikit.training.extra_losses import ExtraLoss as ExtraLoss
@@ -50,15 +56,20 @@ _HOMES = {
         "Composite",
         "DensityKernel",
         "DeterministicKernel",
+        "FlowKernel",
         "GaussianKernel",
+        "ImplicitKernel",
         "Kernel",
         "LinearGaussianKernel",
+        "LocationScaleKernel",
+        "MixtureKernel",
         "NoDensityError",
         "gauged",
     ],
     "halikit.model": ["Model", "build", "load"],
     "halikit.networks.discriminator": ["build_discriminator"],
     "halikit.networks.ladder": ["ladder"],
+    "halikit.networks.noisy": ["noisy_network"],
     "halikit.runs.hub": ["from_pretrained"],
     "halikit.spaces": ["Space"],
     "halikit.training.extra_losses": ["ExtraLoss"],
@@ -66,7 +77,7 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-_MODULES = ["data", "presets", "priors"]
+_MODULES = ["data", "presets", "priors", "testing"]
 
 __all__ = ["__version__", *_MODULES, *sorted(_HOME_OF)]
 

@@ -172,6 +172,10 @@ class Config(Section):
             raise ValueError("training.encoder_noise has no effect here: training.method = 'elbo' has no game")
         if not self.plays and self.optimiser.discriminator_learning_rate:
             raise ValueError("optimiser.discriminator_learning_rate has no effect here: there is no discriminator")
+        if self.model.conditional and (labels or self.model.classes):
+            raise ValueError(
+                "model.conditional excludes labels and model.classes: a model either is given classes or finds them"
+            )
         if labels and hardware.accumulate > 1:
             raise ValueError("hardware.accumulate must be 1 with labels: the labelled batch is not divided")
         if hardware.compile and (not self.plays or hardware.recompute):

@@ -24,7 +24,6 @@ __all__ = [
     "JointDiscriminator",
     "MultiGameDiscriminator",
     "PlainDiscriminator",
-    "Projection",
     "couples_samples",
     "is_known_to_couple",
 ]
@@ -85,8 +84,10 @@ class Discriminator(nn.Module, ABC):
     Attributes:
         spaces: The spaces that it reads, from the data up.
         noise: The noise on its ``x`` in training; ``None`` where it has none.
+        takes_context: Whether it needs a context among the states, under the name ``context``.
     """
 
+    takes_context: bool = False
     spaces: tuple[Space, ...]
     noise: InputNoise | None
 
@@ -144,6 +145,7 @@ class PlainDiscriminator(Discriminator):
         super().__init__()
         self.module = module
         self.spaces = tuple(spaces)
+        self.takes_context = bool(getattr(module, "takes_context", False))
 
     def forward(self, states: Mapping[str, Tensor]) -> Tensor:
         """The module's logits, ``(n,)``.
@@ -158,40 +160,6 @@ class PlainDiscriminator(Discriminator):
                 f"a discriminator gives logits (n,); {type(self.module).__name__} gives {tuple(logits.shape)}"
             )
         return logits.reshape(n)
-
-
-class Projection(nn.Module):
-    """A vector for each context: the part of a logit that depends on the context is its product with the features.
-
-    Args:
-        size: Number of classes, or of attributes.
-        width: Number of features.
-    """
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        # As torch's linear layers are initialised; classes are rows, and attributes are coefficients of rows.
-        self.weight = nn.Parameter(torch.empty(size, width).uniform_(-1, 1) / width**0.5)
-
-    def forward(self, context: Tensor) -> Tensor:
-        """Classes ``(n,)`` int64, or attributes ``(n, size)`` in floats, to vectors ``(n, width)``.
-
-        Raises:
-            InputError: If the context is neither.
-        """
-        size = len(self.weight)
-        if context.is_floating_point() and context.shape[1:] == (size,):
-            return context.to(self.weight.dtype) @ self.weight
-        if context.is_floating_point() or context.dim() != 1:
-            raise InputError(
-                f"this discriminator takes a context of {size} classes, (n,) integers, or of {size} attributes, "
-                f"(n, {size}) floats; got {tuple(context.shape)} in {context.dtype}"
-            )
-        return self.weight[context]
-
-    def extra_repr(self) -> str:
-        """The number of classes or attributes, and the width."""
-        return f"{self.weight.shape[0]} → {self.weight.shape[1]}"
 
 
 class JointDiscriminator(Discriminator):
@@ -234,6 +202,7 @@ class JointDiscriminator(Discriminator):
         self.head = head
         self.noise = InputNoise(input_noise)
         self.projection = projection
+        self.takes_context = projection is not None
         if len(self.stages) != len(self.spaces) or len(self.spaces) < 2:
             raise ValueError(f"{len(self.spaces)} spaces need as many stages and at least two, got {len(self.stages)}")
 
@@ -331,6 +300,7 @@ class MultiGameDiscriminator(Discriminator):
             raise ValueError("a discriminator needs at least one game")
         read = tuple(dict.fromkeys(space for game in self.games for space in game.spaces))
         self.spaces = read if spaces is None else tuple(space for space in spaces if space in read)
+        self.takes_context = any(game.takes_context for game in self.games)
 
     @property
     def games(self) -> tuple[Discriminator, ...]:

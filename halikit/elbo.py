@@ -17,6 +17,7 @@ from torch import Tensor
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import DensityKernel
+from halikit.priors import Uniform
 
 __all__ = ["check_trains_by_elbo", "negative_elbo"]
 
@@ -52,5 +53,8 @@ def check_trains_by_elbo(hierarchy: Hierarchy) -> None:
         wrong.append(f"{', '.join(without)} has none: set model.observation_scale to a number or to 'fitted'")
     if gauged:
         wrong.append(f"{', '.join(gauged)} has a gauge: set model.gauge and model.max_scale to none")
+    prior = hierarchy.prior
+    if isinstance(prior, Uniform) and prior.space.support in (None, "real"):
+        wrong.append(f"the uniform prior on {prior.space} has none outside its interval: set model.prior to another")
     if wrong:
         raise InputError("the evidence lower bound needs densities in training\n" + "\n".join(wrong))

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from halikit.config import Config, override
+from halikit.data import DataSet
 from halikit.discriminator import Discriminator, JointDiscriminator, PlainDiscriminator
 from halikit.earlier import adapter_in, first_levels, upgraded_config, upgraded_tensors
 from halikit.errors import InputError
@@ -25,6 +26,7 @@ from halikit.networks.ladder import describe as ladder_in_words
 from halikit.networks.ladder import ladder, ladder_choices
 from halikit.networks.paper import paper_hierarchy
 from halikit.priors import make_prior
+from halikit.settings import ContextKind
 from halikit.supervision import with_classes
 from halikit.utils.files import write_atomically
 
@@ -61,6 +63,38 @@ class Model:
             object.__setattr__(self, "discriminator", plain)
 
     @property
+    def takes_context(self) -> bool:
+        """Whether a kernel or the discriminator depends on a context."""
+        return self.hierarchy.takes_context or (self.discriminator is not None and self.discriminator.takes_context)
+
+    def context_kind(self, data: DataSet) -> ContextKind | None:
+        """What the model reads of each datum beside it: what its config says, or else labels, or else attributes.
+
+        Raises:
+            InputError: If it takes a context, and the data have none.
+        """
+        if not self.takes_context:
+            return None
+        kind = (self.config and self.config.model.conditional) or data.context_kind
+        if kind is None:
+            raise InputError(f"the model takes a context, and {data.spec} has neither labels nor attributes to give it")
+        data.context_size(kind)
+        return kind
+
+    def example_context(self, n: int) -> Tensor | None:
+        """A context to try the model with: the first class ``(n,)``, or attributes of 0 ``(n, A)``.
+
+        It is ``None`` for a model that takes no context, and for kernels of the user's own, whose context is not known.
+        """
+        settings = self.config.model if self.config else None
+        if settings is None or settings.conditional is None or settings.context_size is None:
+            return None
+        device = self.hierarchy.prior.device
+        if settings.conditional == "labels":
+            return torch.zeros(n, dtype=torch.int64, device=device)
+        return torch.zeros(n, settings.context_size, device=device)
+
+    @property
     def parts(self) -> dict[str, nn.Module]:
         """The hierarchy and, if there is one, the discriminator, by name."""
         parts: dict[str, nn.Module | None] = {"hierarchy": self.hierarchy, "discriminator": self.discriminator}
@@ -76,10 +110,15 @@ def build(config: Config) -> Model:
     settings = config.model
     if settings.data_shape is None:
         raise InputError("model.data_shape is not set: the shape of x, such as [1, 28, 28]")
+    if settings.conditional and settings.context_size is None:
+        raise InputError("model.context_size is not set: the number of classes or attributes, such as 10")
     others = {"levels", "data_shape", "classes", "initial_scale", "prior", "prior_components", "prior_layers"}
+    others |= {"conditional", "context_size"}
     options = settings.model_dump(include=set(settings.applicable), exclude=others)
     if settings.family == "paper":
         del options["family"]
+    elif settings.conditional:
+        options["context"] = settings.context_size
     try:
         make_hierarchy = paper_hierarchy if settings.family == "paper" else ladder
         hierarchy = make_hierarchy(settings.levels, settings.data_shape, **options)
@@ -91,7 +130,8 @@ def build(config: Config) -> Model:
     if settings.classes is not None:
         hierarchy = with_classes(hierarchy, settings.classes, gauge=settings.gauge, max_scale=settings.max_scale)
     try:
-        discriminator = discriminator_for(hierarchy, config.discriminator) if config.plays else None
+        size = settings.context_size
+        discriminator = discriminator_for(hierarchy, config.discriminator, context=size) if config.plays else None
     except ValueError as error:
         raise InputError(f"discriminator: {error}") from None
     model = Model(hierarchy, discriminator, config)
@@ -234,6 +274,27 @@ def levels_of(run: str | Path) -> int:
         ModelError: If the file is missing or damaged.
     """
     return int(_about(_file_of(run))["levels"])
+
+
+def steps_of(run: str | Path) -> int:
+    """Number of training steps of the model in a run.
+
+    Raises:
+        ModelError: If the file is missing or damaged.
+    """
+    return int(_about(_file_of(run))["step"])
+
+
+def has_raw_weights(run: str | Path) -> bool:
+    """Whether the model file of a run holds the raw weights beside the averaged ones; shipped models do not.
+
+    Raises:
+        ModelError: If the file is missing or damaged.
+    """
+    path = _file_of(run)
+    _about(path)
+    with safe_open(path, "pt") as file:
+        return any(name.startswith("hierarchy.") for name in file.keys())  # noqa: SIM118
 
 
 def _file_of(run: str | Path) -> Path:

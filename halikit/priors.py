@@ -19,6 +19,7 @@ from pyro.distributions import transforms
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
+from halikit.errors import InputError
 from halikit.spaces import Space
 from halikit.utils.mixture import DiagonalMixture, mixture_sample
 from halikit.utils.random import drawing_from, seeded
@@ -98,9 +99,9 @@ class Prior(nn.Module, ABC):
             generator: Random generator; torch's global one by default.
 
         Raises:
-            ValueError: If the prior is not made of Gaussian noise, or the bound is not positive.
+            InputError: If the prior is not made of Gaussian noise, or the bound is not positive.
         """
-        raise ValueError(
+        raise InputError(
             f"the prior {type(self).__name__} cannot be truncated: only standard normal priors, mixtures and flows can"
         )
 
@@ -147,7 +148,7 @@ class Prior(nn.Module, ABC):
     def _truncated_noise(self, n: int, bound: float, generator: torch.Generator | None) -> Tensor:
         """Standard normal noise between ``-bound`` and ``bound``, ``(n, *space.shape)``."""
         if not bound > 0:
-            raise ValueError(f"a truncation is a positive number of standard deviations, got {bound}")
+            raise InputError(f"a truncation is a positive number of standard deviations, got {bound}")
         shape = (n, *self.space.shape)
         uniform = torch.rand(shape, generator=generator, device=self.device, dtype=torch.float64)
         share = math.erf(bound / math.sqrt(2))
@@ -156,7 +157,9 @@ class Prior(nn.Module, ABC):
     def _shaped(self) -> list[Transform]:
         """The transform from vectors ``(D,)`` to the shape of the space."""
         shape = self.space.shape
-        return [] if len(shape) == 1 else [torch.distributions.ReshapeTransform((self.space.size,), shape)]
+        return (
+            [] if len(shape) == 1 else [transforms.ReshapeTransform(torch.Size([self.space.size]), torch.Size(shape))]
+        )
 
 
 class StandardNormal(Prior):
@@ -391,9 +394,14 @@ class Fixed(Prior):
 
     def __init__(self, space: Space, distribution: Distribution) -> None:
         super().__init__(space)
-        found: list[Tensor] = []
-        _mapped(distribution, lambda tensor: found.append(tensor) or tensor)
-        if any(tensor.requires_grad for tensor in found):
+        require: list[bool] = []
+
+        def seen(tensor: Tensor) -> Tensor:
+            require.append(tensor.requires_grad)
+            return tensor
+
+        _mapped(distribution, seen)
+        if any(require):
             raise ValueError(
                 f"the prior {type(distribution).__name__} holds tensors that require gradients, which would not be "
                 "trained or saved: write a halikit.priors.Prior with them as parameters"

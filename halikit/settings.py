@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from halikit.errors import InputError
 
-__all__ = ["ConfigError", "Fraction", "InitialScale", "NonNegative", "Positive", "Rate", "Section"]
+__all__ = ["ConfigError", "ContextKind", "Fraction", "InitialScale", "NonNegative", "Positive", "Rate", "Section"]
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+ContextKind = Literal["labels", "attributes"]
 InitialScale = Annotated[
     float | None,
     Field(gt=0, description="standard deviation of the initial weights, with zero biases; torch's own if none"),

@@ -204,6 +204,29 @@ def _settle(kernel: hk.Kernel) -> None:
 
 _STANDARDISED = partial(gaussian, gauge="standardised")
 _VP = partial(gaussian, gauge="variance_preserving")
+
+
+def mixture(source: hk.Space, target: hk.Space, components: int = 3) -> hk.MixtureKernel:
+    """A mixture on a tiny network."""
+    network = Network(source, components * (2 * target.size + 1))
+    return hk.MixtureKernel(source, target, network, components=components)
+
+
+def flow(source: hk.Space, target: hk.Space) -> hk.FlowKernel:
+    """A flow of two layers on a tiny network."""
+    return hk.FlowKernel(source, target, Network(source, 5), features=5, layers=2, hidden=8)
+
+
+def implicit(source: hk.Space, target: hk.Space) -> hk.ImplicitKernel:
+    """A small network of noise at several resolutions."""
+    return hk.ImplicitKernel(source, target, hk.noisy_network(source, target, width=6, noise=3))
+
+
+def location_scale(source: hk.Space, target: hk.Space, **options: object) -> hk.LocationScaleKernel:
+    """A location-scale kernel on a tiny network."""
+    return hk.LocationScaleKernel(source, target, Network(source, 2 * target.size), **options)
+
+
 _BITS = partial(_networked, hk.BernoulliKernel)
 _CLASSES = partial(_networked, hk.CategoricalKernel)
 
@@ -229,16 +252,29 @@ CATALOGUE: tuple[KernelCase, ...] = (
     KernelCase("deterministic_vector", _networked(hk.DeterministicKernel), (4,), density=False, noisy=False),
     KernelCase("deterministic_image", _networked(hk.DeterministicKernel), (1, 3, 5), density=False, noisy=False),
     KernelCase("deterministic_scalar", _networked(hk.DeterministicKernel), (), density=False, noisy=False),
-    KernelCase("bernoulli_hard_vector", _BITS(), (4,), "bits", reparametrised=False),
-    KernelCase("bernoulli_hard_image", _BITS(), (1, 3, 3), "bits", reparametrised=False),
+    KernelCase("bernoulli_hard_vector", _BITS(), (4,), "bits"),
+    KernelCase("bernoulli_hard_image", _BITS(), (1, 3, 3), "bits"),
     KernelCase("bernoulli_relaxed_matrix", _BITS(temperature=0.7), (2, 3), "unit", exact_mean=False),
-    KernelCase("categorical_one_hot", _CLASSES(), (4,), "one_hot", reparametrised=False),
+    KernelCase("categorical_one_hot", _CLASSES(), (4,), "one_hot"),
     KernelCase("categorical_relaxed", _CLASSES(temperature=0.7), (3,), "simplex", exact_mean=False),
     KernelCase("categorical_index", _CLASSES(5), (), "index", reparametrised=False, exact_mean=False),
     KernelCase("linear_gaussian_vector", linear_gaussian, (3,)),
     KernelCase("linear_gaussian_image", linear_gaussian, (1, 2, 2)),
     KernelCase("linear_gaussian_matrix", linear_gaussian, (2, 3)),
     KernelCase("linear_gaussian_scalar", linear_gaussian, ()),
+    KernelCase("mixture_vector", mixture, (4,)),
+    KernelCase("mixture_image", partial(mixture, components=2), (2, 4, 4)),
+    KernelCase("mixture_scalar", mixture, ()),
+    KernelCase("flow_vector", flow, (4,), exact_mean=False),
+    KernelCase("flow_image", flow, (1, 3, 4), exact_mean=False),
+    KernelCase("flow_scalar", flow, (), exact_mean=False),
+    KernelCase("implicit_vector", implicit, (4,), density=False, exact_mean=False),
+    KernelCase("implicit_image", implicit, (2, 8, 8), density=False, exact_mean=False),
+    KernelCase("implicit_scalar", implicit, (), density=False, exact_mean=False),
+    KernelCase("laplace_vector", location_scale, (4,)),
+    KernelCase("logistic_image", partial(location_scale, family="logistic", max_scale=0.5), (2, 4, 4)),
+    KernelCase("student_t_matrix", partial(location_scale, family="student_t", max_scale=0.5), (2, 3)),
+    KernelCase("laplace_scalar", partial(location_scale, family="laplace", max_scale=2.0), ()),
     KernelCase("user_kernel", UniformKernel, (2, 3), density=False, exact_mean=False),
     KernelCase("user_mixture", MixtureKernel, (4,), exact_mean=False),
     KernelCase("composite", composite, (4,), density=False, exact_mean=False),
@@ -288,6 +324,23 @@ def linear_hierarchy(levels: int, size: int = 3, dtype: torch.dtype = torch.floa
         for lower, upper in zip(spaces, spaces[1:], strict=False)
     ]
     return hk.Hierarchy(links).to(dtype)
+
+
+class Opaque(hk.DensityKernel):
+    """A kernel whose closed form nobody knows."""
+
+    def __init__(self, kernel: hk.LinearGaussianKernel) -> None:
+        super().__init__(kernel.source, kernel.target)
+        self.kernel = kernel
+
+    def forward(self, given: Tensor) -> torch.distributions.Distribution:
+        return self.kernel(given)
+
+
+def opaque(hierarchy: hk.Hierarchy) -> hk.Hierarchy:
+    """The same kernels without their closed forms."""
+    links = [hk.Link(Opaque(link.up), Opaque(link.down)) for link in hierarchy]
+    return hk.Hierarchy(links).to(hierarchy.prior.dtype)
 
 
 @torch.no_grad()

@@ -321,7 +321,13 @@ def test_the_estimated_density_itself_is_unbiased(linear):
     """``E exp(estimate)`` is the exact density, within 5 standard errors of 4,000; with a rough proposal too."""
     a, b, exact, composite, given, value = linear
     proposal = linear_gaussian(b.target, b.source, torch.float64)
-    for options in ({}, {"proposal": exact_proposal(a, b, given + 0.5)}, {"proposal": proposal, "num_samples": 60}):
+    for options in (
+        {},
+        {"proposal": exact_proposal(a, b, given + 0.5)},
+        {"proposal": proposal, "num_samples": 60},
+        {"proposal": proposal, "mixed": True},
+        {"proposal": proposal, "mixed": True, "num_samples": 5},
+    ):
         estimate = composite.estimate_log_prob(
             value.expand(4000, 3), given.expand(4000, 2), **{"num_samples": 8, **options}
         )
@@ -378,6 +384,43 @@ def test_the_adjoint_serves_as_a_proposal():
     assert all(p.grad is not None for p in composite.parameters())
 
 
+class Recorded(hk.DensityKernel):
+    """A kernel that keeps its last draws."""
+
+    def __init__(self, kernel):
+        super().__init__(kernel.source, kernel.target)
+        self.kernel = kernel
+
+    def forward(self, given):
+        return self.kernel(given)
+
+    def sample(self, given, *, generator=None):
+        self.draws = self.kernel.sample(given, generator=generator)
+        return self.draws
+
+
+@torch.no_grad()
+def test_weights_are_those_of_the_mixture_of_whole_paths():
+    """Two states between, half of the paths from each side: every weight by hand."""
+    u, v1, v2, w = (hk.Space(name, (2,)) for name in ("u", "v1", "v2", "w"))
+    forth = [Recorded(linear_gaussian(*ends, torch.float64)) for ends in ((u, v1), (v1, v2))]
+    last = linear_gaussian(v2, w, torch.float64)
+    back = [Recorded(linear_gaussian(*ends, torch.float64)) for ends in ((w, v2), (v2, v1))]
+    value, given = torch.randn(2, 3, 2, dtype=torch.float64)
+    composite = hk.Composite(*forth, last)
+    found = composite.log_weights(value, given, num_samples=6, proposal=hk.Composite(*back), mixed=True)
+    assert found.shape == (6, 3)
+    # The paths of the proposal come first.
+    high = torch.cat([back[0].draws.reshape(3, 3, 2), forth[1].draws.reshape(3, 3, 2)])
+    low = torch.cat([back[1].draws.reshape(3, 3, 2), forth[0].draws.reshape(3, 3, 2)])
+    values, givens = value.expand(6, 3, 2), given.expand(6, 3, 2)
+    r_back = (back[0].log_prob(high, values) + back[1].log_prob(low, high)).exp()
+    r_forth = (forth[0].log_prob(low, givens) + forth[1].log_prob(high, low)).exp()
+    expected = last.log_prob(values, high).exp() * r_forth / (0.5 * r_back + 0.5 * r_forth)
+    torch.testing.assert_close(found.exp(), expected)
+    assert (found <= last.log_prob(values, high) + math.log(2) + 1e-9).all()
+
+
 def test_one_sample_has_an_effective_size_of_one(linear):
     *_, composite, given, value = linear
     assert composite.estimate_log_prob(value, given, num_samples=1).effective_sample_size.item() == pytest.approx(1)
@@ -401,6 +444,8 @@ def test_estimates_refuse_wrong_numbers_and_proposals():
     value = composite.sample(x)
     with pytest.raises(ValueError, match="num_samples"):
         composite.estimate_log_prob(value, x, num_samples=0)
+    with pytest.raises(ValueError, match="a mixture needs a proposal"):
+        composite.estimate_log_prob(value, x, mixed=True)
     with pytest.raises(ValueError, match=r"does not lead from s3"):
         composite.estimate_log_prob(value, x, proposal=gaussian(c.target, b.source))
     with pytest.raises(ValueError, match=r"does not lead from s3"):

@@ -86,7 +86,11 @@ def test_a_distribution_that_ignores_what_is_given_is_expanded():
         ),
         (lambda out: dist.Laplace(torch.cat([out, out[:, :1]], 1), 0.1).to_event(1), r"\(8,\), got \(9,\)"),
         (lambda out: dist.Laplace(out[:2], 0.1).to_event(1), r"batch shape of its distribution is \(5,\), got \(2,\)"),
-        (lambda out: out, "forward gives a Pyro distribution, got Tensor"),
+        (lambda out: out, "forward gives a distribution of pyro.distributions, got Tensor"),
+        (
+            lambda out: torch.distributions.Independent(torch.distributions.Normal(out, 1.0), 1),
+            r"of pyro.distributions, got torch.distributions.Independent",
+        ),
     ],
 )
 def test_a_wrong_distribution_is_refused_in_one_line(make, words):

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 import halikit as hk
 from halikit.discriminator import couples_samples
 from halikit.errors import InputError
+from halikit.networks.context import ContextEmbedding
 
 STACKS = {
     "image to image to vector": [(3, 16, 16), (2, 8, 8), (4, 4, 4), (5,)],
@@ -532,3 +533,83 @@ def test_an_empty_stage_of_the_users_is_used():
 def test_sizes_must_be_positive(option):
     with pytest.raises(ValueError, match=f"{option}=0"):
         hk.build_discriminator(tiny_ladder(1, (6,)), **{option: 0})
+
+
+# --- spectral normalisation -------------------------------------------------------------------------------------------
+
+
+@stacks
+def test_every_layer_that_is_built_is_spectrally_normalised(shapes):
+    """Its largest singular value, of the weights as a matrix (outputs, …), is 1 to 3 % after some evaluations."""
+    d = build(shapes, weight_norm=False, spectral_norm=True, context=3)
+    states = states_for(d) | {"context": torch.tensor([0, 1, 2, 0])}
+    for _ in range(200):
+        d(states)
+    layers = [m for m in d.modules() if isinstance(m, nn.Linear | nn.Conv2d | ContextEmbedding)]
+    assert len(layers) >= 2 + len(shapes)
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, rel=0.03)
+    assert not couples_samples(d, states)
+
+
+def test_spectral_norm_moves_in_training_alone():
+    d = build([(6,), (5,)], weight_norm=False, spectral_norm=True, dropout=0.0, input_noise=0.0)
+    states = states_for(d)
+    assert not torch.equal(d(states), d(states))
+    d.eval()
+    assert torch.equal(d(states), d(states))
+
+
+def test_two_norms_are_refused():
+    with pytest.raises(ValueError, match="for spectral_norm, set weight_norm to false"):
+        build([(6,), (5,)], spectral_norm=True)
+
+
+# --- the context ------------------------------------------------------------------------------------------------------
+
+
+@forms
+def test_the_projection_is_the_product_with_the_features(games):
+    """``head(features) + ⟨embedding(c), features⟩`` in each game; a class is the attribute vector that is 1 there."""
+    d = build([(6,), (5,), (4,)], games=games, context=3).eval()
+    states, classes = states_for(d), torch.tensor([2, 0, 1, 2])
+    logits = d({**states, "context": classes}).reshape(4, -1)
+    for i, game in enumerate(d.games):
+        features = game.features(states)
+        expected = game.head[-1](features).squeeze(1) + (game.projection.weight[classes] * features).sum(1)
+        torch.testing.assert_close(logits[:, i], expected)
+    one_hot = torch.nn.functional.one_hot(classes, 3).float()
+    torch.testing.assert_close(d({**states, "context": one_hot}).reshape(4, -1), logits)
+    assert not couples_samples(d, {**states, "context": one_hot})
+
+
+def test_a_part_and_a_users_head_have_the_projection():
+    head = nn.Sequential(nn.Linear(16, 9), nn.Tanh(), nn.Linear(9, 1))
+    d = build([(6,), (5,), (4,)], head=head, context=3)
+    assert d.projection.weight.shape == (3, 9)
+    assert d[:1].projection is d.projection
+    states = states_for(d)
+    assert d[:1]({**states, "context": torch.arange(4) % 3}).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("context", "says"),
+    [
+        (None, "reads a context: give it among the states, under the name 'context'"),
+        (torch.rand(4, 2), r"int64 of 3 classes, or \(n, 3\) numbers; got \(4, 2\) of torch.float32"),
+        (torch.rand(4), r"got \(4,\) of torch.float32"),
+        (torch.arange(4), "a class of the context lies between 0 and 2, got 0 to 3"),
+    ],
+    ids=["none", "attributes", "floats", "class"],
+)
+def test_a_context_that_does_not_fit_is_refused_in_one_line(context, says):
+    d = build([(6,), (5,)], context=3)
+    states = states_for(d) | ({} if context is None else {"context": context})
+    with pytest.raises(InputError, match=says) as error:
+        d(states)
+    assert "\n" not in str(error.value)
+
+
+def test_a_context_has_a_size():
+    with pytest.raises(ValueError, match="got context=0"):
+        build([(6,), (5,)], context=0)

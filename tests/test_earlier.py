@@ -124,8 +124,11 @@ def as_of_0_1_0(path: Path, model: hk.Model, level: int) -> list[hk.JointDiscrim
         (section, key), (old_section, old_key) = new_name.split("."), old_name.split(".")
         if config[section]:
             config[old_section][old_key] = config[section].pop(key)
+    for key in ("cycle_weight", "elbo_weight"):
+        del config["game"][key]
     for name in ("game", "optimiser", "labels", "record", "hardware"):
         assert not config.pop(name)
+    del config["discriminator"]["spectral_norm"]
     for section, key in (("model", "skips"), ("training", "sleep"), ("training", "penalty_every")):
         del config[section][key]
     about = {"schema": 1, "step": 1, "level": level, "config": config}

@@ -155,3 +155,15 @@ def test_another_method_drops_what_belongs_to_the_game() -> None:
     assert hk.build(changed).discriminator is None
     with pytest.raises(ConfigError, match=r"\[discriminator\] has no effect here: training.method = 'elbo' has no"):
         override(changed, {"discriminator.width": 7})
+
+
+def test_classes_on_top_train_too(tmp_path: Path) -> None:
+    """Hard classes with a straight-through gradient: the held-out bound falls, and every parameter moves."""
+    model = built(1, classes=10)
+    before = [p.detach().clone() for p in model.hierarchy.parameters()]
+    records: list[Record] = []
+    trainer = hk.Trainer(model, "digits", out=tmp_path / "run", on_record=records.append)
+    trainer.fit()
+    assert all((p != old).any() for p, old in zip(model.hierarchy.parameters(), before, strict=True))
+    assert records[-1].held_out_negative_elbo < records[1].held_out_negative_elbo
+    assert [space.name for space in hk.load(tmp_path / "run").hierarchy.spaces] == ["x", "z1", "y"]

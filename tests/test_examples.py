@@ -24,6 +24,13 @@ def test_custom_kernel(tmp_path: Path) -> None:
     assert model.hierarchy.sample(5).shape == (5, 2)
 
 
+@pytest.mark.filterwarnings("ignore:the encoder does not recover")
+def test_a_learned_mixture_prior_puts_samples_into_clusters() -> None:
+    example = runpy.run_path(str(EXAMPLES / "mixture_prior.py"))
+    untrained, trained = (example["main"](steps) for steps in (2, 250))
+    assert untrained < 0.1 < 0.2 < trained
+
+
 @pytest.mark.filterwarnings("ignore:samples have collapsed")
 @pytest.mark.filterwarnings("ignore:the discriminator has known")
 @pytest.mark.parametrize(

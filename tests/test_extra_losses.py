@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import itertools
 import shutil
 import warnings
 from pathlib import Path
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import halikit as hk
+from halikit.elbo import negative_elbo
 from halikit.errors import InputError
+from halikit.training.cycle import cycle_loss, evidence_bound
 from halikit.training.extra_losses import Player, StepContext
 from halikit.training.game import GameMethod
 from halikit.training.sleep import sleep_loss
@@ -226,8 +229,8 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(player, monkeypatch)
         # The second micro-batch has the noise of the second half.
         original = trainer.method.add_gradients
 
-        def moved(x: Tensor, *rest: object, original=original, place=place) -> dict[str, Tensor]:
-            outcome = original(x, *rest)
+        def moved(x: Tensor, *rest: object, original=original, place=place, **options: object) -> dict[str, Tensor]:
+            outcome = original(x, *rest, **options)
             place["start"] += len(x)
             return outcome
 
@@ -356,6 +359,138 @@ def test_two_processes_have_the_same_module(tmp_path):
     for name, tensor in found["last-0"].items():
         assert torch.equal(found["last-1"][name], tensor)
         assert not torch.equal(found["first-0"][f"layer.{name}"], tensor)
+
+
+# --- reconstruction beside the game -----------------------------------------------------------------------------------
+
+DENSE = {"gauge": None, "max_scale": None, "observation_scale": 0.5}
+
+
+class Shift(hk.Kernel):
+    """A user's kernel that adds a constant, and can only be sampled."""
+
+    def __init__(self, source: hk.Space, target: hk.Space, by: float) -> None:
+        super().__init__(source, target)
+        self.by = nn.Parameter(torch.tensor(by))
+
+    def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        return given + self.by
+
+
+def shifts() -> hk.Hierarchy:
+    """Three levels that move up by 0.1, 0.2, 0.3, and down by 1, 2, 3."""
+    spaces = [hk.Space(name, (2,)) for name in ("x", "z1", "z2", "z3")]
+    return hk.Hierarchy(
+        hk.Link(Shift(below, above, 0.1 * level), Shift(above, below, -float(level)))
+        for level, (below, above) in enumerate(itertools.pairwise(spaces), 1)
+    )
+
+
+def test_the_cycle_of_each_level_leads_to_x_and_back():
+    """Squared errors of draws, as the kernels know neither a density nor a mean: (0.1 l (l + 1)/2 − l (l + 1)/2)²."""
+    h, x = shifts(), torch.randn(5, 2)
+    states = h.encode(x, sample=True)
+    expected = [(0.9 * level * (level + 1) / 2) ** 2 for level in (1, 2, 3)]
+    for level in range(3):
+        weights = [float(i == level) for i in range(3)]
+        assert cycle_loss(h, states, weights).item() == pytest.approx(expected[level], rel=1e-4)
+    whole = cycle_loss(h, states, (1.0, 0.5, 2.0))
+    assert whole.item() == pytest.approx(expected[0] + 0.5 * expected[1] + 2 * expected[2], rel=1e-4)
+    whole.backward()
+    assert all(p.grad is not None for p in h.parameters())
+
+
+def test_the_cycle_of_a_density_is_its_log_density():
+    """Per element, and at one level: ``−log p(x|z_1)`` at the encoder's draw."""
+    h = small(**DENSE).hierarchy.eval()
+    states = h.encode(batch(), sample=True)
+    expected = -h.links[0].down.log_prob(batch(), states["z1"]).mean() / 64
+    torch.testing.assert_close(cycle_loss(h, states, (1.0, 0.0)), expected)
+
+
+def test_the_cycle_changes_no_running_statistics():
+    model = small()
+    states = model.hierarchy.encode(batch(), sample=True)
+    before = copy.deepcopy(model.hierarchy.state_dict())
+    cycle_loss(model.hierarchy, states, (1.0, 1.0)).backward()
+    assert all(torch.equal(before[name], value) for name, value in model.hierarchy.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"cycle_weight": 0.5}, "cycle_loss"),
+        ({"cycle_weight": (0.0, 2.0)}, "cycle_loss"),
+        ({"elbo_weight": 0.1}, "negative_elbo"),
+    ],
+    ids=["cycle", "cycle of one level", "evidence bound"],
+)
+@pytest.mark.parametrize("others", [{}, {"objective": "hinge"}, {"discriminator_steps": 2}, {"accumulate": 2}], ids=str)
+def test_they_are_settings_that_move_the_generators_alone(changes, name, others):
+    found = []
+    for options in ({}, changes):
+        trainer = hk.Trainer(small(**DENSE, dropout=0.0, **options, **others))
+        outcomes = [trainer.step(batch()) for _ in range(3 if "discriminator_steps" in others else 1)]
+        assert (name in trainer.method.columns) == (name in outcomes[-1]) == bool(options)
+        found.append([gradients(part) for part in trainer.model.parts.values()])
+    (h_without, d_without), (h_with, d_with) = found
+    assert relative_error(h_with, h_without) > 1e-3
+    if not {"discriminator_steps", "accumulate"} & set(others):  # there the discriminator waits, or draws differ
+        assert relative_error(d_with, d_without) < 1e-6
+
+
+def test_the_evidence_bound_is_that_of_pyro():
+    h = small(**DENSE).hierarchy
+    loss, step = evidence_bound(h).function, StepContext({"x": batch()}, {}, h, hk.build_discriminator(h), None, 0)
+    torch.manual_seed(SEED)
+    found = loss(step)
+    torch.manual_seed(SEED)
+    torch.testing.assert_close(found, negative_elbo(h, batch()))
+
+
+def test_they_are_off_by_default():
+    assert hk.Trainer(small()).method.columns == ("d_loss", "g_loss", "rho_q", "rho_p")
+
+
+@pytest.mark.parametrize("changes", [{"cycle_weight": 1.0}, {"elbo_weight": 1.0}], ids=str)
+def test_a_heavy_weight_makes_reconstructions_better(changes):
+    """By the error of the mean after 60 steps with a weight of 1, against the game alone."""
+    errors = []
+    for options in ({}, changes):
+        trainer = hk.Trainer(small(**DENSE, learning_rate=3e-3, **options))
+        digits = hk.data.load("digits").train.batch(torch.arange(64))
+        for _ in range(60):
+            trainer.step(digits)
+        hierarchy = trainer.model.hierarchy.eval()
+        errors.append((hierarchy.reconstruct(digits) - digits).square().mean().item())
+    assert errors[1] < 0.96 * errors[0]
+
+
+@pytest.mark.parametrize("changes", [{"cycle_weight": 1.0}, {"elbo_weight": 1.0}], ids=str)
+def test_they_are_compiled_with_the_step(changes, monkeypatch):
+    graphs = without_machine_code(monkeypatch)
+    notices: list[str] = []
+    options = {"on_notice": notices.append}
+    trainers = [hk.Trainer(small(**DENSE, **changes, compile=mode), **options) for mode in (None, "default")]
+    for _ in range(2):
+        eager, compiled = (trainer.step(batch()) for trainer in trainers)
+        for name, value in eager.items():
+            torch.testing.assert_close(compiled[name], value, rtol=1e-5, atol=1e-6)
+    assert not notices
+    assert len(graphs) == 1
+
+
+def test_a_bound_without_densities_is_refused_before_the_first_step():
+    with pytest.raises(InputError, match="needs densities in training"):
+        hk.Trainer(small(elbo_weight=1.0))
+    with pytest.raises(InputError, match="the evidence bound sums log-densities: it needs precision '32'"):
+        small(elbo_weight=1.0, precision="bf16")
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 1.0, 1.0), ()])
+def test_a_cycle_has_a_weight_for_each_level(weights):
+    with pytest.raises(InputError, match=rf"cycle_weight has {len(weights)} weights, and the hierarchy has 2 levels"):
+        hk.Trainer(small(cycle_weight=weights))
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------------

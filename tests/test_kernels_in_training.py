@@ -1,5 +1,6 @@
 """What training says of kernels when it is set up, and models in double precision."""
 
+import pyro.distributions as dist
 import pytest
 import torch
 from conftest import Network, UniformKernel, configured, gaussian
@@ -100,3 +101,26 @@ def test_a_kernel_of_a_network_in_double_precision_is_a_model_in_double_precisio
     trainer = hk.Trainer(model, torch.randn(64, 3), settings=configured(steps=2, batch_size=16))
     trainer.fit()
     assert trainer.averaged.sample(2).dtype == torch.float64
+
+
+class Proportions(hk.DensityKernel):
+    """Draws on the simplex, under a prior on all of R^d."""
+
+    def __init__(self, source, target):
+        super().__init__(source, target)
+        self.network = Network(source, target.size)
+
+    def forward(self, given):
+        return dist.Dirichlet(self.network(given).exp())
+
+
+def test_a_level_whose_samples_have_no_density_has_no_sleep_phase():
+    hierarchy, told = stack(Proportions), []
+    model = hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=4))
+    trainer = hk.Trainer(model, settings=configured(steps=2), on_notice=told.append)
+    assert told == [
+        "no sleep phase at z1: samples of the decoder lie where T_{z1|x} has no density; give the hierarchy a prior, "
+        "or kernels, on the support of its draws"
+    ]
+    assert trainer.config.game.sleep_weights == (0.0,)
+    assert trainer.step(torch.randn(8, 3))["g_loss"].isfinite()

@@ -14,7 +14,7 @@ ROOT = Path(halikit.__file__).parent
 # From the ground up: a file imports from its own folder and from what is listed above it here.
 LAYERS = [
     *("errors", "utils", "spaces", "settings", "objectives", "renamed"),
-    *("kernels", "priors", "joints", "hierarchy", "discriminator", "algorithm", "elbo", "supervision"),
+    *("kernels", "priors", "joints", "hierarchy", "discriminator", "algorithm", "elbo", "supervision", "testing"),
     *("networks", "data", "semi", "hardware", "optimisation"),
     *("config", "presets", "earlier", "model"),
     *("analysis", "plotting", "runs", "training"),

@@ -38,6 +38,8 @@ KEYS = {
     "recovery recovery_from_x",
     "recovery": "num_samples recovery recovery_from_x",
     "reconstruction": "number euclidean embedded nats nats_refused observation_scale js_lower_bounds",
+    "likelihood": "number observation_scale mean values kind num_draws effective_sample_size effective_sample_sizes "
+    "proposal change settled",
     "samples": "number noiseless features precision recall density coverage",
 }
 
@@ -101,7 +103,8 @@ finally:
 
 @pytest.mark.parametrize("name", KEYS)
 def test_values_as_json(halikit: Shell, run: Path, name: str) -> None:
-    values = json.loads(halikit("evaluate", name, run, "-n", 50, "--seed", 3, "--json"))
+    options = ["--scale", 0.3, "--draws", 64] if name == "likelihood" else []
+    values = json.loads(halikit("evaluate", name, run, "-n", 50, "--seed", 3, "--json", *options))
     assert list(values) == ["run", "weights", "seed", *KEYS[name].split()]
     assert (values["run"], values["weights"], values["seed"]) == (str(run), "averaged", 3)
 
@@ -115,6 +118,37 @@ def test_a_measure_is_a_function_of_python(run: Path) -> None:
         assert error["value"] == pytest.approx(rms, rel=1e-5)
         assert (error["kind"], error["unit"], error["count"]) == ("estimate", "per element", 100)
     assert result.lines[1] == "root mean square error of x̂, over all elements and data"
+
+
+def test_numbers_in_nats_come_with_their_draws(halikit: Shell, run: Path) -> None:
+    options = ["-n", 20, "--scale", "fit", "--draws", 128]
+    first, second = json.loads(halikit("evaluate", "reconstruction", run, *options, "--json"))["nats"]
+    assert (first["kind"], first["num_samples"], first["num_between"], first["proposal"]) == ("estimate", 16, 0, None)
+    assert (second["kind"], second["num_samples"], second["num_between"]) == ("upper bound", 1, 128)
+    assert 1 <= second["effective_sample_size"] <= 128
+    assert second["proposal"] == "mixture"
+    printed = halikit("evaluate", "reconstruction", run, *options, "--proposal", "decoder")
+    assert "16 draws of z_1" in printed
+    assert "1 draw of z_2 × 128 draws by the decoder, effective sample size" in printed
+    # An untrained model is far from settled at 128 draws: that is said.
+    assert ("not settled" in printed) == (
+        not json.loads(halikit("evaluate", "reconstruction", run, *options, "--proposal", "decoder", "--json"))["nats"][
+            1
+        ]["settled"]
+    )
+
+
+def test_the_likelihood_of_each_datum(halikit: Shell, run: Path) -> None:
+    options = ["-n", 20, "--scale", 0.5, "--draws", 128]
+    values = json.loads(halikit("evaluate", "likelihood", run, *options, "--json"))
+    assert len(values["values"]) == len(values["effective_sample_sizes"]) == values["number"] == 20
+    assert values["mean"]["value"] == pytest.approx(sum(values["values"]) / 20, rel=1e-5)
+    assert (values["kind"], values["num_draws"], values["proposal"]) == ("lower bound", 128, "mixture")
+    printed = halikit("evaluate", "likelihood", run, *options)
+    assert f"{values['mean']['value']:.4g} ±" in printed
+    assert "(lower bound, n = 20)  128 draws by the mixture, effective sample size" in printed
+    assert "--scale fit, or --scale NUMBER" in halikit("evaluate", "likelihood", run, code=2)
+    assert "positive number or fit" in halikit("evaluate", "likelihood", run, "--scale", "-1", code=2)
 
 
 def test_lines_go_into_a_file(halikit: Shell, run: Path, tmp_path: Path) -> None:

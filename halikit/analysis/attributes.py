@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from halikit.analysis.batched import in_batches
+from halikit.analysis.batched import batches, in_batches
 from halikit.analysis.comparison import Comparison
 from halikit.analysis.svm import Questions, balanced_accuracy
 from halikit.data import Split, order
@@ -163,7 +163,7 @@ def fit_classifier(
 
 def original_scores(classifier: Classifier, part: Split, questions: Questions) -> tuple[float, ...]:
     """Balanced accuracy on the original images of a part, in [0, 1], for each question of ``questions.test``."""
-    return _scores(classifier, part, questions, lambda x: x)
+    return _scores(classifier, part, questions, lambda x, rows: x)
 
 
 def reconstruction_scores(
@@ -173,12 +173,12 @@ def reconstruction_scores(
 
     Args:
         classifier: A classifier for the same questions.
-        hierarchy: A hierarchy in evaluation mode.
+        hierarchy: A hierarchy in evaluation mode; given the contexts of the images, if it takes one.
         part: The original images.
         questions: The questions; ``questions.test`` has the answers of the part.
         level: Level, between 1 and L.
     """
-    return _scores(classifier, part, questions, lambda x: hierarchy.reconstruct(x, level))
+    return _scores(classifier, part, questions, lambda x, rows: hierarchy.rows(rows).reconstruct(x, level))
 
 
 def preservation(
@@ -260,9 +260,10 @@ def classifier_features(classifier: Classifier) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def _scores(
-    classifier: Classifier, part: Split, questions: Questions, change: Callable[[Tensor], Tensor]
+    classifier: Classifier, part: Split, questions: Questions, change: Callable[[Tensor, slice], Tensor]
 ) -> tuple[float, ...]:
-    """Balanced accuracy on changed images of a part, for each question of ``questions.test``."""
+    """Balanced accuracy on images of a part, changed with their rows, for each question of ``questions.test``."""
     device = next(classifier.network.parameters()).device
-    predicted = in_batches(lambda x: classifier.network(change(x)).cpu() > 0, part, _CHUNK, device=device).numpy()
+    found = [classifier.network(change(x, rows)).cpu() > 0 for rows, x in batches(part, _CHUNK, device=device)]
+    predicted = torch.cat(found).numpy()
     return tuple(balanced_accuracy(predicted[:, i], questions.test[:, i]) for i in range(len(questions.names)))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from halikit.data import Split
+from halikit.hierarchy import Hierarchy
 
-__all__ = ["batches", "in_batches", "sizes"]
+__all__ = ["at_random", "batches", "in_batches", "sampled_parts", "sizes"]
 
 
 def sizes(n: int, size: int) -> Iterator[int]:
@@ -35,6 +36,28 @@ def batches(data: Tensor | Split, size: int, *, device: torch.device | None = No
         batch = data[rows] if isinstance(data, Tensor) else data.batch(torch.arange(first, first + n))
         yield rows, batch if device is None else batch.to(device)
         first += n
+
+
+def at_random(hierarchy: Hierarchy, n: int) -> Hierarchy:
+    """The hierarchy given ``n`` of its contexts, drawn with replacement by torch's global generator."""
+    context = hierarchy.context
+    if context is None or len(context) == 1:
+        return hierarchy
+    return hierarchy.rows(torch.randint(len(context), (n,), device=context.device))
+
+
+def sampled_parts(hierarchy: Hierarchy, n: int, size: int) -> Iterator[tuple[int, Hierarchy]]:
+    """The batches in which ``n`` samples are drawn: the size of each, and the hierarchy given the context of its rows.
+
+    Args:
+        hierarchy: A hierarchy; given a context of n rows or of one, if it takes a context.
+        n: Number of samples.
+        size: Size of a batch; the last one may be smaller.
+    """
+    first = 0
+    for number in sizes(n, size):
+        yield number, hierarchy.rows(slice(first, first + number))
+        first += number
 
 
 def in_batches(

@@ -19,7 +19,7 @@ def mean_direction(hierarchy: Hierarchy, part: Split, level: int, towards: Tenso
     """The difference of the means of ``z_l`` over two kinds of data.
 
     Args:
-        hierarchy: A hierarchy in evaluation mode.
+        hierarchy: A hierarchy in evaluation mode; given the contexts of the data, if it takes one.
         part: The data.
         level: Level l, between 1 and L.
         towards: ``(n,)`` bool, the data that the direction leads to.

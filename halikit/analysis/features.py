@@ -44,7 +44,7 @@ def encoded(
     """Encode a part of a data set batch by batch, in order.
 
     Args:
-        hierarchy: The hierarchy, in evaluation mode.
+        hierarchy: The hierarchy, in evaluation mode; given the contexts of the data, if it takes one.
         part: The data; each batch is read when it is needed.
         batch_size: Number of samples in a batch.
         start: First sample to encode, a multiple of the batch size.
@@ -62,9 +62,9 @@ def encoded(
         x = part.batch(torch.arange(rows.start, rows.stop)).to(device)
         if draw:
             with seeded(derived_seed(seed, first), device):
-                yield rows, hierarchy.encode(x, sample=True)
+                yield rows, hierarchy.rows(rows).encode(x, sample=True)
         else:
-            yield rows, inference.encode(x)
+            yield rows, inference.encode(x, context=hierarchy.rows(rows).context)
 
 
 def pooled(z: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def write_features(
     when it is complete; until then the finished rows are in ``.NAME.part`` and ``.NAME.part.json`` beside it.
 
     Args:
-        hierarchy: The hierarchy, in evaluation mode.
+        hierarchy: The hierarchy, in evaluation mode; given the contexts of the data, if it takes one.
         part: The data.
         out: The file; an existing one is replaced.
         levels: Levels to write, from 1 to L; all by default.

@@ -2,7 +2,7 @@
 
 The decoder was trained on ``z_L`` of the prior, but reconstructs from ``z_L`` of the encoder. Where both distributions
 differ, samples are worse than reconstructions. With the aggregate ``q(z_L) = E_{q(x)}[q(z_L|x)]`` as the prior they
-differ less (Tomczak & Welling 2018; Ghosh et al. 2020 fit a mixture after training, as is done here).
+differ less (Tomczak & Welling 2018). A mixture is fitted after training as by Ghosh et al. (2020).
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def fit(
         A copy of the model with the new prior, in evaluation mode. Its config names the prior.
 
     Raises:
-        InputError: If ``z_L`` is discrete or bounded, the data have another shape, or an argument does not fit the kind.
+        InputError: If ``z_L`` is discrete or bounded, the data have another shape, or an argument does not fit the
+            kind.
     """
     hierarchy = copy.deepcopy(model.hierarchy).eval()
     _check(hierarchy, kind, components, layers)
@@ -71,7 +72,9 @@ def fit(
     if loaded.shape != hierarchy.spaces[0].shape:
         raise InputError(f"the model is for data of shape {hierarchy.spaces[0].shape}, but these have {loaded.shape}")
     n = len(loaded.train)
-    z = top_draws(hierarchy, loaded.train, draws=min(_MOST_DRAWS, -(-_DRAWS // n)), seed=seed)
+    context = model.context_kind(loaded) if hierarchy.context is None else None
+    given = None if context is None else loaded.train.context(context).to(hierarchy.prior.device)
+    z = top_draws(hierarchy.conditioned(given), loaded.train, draws=min(_MOST_DRAWS, -(-_DRAWS // n)), seed=seed)
     if not z.is_floating_point() or torch.equal(z, z.round()):
         raise InputError(_only_real(hierarchy))
     with seeded(seed):
@@ -92,7 +95,9 @@ def fit(
     settings = {name: _default(name) for name in ("prior_components", "prior_layers")}
     changes = {f"model.{name}": value for name, value in settings.items()} | {"model.prior": kind} | sizes
     config = override(model.config, changes) if model.config else None
-    return Model(Hierarchy(list(hierarchy), prior).eval(), copy.deepcopy(model.discriminator), config)
+    fitted = Hierarchy(list(hierarchy), prior).eval()
+    fitted.context = hierarchy.context
+    return Model(fitted, copy.deepcopy(model.discriminator), config)
 
 
 @torch.no_grad()
@@ -100,17 +105,17 @@ def top_draws(hierarchy: Hierarchy, part: Split, *, draws: int = 1, seed: int = 
     """Draws of ``q(z_L|x)`` for each datum, ``(n, draws, *shape of z_L)``, on the device of the hierarchy.
 
     Args:
-        hierarchy: A hierarchy in evaluation mode.
+        hierarchy: A hierarchy in evaluation mode; given the contexts of the data, if it takes one.
         part: The data.
         draws: Number of draws for each datum.
         seed: Seed of the draws.
     """
     device, top = hierarchy.prior.device, hierarchy.spaces[-1].name
     with seeded(seed, device):
-        found = [
-            torch.stack([hierarchy.encode(x.to(hierarchy.prior.dtype), sample=True)[top] for _ in range(draws)], 1)
-            for _, x in batches(part, _CHUNK, device=device)
-        ]
+        found = []
+        for rows, x in batches(part, _CHUNK, device=device):
+            own, x = hierarchy.rows(rows), x.to(hierarchy.prior.dtype)
+            found.append(torch.stack([own.encode(x, sample=True)[top] for _ in range(draws)], 1))
     return torch.cat(found)
 
 
@@ -141,8 +146,6 @@ def _check(hierarchy: Hierarchy, kind: str, components: int | None, layers: int 
         raise InputError(_only_real(hierarchy))
     if kind == "flow" and top.size < 2:
         raise InputError(f"a flow needs two elements or more, and {top} has one: fit a mixture")
-    if hierarchy.takes_context and hierarchy.context is None:
-        raise InputError("this model depends on a context, and a prior is fitted to encodings without one")
 
 
 def _only_real(hierarchy: Hierarchy) -> str:

@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from halikit.analysis.batched import at_random
 from halikit.analysis.quantity import Quantity
 from halikit.analysis.recovery import LEAST, decoder_use, recovery
 from halikit.analysis.two_sample import TwoSampleTest, two_sample_test
@@ -91,7 +92,7 @@ def examine(hierarchy: Hierarchy, x: Tensor, *, noise: float = 0.1, seed: int = 
     """Examine a hierarchy on held-out data.
 
     Args:
-        hierarchy: A hierarchy in evaluation mode.
+        hierarchy: A hierarchy in evaluation mode; given the contexts of the data, if it takes one.
         x: ``(n, *shape of x)``, at least 16; the information needs 256 or more.
         noise: Standard deviation of noise added to data and samples before they are compared, in units of x, so that
             the steps of 8-bit pixels do not separate them. A lower bound on D_JS with noise also holds without.
@@ -100,7 +101,8 @@ def examine(hierarchy: Hierarchy, x: Tensor, *, noise: float = 0.1, seed: int = 
     with seeded(seed, hierarchy.prior.device):
         q, p = hierarchy.encode(x, sample=True), hierarchy.sample_states(len(x))
         means = hierarchy.encode(x)
-        recovered, used = recovery(hierarchy, _DRAWN), decoder_use(hierarchy, _DRAWN)
+        sampled = at_random(hierarchy, _DRAWN)
+        recovered, used = recovery(sampled, _DRAWN), decoder_use(sampled, _DRAWN)
         bottom = hierarchy.spaces[0].name
         spread = _distance(p[bottom]) / max(_distance(x), 1e-12)
         for states in (q, p):

@@ -22,6 +22,7 @@ def interpolate(
     positions: Sequence[float],
     *,
     path: Literal["linear", "spherical"] = "linear",
+    contexts: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Encode pairs of data along the means, interpolate between their ``z_l``, and decode.
 
@@ -33,6 +34,8 @@ def interpolate(
         positions: Positions on the path: 0 is ``start``, 1 is ``end``; others are between or beyond.
         path: ``"linear"``, or ``"spherical"``: along the great circle of the directions, with interpolated length. The
             length of high-dimensional Gaussian latents hardly varies, and this path keeps it.
+        contexts: Contexts of ``start`` and of ``end``, ``(n, K)`` floats, for kernels that take one; in between they
+            are interpolated linearly.
 
     Returns:
         ``(n, len(positions), *shape of x)``.
@@ -46,9 +49,14 @@ def interpolate(
         raise ValueError(f"a path is 'linear' or 'spherical', got {path!r}")
     stack = hierarchy[:level]
     top, bottom = stack.spaces[-1].name, stack.spaces[0].name
-    a, b = (stack.encode(x)[top] for x in (start, end))
+    given = (None, None) if contexts is None else contexts
+    a, b = (stack.encode(x, context=context)[top] for x, context in zip((start, end), given, strict=True))
     between = _linear if path == "linear" else _spherical
-    return torch.stack([stack.decode(between(a, b, position))[bottom] for position in positions], 1)
+    images = []
+    for position in positions:
+        context = None if contexts is None else _linear(*contexts, position)
+        images.append(stack.decode(between(a, b, position), context=context)[bottom])
+    return torch.stack(images, 1)
 
 
 def _linear(a: Tensor, b: Tensor, position: float) -> Tensor:

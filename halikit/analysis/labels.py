@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from halikit.analysis.batched import in_batches, sizes
+from halikit.analysis.batched import at_random, batches, in_batches, sampled_parts
 from halikit.data import DataSet, Split
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
@@ -66,7 +66,8 @@ def label_scores(
     """Judge reconstructions and samples by a classifier fitted on the training data.
 
     Args:
-        hierarchy: A hierarchy in evaluation mode.
+        hierarchy: A hierarchy in evaluation mode; given the contexts of the part, if it takes one. Samples are then
+            given contexts of the part that are drawn at random.
         data: Data with labels.
         part: Part to measure on; the held-out part by default.
         num_samples: Number of samples to draw.
@@ -91,12 +92,14 @@ def label_scores(
         return float((predicted(x) == truth).double().mean())
 
     def rebuilt(level: int) -> Tensor:
-        return in_batches(lambda x: hierarchy.reconstruct(x, level).flatten(1).cpu(), part, _CHUNK, device=device)
+        images = (hierarchy.rows(rows).reconstruct(x, level) for rows, x in batches(part, _CHUNK, device=device))
+        return torch.cat([each.flatten(1).cpu() for each in images])
 
     with torch.no_grad():
         kept = tuple(accuracy(rebuilt(level)) for level in range(1, len(hierarchy) + 1))
         with seeded(seed, device):
-            samples = torch.cat([hierarchy.sample(n).flatten(1).cpu() for n in sizes(num_samples, _CHUNK)])
+            parts = sampled_parts(at_random(hierarchy, num_samples), num_samples, _CHUNK)
+            samples = torch.cat([each.sample(n).flatten(1).cpu() for n, each in parts])
     shares = torch.bincount(predicted(samples), minlength=len(data.classes)).double() / num_samples
     return LabelScores(
         kept,

@@ -18,6 +18,7 @@ from halikit.joints import with_hard_classes
 from halikit.kernels import Composite, DensityKernel, Gaussian, LinearGaussian, compose
 from halikit.priors import Prior
 from halikit.spaces import Space
+from halikit.utils.random import seeded
 
 __all__ = ["LogLikelihood", "log_likelihood"]
 
@@ -103,12 +104,11 @@ def log_likelihood(
 
     Raises:
         NoDensityError: If a density that is needed does not exist, and ``scale`` does not give one.
-        InputError: If the proposal is none of the names.
-        ValueError: If ``scale`` is given though ``p(x|z_1)`` has a density.
+        InputError: If the proposal is none of the names, or ``scale`` is given though ``p(x|z_1)`` has a density.
     """
     hierarchy = hierarchy.conditioned(context)
     downs = observed_decoder(hierarchy, scale)
-    decoder, prior = compose(*downs), _normal(hierarchy.prior)
+    decoder, prior = compose(*downs), _normal(hierarchy.prior, x)
     if isinstance(decoder, LinearGaussian) and prior is not None:
         marginal = decoder.marginal(prior)
         exact = torch.distributions.MultivariateNormal(marginal.mean, marginal.covariance)
@@ -138,20 +138,23 @@ class _PriorKernel(DensityKernel):
     def __init__(self, prior: Prior) -> None:
         super().__init__(Space("nothing", ()), prior.space)
         self.prior = prior
+        with seeded(0, prior.device):
+            self.integer_draws = not prior.sample(1).is_floating_point()
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
         """The prior, for each element of ``given``."""
-        return self.prior().expand(given.shape)
+        return self.prior()
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """A sample of the prior for each element of ``given``."""
-        return self.prior.sample(given.numel(), generator=generator).reshape(*given.shape, *self.target.shape)
+        draws = self.prior.sample(len(given), generator=generator)
+        return draws if self.integer_draws else draws.to(given)
 
 
-def _normal(prior: Prior) -> Gaussian | None:
+def _normal(prior: Prior, like: Tensor) -> Gaussian | None:
     """The prior as a Gaussian on flattened states, if it is normal with independent elements."""
     distribution = prior()
     base = distribution.base_dist if isinstance(distribution, dist.Independent) else distribution
     if not isinstance(base, torch.distributions.Normal):
         return None
-    return Gaussian(distribution.mean.flatten(), distribution.variance.flatten().diag())
+    return Gaussian(distribution.mean.flatten().to(like), distribution.variance.flatten().diag().to(like))

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from halikit.analysis.batched import batches, in_batches
+from halikit.analysis.batched import batches
 from halikit.analysis.importance import CHUNK, Draws, Proposal, bound_log_density, choose_paths, rows_of
 from halikit.analysis.quantity import Kind, Quantity
-from halikit.discriminator import Discriminator
+from halikit.discriminator import CONTEXT, Discriminator
+from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import (
     Composite,
@@ -70,7 +71,7 @@ class ReconstructionError:
 
     @property
     def effective_sample_size(self) -> float:
-        """The mean effective number of the draws in between; without any, the number of draws of ``z_l``."""
+        """Effective number of the draws in between, at least 1, mean over data; without any, ``num_samples``."""
         return self.draws.effective_sample_size if self.draws else float(self.num_samples)
 
     def as_dict(self) -> dict[str, Any]:
@@ -136,8 +137,8 @@ def reconstruction_error(
 
     Raises:
         NoDensityError: If a density that is needed does not exist, and ``scale`` does not give one.
-        InputError: If the proposal is none of the names.
-        ValueError: If there is no such level, or ``scale`` is given though ``p(x|z_1)`` has a density.
+        InputError: If the proposal is none of the names, or ``scale`` is given though ``p(x|z_1)`` has a density.
+        ValueError: If there is no such level.
     """
     level = len(hierarchy) if level is None else level
     stack = hierarchy.conditioned(context)[:level]
@@ -182,14 +183,13 @@ def fit_observation_scale(
     Returns:
         The scale σ in units of x, positive.
     """
-    link = next(iter(hierarchy))
-
-    def squares(x: Tensor) -> Tensor:
-        repeated = x.expand(num_samples, *x.shape)
+    squares = []
+    for rows, part in batches(x, max(1, CHUNK // num_samples)):
+        link = next(iter(hierarchy.rows(rows)))
+        repeated = part.expand(num_samples, *part.shape)
         mean = link.down.mean(link.up.sample(repeated, generator=generator))
-        return (repeated - mean).square().flatten(2).mean((0, 2))
-
-    return max(float(in_batches(squares, x, max(1, CHUNK // num_samples)).mean().sqrt()), 1e-6)
+        squares.append((repeated - mean).square().flatten(2).mean((0, 2)))
+    return max(float(torch.cat(squares).mean().sqrt()), 1e-6)
 
 
 class Distances(NamedTuple):
@@ -269,6 +269,9 @@ def js_bound(
     with evaluating(hierarchy, discriminator):
         q = hierarchy.encode(x, sample=True, generator=generator)
         p = hierarchy.sample_states(len(x), generator=generator)
+        if hierarchy.context is not None:
+            context = hierarchy.context.expand(len(x), *hierarchy.context.shape[1:])
+            q, p = q | {CONTEXT: context}, p | {CONTEXT: context}
         return tuple(
             # The two expectations are over independent samples; pairing them does not change the mean.
             Quantity.mean(math.log(2) - 0.5 * (softplus(-game(q)) + softplus(game(p))), "lower bound", "nats")
@@ -313,17 +316,17 @@ def observed_decoder(stack: Hierarchy, scale: float | None) -> list[Kernel]:
 
     Raises:
         NoDensityError: If ``p(x|z_1)`` has no density, and ``scale`` does not give one.
-        ValueError: If ``scale`` is given though ``p(x|z_1)`` has a density.
+        InputError: If ``scale`` is given though ``p(x|z_1)`` has a density.
     """
     downs = [link.down for link in stack]
     if scale is not None:
         if not isinstance(downs[0], DeterministicKernel):
-            raise ValueError(f"a scale was given, but {downs[0]} is a {type(downs[0]).__name__}: leave it out")
+            raise InputError(f"a scale was given, but {downs[0]} is a {type(downs[0]).__name__}: leave it out")
         downs[0] = downs[0].with_noise(scale).conditioned(downs[0].context)
     kernel = downs[0].factors[-1]
     if not isinstance(kernel, DensityKernel):
         raise NoDensityError(
-            f"{kernel} is a {type(kernel).__name__} without a density, so Eq. 5 has no value in nats; "
+            f"{kernel} is a {type(kernel).__name__} without a density, so there is no value in nats; "
             "for a deterministic one give a scale, or fit one on held-out data"
         )
     return downs

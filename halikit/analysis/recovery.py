@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halikit.analysis.batched import sizes
+from halikit.analysis.batched import sampled_parts
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import CategoricalKernel, Kernel
 
@@ -47,15 +47,15 @@ def recovery(hierarchy: Hierarchy, num_samples: int = 2000) -> Recovery:
     """Draw from the decoder's joint (Eq. 4), and encode the samples.
 
     Args:
-        hierarchy: A hierarchy in evaluation mode.
+        hierarchy: A hierarchy in evaluation mode; given ``num_samples`` contexts or one, if it takes a context.
         num_samples: Number of samples, at least 2, drawn by torch's global generator.
     """
     names = [space.name for space in hierarchy.spaces]
     one_step, from_x = ([_Score(link.up) for link in hierarchy] for _ in range(2))
-    for size in sizes(num_samples, _CHUNK):
-        drawn = hierarchy.sample_states(size)
-        along = hierarchy.encode(drawn[names[0]])
-        for i, link in enumerate(hierarchy):
+    for size, part in sampled_parts(hierarchy, num_samples, _CHUNK):
+        drawn = part.sample_states(size)
+        along = part.encode(drawn[names[0]])
+        for i, link in enumerate(part):
             one_step[i].add(drawn[names[i + 1]], link.up.mean(drawn[names[i]]))
             from_x[i].add(drawn[names[i + 1]], along[names[i + 1]])
     return Recovery(tuple(score.value() for score in one_step), tuple(score.value() for score in from_x), num_samples)
@@ -70,13 +70,13 @@ def decoder_use(hierarchy: Hierarchy, num_samples: int = 2000) -> tuple[float, .
     that does not ignore ``z_l`` makes no error given its own ``z_l``.
 
     Args:
-        hierarchy: A hierarchy in evaluation mode.
+        hierarchy: A hierarchy in evaluation mode; given ``num_samples`` contexts or one, if it takes a context.
         num_samples: Number of samples, at least 2, drawn by torch's global generator.
     """
     own, other = torch.zeros(2, len(hierarchy), dtype=torch.float64)
-    for size in sizes(num_samples, _CHUNK):
-        drawn = hierarchy.sample_states(max(2, size))
-        for i, link in enumerate(hierarchy):
+    for size, part in sampled_parts(hierarchy, num_samples, _CHUNK):
+        drawn = part.sample_states(max(2, size))
+        for i, link in enumerate(part):
             below, z = drawn[link.down.target.name], drawn[link.down.source.name]
             for sums, given in ((own, z), (other, z.roll(1, 0))):
                 sums[i] += (below - link.down.mean(given)).double().square().sum().cpu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from halikit.analysis.batched import in_batches
+from halikit.analysis.batched import batches
 from halikit.analysis.inference import Inference
 from halikit.hierarchy import Hierarchy
 
@@ -27,7 +27,7 @@ def sample(
     """Draw data from the decoder's joint.
 
     Args:
-        hierarchy: A hierarchy in evaluation mode.
+        hierarchy: A hierarchy in evaluation mode; given n contexts or one, if it takes a context.
         n: Number of samples.
         truncation: Truncate the noise of the prior at this many standard deviations in each element: that of each
             component of a mixture, and what a flow starts from. Samples vary less and look better. The kernels below
@@ -51,11 +51,10 @@ def sample(
 
 def _down(hierarchy: Hierarchy, z: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw down to ``z_1``, and take the mean of ``x`` from there."""
-    first, *above = hierarchy
-
-    def images(z: Tensor) -> Tensor:
+    found = []
+    for rows, state in batches(z, _CHUNK):
+        first, *above = hierarchy.rows(rows)
         for link in reversed(above):
-            z = link.down.sample(z, generator=generator)
-        return first.down.mean(z)
-
-    return in_batches(images, z, _CHUNK)
+            state = link.down.sample(state, generator=generator)
+        found.append(first.down.mean(state))
+    return torch.cat(found)

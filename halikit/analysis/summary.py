@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.flop_counter import FlopCounterMode
 
-from halikit.discriminator import Discriminator, JointDiscriminator
+from halikit.discriminator import CONTEXT, Discriminator, JointDiscriminator
 from halikit.kernels import DensityKernel, GaussianKernel, Kernel
 from halikit.model import Model
 from halikit.networks.blocks import Dropout, Layer, Reshape, ResidualBlock
@@ -98,11 +98,13 @@ def summarise(model: Model) -> Summary:
     """Summarise a model: run one zero sample through it and record each module.
 
     Args:
-        model: A model; it is not changed.
+        model: A model; it is not changed. A hierarchy of kernels of your own that take a context is given one first.
     """
-    hierarchy = model.hierarchy
+    hierarchy = model.hierarchy.conditioned(model.example_context(1))
     device = hierarchy.prior.device
     states = {space.name: torch.zeros(1, *space.shape, device=device) for space in hierarchy.spaces}
+    if hierarchy.context is not None:
+        states[CONTEXT] = hierarchy.context[:1]
     with evaluating(*model.parts.values()), torch.no_grad():
         up = tuple(_kernel_part(link.up, states) for link in hierarchy)
         down = tuple(_kernel_part(link.down, states) for link in hierarchy)
@@ -149,13 +151,14 @@ def _game_parts(game: Discriminator, states: Mapping[str, Tensor]) -> Iterator[P
 def _stage_parts(game: JointDiscriminator, found: Iterable[tuple[nn.Module, Row]]) -> Iterator[Part]:
     rows: dict[int, list[Row]] = {}
     spaces = game.spaces
-    groups = [*game.stages, game.head]
+    groups = [*game.stages, game.head] + ([] if game.projection is None else [game.projection])
     owner = {id(m): i for i, group in enumerate(groups) for m in group.modules()}
     for module, row in found:
         if id(module) in owner:
             rows.setdefault(owner[id(module)], []).append(row)
-    names = [f"reads {spaces[0].name}", *(f"concatenates {space.name}" for space in spaces[1:]), "head"]
-    for i, name in enumerate(names):
+    names = [f"reads {spaces[0].name}", *(f"concatenates {space.name}" for space in spaces[1:])]
+    names += ["head", "projection on the context"]
+    for i, name in enumerate(names[: len(groups)]):
         yield Part(name, "", tuple(rows.get(i, ())))
 
 

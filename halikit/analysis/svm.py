@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.analysis.batched import in_batches
+from halikit.analysis.batched import batches
 from halikit.analysis.comparison import Comparison
 from halikit.analysis.linear_svm import fit_svms, principal_coordinates
 from halikit.config import Config
@@ -112,7 +112,7 @@ def encoder_features(hierarchy: Hierarchy, part: Split, levels: Sequence[int]) -
     """The encoder's means at a set of levels, flattened and concatenated, ``(n, D)`` float32.
 
     Args:
-        hierarchy: A hierarchy in evaluation mode.
+        hierarchy: A hierarchy in evaluation mode; given the contexts of the images, if it takes one.
         part: Images.
         levels: Levels, from 1 up; 0 gives the pixels themselves.
 
@@ -124,11 +124,11 @@ def encoder_features(hierarchy: Hierarchy, part: Split, levels: Sequence[int]) -
     names = [hierarchy.spaces[level].name for level in levels]
     view = hierarchy[: max(1, max(levels))]
 
-    def features(x: Tensor) -> Tensor:
-        states = view.encode(x)
-        return torch.cat([states[name].flatten(1) for name in names], 1).cpu()
-
-    return in_batches(features, part, _CHUNK, device=hierarchy.prior.device).numpy()
+    found = []
+    for rows, x in batches(part, _CHUNK, device=hierarchy.prior.device):
+        states = view.rows(rows).encode(x)
+        found.append(torch.cat([states[name].flatten(1) for name in names], 1).cpu())
+    return torch.cat(found).numpy()
 
 
 def random_encoder(config: Config, images: Split, *, seed: int = 0) -> Hierarchy:
@@ -142,10 +142,11 @@ def random_encoder(config: Config, images: Split, *, seed: int = 0) -> Hierarchy
         seed: Seed of the weights.
     """
     with seeded(seed), torch.no_grad():
-        hierarchy = build(config).hierarchy.train()
+        model = build(config)
+        hierarchy, context = model.hierarchy.train(), model.example_context(1)
         for start in range(_SETTLING):
             index = torch.arange(start * config.training.batch_size, (start + 1) * config.training.batch_size)
-            hierarchy.encode(images.batch(index % len(images)).cpu())
+            hierarchy.encode(images.batch(index % len(images)).cpu(), context=context)
     return hierarchy.eval()
 
 

@@ -16,6 +16,7 @@ from halikit.cli.benchmark import benchmark
 from halikit.cli.encode import encode
 from halikit.cli.explore import explore
 from halikit.cli.export import export
+from halikit.cli.fit_prior import fit_prior
 from halikit.cli.innovate import innovate
 from halikit.cli.inpaint import inpaint
 from halikit.cli.inspect import inspect
@@ -59,7 +60,7 @@ for _function in (sample, reconstruct, inpaint, traverse, innovate, interpolate,
     app.command(rich_help_panel=_USE)(run_command(_function))
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel=_USE)
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    _USE: (encode, export),
+    _USE: (encode, export, fit_prior),
     _LOOK: (report, explore, inspect, presets, propositions, benchmark),
     "Share": (push, pull),
 }

@@ -31,9 +31,12 @@ def benchmark(
     from halikit.benchmark.steps import peak_memory, profile_step, time_steps
     from halikit.cli.train import chosen_config, with_data_shape
     from halikit.config import override, parse_assignments
+    from halikit.errors import InputError
     from halikit.model import build
 
     config = with_data_shape(override(chosen_config(preset=preset), parse_assignments(assignments or [])))
+    if config.model.conditional:
+        raise InputError("the textbook loop knows no context: benchmark a model without model.conditional")
     torch.manual_seed(0)
     model = build(config)
     result, shares = time_steps(model, rounds=rounds), profile_step(model)[:12]

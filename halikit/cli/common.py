@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +33,24 @@ Out = Annotated[
 ]
 TableOut = Annotated[Path | None, typer.Option(help="File to write the result to.", show_default=False)]
 Data = Annotated[str | None, typer.Option(help="Data to use instead of the run's own: digits, mnist:DIR, folder:DIR.")]
+Class = Annotated[
+    str | None,
+    typer.Option(
+        "--class",
+        help="Class that a conditional model is given, by name or number, instead of the classes of the data.",
+        show_default=False,
+    ),
+]
+Attribute = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attribute",
+        metavar="NAME=0|1",
+        help="Attribute that a conditional model is given, such as Smiling=1; may be repeated. The others are those of "
+        "the data.",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[str, typer.Option(help="averaged or raw.")]
@@ -114,7 +132,14 @@ def report_path(path: Path) -> None:
     console().print(str(path), markup=False)
 
 
-def open_run(path: Path, weights: str = "averaged", device: str = "cpu", data: str | None = None) -> Run:
+def open_run(
+    path: Path,
+    weights: str = "averaged",
+    device: str = "cpu",
+    data: str | None = None,
+    class_name: str | None = None,
+    attribute: list[str] | None = None,
+) -> Run:
     """Open a run for reading.
 
     Args:
@@ -122,14 +147,30 @@ def open_run(path: Path, weights: str = "averaged", device: str = "cpu", data: s
         weights: ``averaged`` or ``raw``.
         device: ``auto``, ``cpu`` or ``cuda``.
         data: Spec of data to use instead of the run's own.
+        class_name: Class that a conditional model is given, by name or number.
+        attribute: Attributes that a conditional model is given, as NAME=0 or NAME=1.
 
     Raises:
-        InputError: If the device is not available.
+        InputError: If the device is not available, or the model reads no such class or attributes.
     """
     from halikit.hardware.processes import resolve_device
+    from halikit.runs.context import Asked
     from halikit.runs.run import Run
 
-    return Run(path, weights=weights, device=resolve_device(device), data_spec=data, progress=progress)  # type: ignore[arg-type]
+    asked = Asked.parse(class_name, attribute or ())
+    run = Run(path, weights=weights, device=resolve_device(device), data_spec=data, asked=asked, progress=progress)  # type: ignore[arg-type]
+    if asked:
+        asked.check(run.config.model, path)
+    return run
+
+
+def with_context(runs: Sequence[Run], result: Result) -> Result:
+    """A result that says what conditional models were given, if any of the runs has one."""
+    words = list(dict.fromkeys(words for run in runs if (words := run.context_in_words)))
+    if not words:
+        return result
+    lines = [*result.lines, f"context: {'; '.join(words)}"]
+    return result._replace(lines=lines, values={"context": "; ".join(words)} | result.values)
 
 
 def check_writable(out: Path | None) -> None:

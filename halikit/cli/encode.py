@@ -26,6 +26,8 @@ class DataPart(StrEnum):
 def encode(
     run: common.RunArgument,
     data: common.Data = None,
+    class_name: common.Class = None,
+    attribute: common.Attribute = None,
     part: Annotated[DataPart, typer.Option(help="Part of the data set.")] = DataPart.TRAIN,
     level: Annotated[
         list[int] | None, typer.Option(min=1, help="Level to encode; may be repeated; all levels by default.")
@@ -64,7 +66,7 @@ def encode(
     common.check_writable(out)
     if compile not in (None, *get_args(Mode)):
         raise InputError(f"--compile is one of {', '.join(get_args(Mode))}, got {compile!r}")
-    opened = common.open_run(run, weights, device, data)
+    opened = common.open_run(run, weights, device, data, class_name, attribute)
     for one in level or []:
         opened.checked_level(one)
     loaded = opened.data
@@ -81,9 +83,11 @@ def encode(
         "classes": loaded.classes,
         "attributes": loaded.attributes,
     }
+    if opened.context_in_words:
+        about["context"] = opened.context_in_words
     with common.progress("encoding") as advance:
         written = write_features(
-            opened.hierarchy,
+            opened.conditioned(loaded.parts[part.value]),
             loaded.parts[part.value],
             path,
             levels=level,
@@ -102,7 +106,7 @@ def encode(
     )
     values = asdict(written) | {"images_per_second": written.images_per_second, "path": str(path)}
     result = Result(f"encode-{part.value}", f"Features of the {part.value} part", values, [line])
-    common.present(opened, result, as_json=as_json)
+    common.present(opened, common.with_context([opened], result), as_json=as_json)
     if not as_json:
         common.report_path(path)
 

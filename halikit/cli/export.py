@@ -21,6 +21,7 @@ class ExportFormat(StrEnum):
 def export(
     run: common.RunArgument,
     format: Annotated[ExportFormat, typer.Option(help="onnx, or pt2 for torch.export.load.")] = ExportFormat.ONNX,
+    class_name: common.Class = None,
     weights: common.Weights = "averaged",
     out: Annotated[
         Path | None, typer.Option(help="Directory of the files; by default export/ in the run.", show_default=False)
@@ -36,9 +37,10 @@ def export(
     from halikit.runs.export import export as export_to
 
     common.check_writable(out)
-    opened = common.open_run(run, weights, "cpu")
+    opened = common.open_run(run, weights, "cpu", class_name=class_name)
     directory = out or opened.exports_folder
-    files = export_to(opened.hierarchy, directory, format=format.value)
+    hierarchy = opened.conditioned_at_random(1, 0) if opened.asked else opened.hierarchy
+    files = export_to(hierarchy, directory, format=format.value)
     if as_json:
         listed = [
             {"path": str(f.path), "given": f.given, "gives": list(f.gives), "difference": f.difference} for f in files

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from halikit.data import DataSet, Split
+    from halikit.hierarchy import Hierarchy
     from halikit.runs.run import Result, Run
 
 __all__ = ["innovate"]
@@ -52,14 +53,14 @@ def innovate(
     from halikit.analysis.innovation import innovate as edited
     from halikit.runs.run import Result
 
-    hierarchy, level = run.hierarchy, run.checked_level(level) or len(run.hierarchy)
-    name, below = hierarchy.spaces[level].name, hierarchy.spaces[level - 1].name
+    level = run.checked_level(level) or len(run.hierarchy)
+    name, below = run.hierarchy.spaces[level].name, run.hierarchy.spaces[level - 1].name
     if towards:
         edits = _along_a_direction(run, level, towards, away, alphas, n)
     else:
         edits = _of_entries(run, level, entries, number, alphas, n)
     images = [
-        torch.stack([edited(hierarchy, edits.x, level, change).x for change in each], 1)
+        torch.stack([edited(edits.hierarchy, edits.x, level, change).x for change in each], 1)
         for each in edits.changes.values()
     ]
     labels = [label for label in edits.changes for _ in edits.x]
@@ -74,8 +75,9 @@ def innovate(
 
 
 class _Edits(NamedTuple):
-    """The images to edit, the changes by label, and the result in words and for programs."""
+    """The hierarchy and the images to edit, the changes by label, and the result in words and for programs."""
 
+    hierarchy: Hierarchy
     x: Tensor
     changes: dict[str, list[Callable[[Tensor], Tensor]]]
     amounts: list[float]
@@ -88,7 +90,8 @@ def _of_entries(run: Run, level: int, entries: str | None, number: int, alphas: 
     from halikit.analysis.innovation import influence_on_data, scaling
     from halikit.cli.parse import EXAMINED, entries_of, numbers
 
-    hierarchy, x = run.hierarchy, run.held_out_images(max(n, EXAMINED))
+    x = run.held_out_images(max(n, EXAMINED))
+    hierarchy = run.conditioned(run.data.held_out, len(x))
     name = hierarchy.spaces[level].name
     amounts = numbers("--alphas", alphas or "-3,-2,-1,0,1,2,3")
     influence = influence_on_data(hierarchy, x, level, (min(amounts), max(amounts)))
@@ -99,7 +102,9 @@ def _of_entries(run: Run, level: int, entries: str | None, number: int, alphas: 
         for entry in chosen
     ]
     changes = {f"{name}[{entry}]": [scaling(entry, amount) for amount in amounts] for entry in chosen}
-    return _Edits(x[:n], changes, amounts, lines, {"entries": chosen, "influence": influence.tolist()})
+    return _Edits(
+        hierarchy.rows(slice(n)), x[:n], changes, amounts, lines, {"entries": chosen, "influence": influence.tolist()}
+    )
 
 
 def _along_a_direction(run: Run, level: int, towards: str, away: str | None, alphas: str | None, n: int) -> _Edits:
@@ -107,14 +112,16 @@ def _along_a_direction(run: Run, level: int, towards: str, away: str | None, alp
     from halikit.analysis.directions import along, mean_direction
     from halikit.cli.parse import numbers
 
-    hierarchy, data = run.hierarchy, run.data
+    data, space = run.data, run.hierarchy.spaces[level]
     amounts = numbers("--alphas", alphas or "0,0.5,1,1.5,2")
     rows, lines = _direction_rows(data, towards, away)
-    direction = mean_direction(hierarchy, data.train, level, *rows)
-    x = _coming_from(data, data.held_out, towards, away, n).to(hierarchy.prior.device)
-    lines += [f"the direction has length {float(direction.norm()):.3f} in {hierarchy.spaces[level].name}"]
+    direction = mean_direction(run.conditioned(data.train), data.train, level, *rows)
+    chosen = _coming_from(data, data.held_out, towards, away, n)
+    x = data.held_out.batch(chosen).to(run.hierarchy.prior.device)
+    lines += [f"the direction has length {float(direction.norm()):.3f} in {space.name}"]
     changes = {f"to {towards}": [along(direction, amount) for amount in amounts]}
-    return _Edits(x, changes, amounts, lines, {"towards": towards, "away": away})
+    hierarchy = run.conditioned(data.held_out).rows(chosen.to(x.device))
+    return _Edits(hierarchy, x, changes, amounts, lines, {"towards": towards, "away": away})
 
 
 def _direction_rows(data: DataSet, towards: str, away: str | None) -> tuple[tuple[Tensor, Tensor], list[str]]:
@@ -126,11 +133,11 @@ def _direction_rows(data: DataSet, towards: str, away: str | None) -> tuple[tupl
 
 
 def _coming_from(data: DataSet, part: Split, towards: str, away: str | None, n: int) -> Tensor:
-    """Held-out images of the kind to come from."""
+    """The first held-out images of the kind to come from, ``(n,)`` int64."""
     import torch
 
     chosen = ~_members(data, part, towards) if away is None else _members(data, part, away)
-    return part.batch(torch.arange(len(part))[chosen.cpu()][:n])
+    return torch.arange(len(part))[chosen.cpu()][:n]
 
 
 def _members(data: DataSet, part: Split, name: str) -> Tensor:

@@ -44,7 +44,7 @@ def inpaint(
     missing = _missing(space.shape, centre, rectangle, mask)
     x = run.held_out_images(measured)
     fill = inpainting.mean_image(run.data.train).to(x.device)
-    found = inpainting.inpaint(run.hierarchy, x, missing, fill=fill)
+    found = inpainting.inpaint(run.conditioned(run.data.held_out, len(x)), x, missing, fill=fill)
     errors = inpainting.inpainting_errors(x, missing, found)
     low, high = errors.interval
     places = "pixels" if space.is_image else "positions"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from halikit.runs.run import Result, Run
 
 __all__ = ["interpolate"]
@@ -34,13 +36,15 @@ def interpolate(
 
     run.checked_level(level)
     hierarchy, x = run.hierarchy, run.held_out_images(start + 2 * pairs)[start:]
+    contexts = _contexts(run, start + len(x))
     if len(x) < 2 * pairs:
         raise InputError(f"{pairs} pairs from image {start} on need {start + 2 * pairs} held-out images")
     first, second = x[0::2], x[1::2]
     positions = torch.linspace(0, 1, steps).tolist()
     path: Literal["linear", "spherical"] = "spherical" if spherical else "linear"
     levels = [level] if level else list(range(1, len(hierarchy) + 1))
-    between = {k: interpolated(hierarchy, first, second, k, positions, path=path) for k in levels}
+    ends = None if contexts is None else (contexts[start::2], contexts[start + 1 :: 2])
+    between = {k: interpolated(hierarchy, first, second, k, positions, path=path, contexts=ends) for k in levels}
     rows = [
         (hierarchy.spaces[k].name, torch.cat([first[i : i + 1], images[i], second[i : i + 1]]))
         for i in range(pairs)
@@ -52,3 +56,14 @@ def interpolate(
         (f"interpolation-z{level}", f"Interpolation in z{level}") if level else ("interpolation", "Interpolation")
     )
     return Result(name, title, values, picture=plotting.labelled_rows(rows, headings))
+
+
+def _contexts(run: Run, n: int) -> Tensor | None:
+    """The contexts of the first ``n`` held-out images as numbers, classes as one-hot vectors, ``(n, K)``."""
+    from torch.nn.functional import one_hot
+
+    context, size = run.conditioned(run.data.held_out, n).context, run.config.model.context_size
+    if context is None or size is None:
+        return None
+    context = context.expand(n, *context.shape[1:])
+    return context if context.is_floating_point() else one_hot(context, size).float()

@@ -31,10 +31,11 @@ def neighbours(
     from halikit.runs.run import Result
 
     run.checked_level(level, lowest=0)
-    hierarchy, data, x = run.hierarchy, run.data, run.held_out_images(n)
+    data, x = run.data, run.held_out_images(n)
+    hierarchy, context = run.conditioned(data.train), run.conditioned(data.held_out, len(x)).context
     levels = list(range(len(hierarchy) + 1)) if level is None else [level]
     try:
-        found = {j: nearest_neighbours(hierarchy, x, data.train, j, k) for j in levels}
+        found = {j: nearest_neighbours(hierarchy, x, data.train, j, k, context=context) for j in levels}
     except ValueError as error:
         raise InputError(str(error)) from None
     rows = [

@@ -37,7 +37,8 @@ def reconstruct(
     from halikit.runs.run import Result
 
     run.checked_level(level)
-    hierarchy, x = run.hierarchy, run.held_out_images(1000)
+    x = run.held_out_images(1000)
+    hierarchy = run.conditioned(run.data.held_out, len(x))
     names = [space.name for space in hierarchy.spaces]
     levels = range(1, len(hierarchy) + 1)
     torch.manual_seed(seed)

@@ -51,7 +51,8 @@ def _make_all(run: Run) -> list[str]:
             advance(done, len(figures))
             name, *options = figure.command
             words = [*name.split(), str(run.given), *options]
-            common.keep(run, figure.function(run, **figure.options), shlex.join(["halikit", *words]))
+            result = common.with_context([run], figure.function(run, **figure.options))
+            common.keep(run, result, shlex.join(["halikit", *words]))
             made.append(shlex.join(words))
     return made
 
@@ -64,6 +65,7 @@ def _figures(run: Run) -> Iterator[_Figure]:
     from halikit.cli.reconstruct import reconstruct
     from halikit.cli.sample import sample
     from halikit.cli.traverse import traverse
+    from halikit.measures.classes import classes
     from halikit.measures.health import health
     from halikit.measures.labels import labels
     from halikit.measures.reconstruction import reconstruction
@@ -74,6 +76,8 @@ def _figures(run: Run) -> Iterator[_Figure]:
         yield _Figure([f"evaluate {measure.__name__}"], measure, {})
     if run.data.train.labels is not None and run.data.held_out.labels is not None:
         yield _Figure(["evaluate labels"], labels, {})
+    if run.config.model.conditional == "labels":
+        yield _Figure(["evaluate classes"], classes, {})
     if not is_drawable(run.hierarchy.spaces[0].shape):
         return
     yield _Figure(["reconstruct"], reconstruct, {})

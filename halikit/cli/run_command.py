@@ -17,6 +17,8 @@ __all__ = ["run_command"]
 # Options of every such command. Those that the function has as well are handed to it.
 _COMMON: dict[str, tuple[Any, Any]] = {
     "data": (common.Data, None),
+    "class_name": (common.Class, None),
+    "attribute": (common.Attribute, None),
     "weights": (common.Weights, "averaged"),
     "device": (common.Device, "auto"),
     "seed": (common.Seed, 0),
@@ -44,12 +46,13 @@ def run_command(function: Callable[..., Result]) -> Callable[..., None]:
         common.check_writable(out)
         if takes_out:
             given["out"] = out
-        opening = {name: given.pop(name) for name in ("weights", "device", "data")}
+        opening = {name: given.pop(name) for name in ("weights", "device", "data", "class_name", "attribute")}
         paths = given.pop(first.name)
         runs = [common.open_run(path, **opening) for path in (paths if compares else [paths])]
         result = function(runs if compares else runs[0], **given)
         about: dict[str, Any] = {first.name: list(map(str, paths)) if compares else str(paths)}
         about |= {"weights": opening["weights"]} | ({"seed": given["seed"]} if takes_seed else {})
+        result = common.with_context(runs, result)
         result = result._replace(values=about | result.values)
         common.present(None if compares else runs[0], result, out=out, as_json=as_json)
 

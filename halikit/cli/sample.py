@@ -33,15 +33,19 @@ def sample(
 ) -> Result:
     """Draw samples, and write them as a grid (PNG) or, with --out FILE.npy, as numbers (n, *shape of x), float32.
 
+    The classes or attributes of a conditional model are those that you ask for, or drawn from the training data.
+
     Example: halikit sample runs/digits -n 64 --truncation 1.5
 
     Example: halikit sample runs/digits -n 1000 --out samples.npy
+
+    Example: halikit sample runs/digits_conditional-l3 --class 3
     """
     import torch
 
     from halikit import plotting
     from halikit.analysis import sampling
-    from halikit.analysis.batched import sizes
+    from halikit.analysis.batched import sampled_parts
     from halikit.errors import InputError
     from halikit.runs.run import Result
 
@@ -51,10 +55,15 @@ def sample(
     if not as_numbers:
         run.check_drawable()
     torch.manual_seed(seed)
+    parts = sampled_parts(run.conditioned_at_random(n, seed), n, _DRAWN)
     images = torch.cat(
-        [sampling.sample(run.hierarchy, some, truncation=truncation, noiseless=noiseless) for some in sizes(n, _DRAWN)]
+        [sampling.sample(part, some, truncation=truncation, noiseless=noiseless) for some, part in parts]
     )
     values = {"samples": n, "levels": len(run.hierarchy), "truncation": truncation, "noiseless": noiseless}
+    kind = run.config.model.conditional
+    lines = (
+        [f"the {kind} of the samples are drawn from the training data (seed {seed})"] if kind and not run.asked else []
+    )
     if as_numbers:
-        return Result("samples", "Samples", values, numbers=images.float().cpu().numpy())
-    return Result("samples", "Samples", values, picture=plotting.grid(images))
+        return Result("samples", "Samples", values, lines, numbers=images.float().cpu().numpy())
+    return Result("samples", "Samples", values, lines, picture=plotting.grid(images))

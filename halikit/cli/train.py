@@ -35,6 +35,10 @@ def train(
     labels: Annotated[
         int | None, typer.Option(min=1, help="Number of labelled examples to use, balanced over classes.")
     ] = None,
+    conditional: Annotated[
+        bool,
+        typer.Option("--conditional", help="Give all networks the class of each datum, or else its attributes."),
+    ] = False,
     baseline: Annotated[
         str | None,
         typer.Option(help="Train a baseline with the same networks and budget: ali, vae or hvae."),
@@ -57,6 +61,8 @@ def train(
     Example: halikit train --levels 3
 
     Example: halikit train --data folder:photos --levels 4 --set data.size=64
+
+    Example: halikit train --preset digits_conditional
     """
     import torch
 
@@ -88,7 +94,12 @@ def train(
     changes = [flags, parse_assignments(assignments or [])]
     chosen = reduce(override, changes, chosen)
     check_together(chosen, steps, epochs)
+    if conditional and chosen.labels is not None:
+        raise InputError("--conditional gives the model the labels that --labels is to find: give one of them")
     loaded = _load(chosen)
+    if conditional:
+        changes.append({"model.conditional": _context_kind(loaded)})
+        chosen = override(chosen, changes[-1])
     if chosen.preset is None and not (checkpoint or config) and chosen.model.family != "paper":
         # The shape of the data determines the family, and the family determines the settings.
         chosen = reduce(override, changes, families.fitting(chosen.model.levels, loaded.shape, chosen.model.family))
@@ -215,11 +226,31 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     prefix, colon, path = data.spec.partition(":")
     spec = f"{prefix}:{Path(path).resolve()}" if colon else prefix
     changes: dict[str, Any] = {"model.data_shape": data.shape, "data.spec": spec}
+    if config.model.conditional:
+        changes["model.context_size"] = data.context_size(config.model.conditional)
+        if config.model.context_size not in (None, changes["model.context_size"]):
+            raise InputError(
+                f"{data.spec} has {changes['model.context_size']} {config.model.conditional}, but model.context_size "
+                f"is {config.model.context_size}; --set context_size=none takes the data's"
+            )
     if config.labels is not None:
         changes["model.classes"] = config.model.classes or len(data.classes) or None
     if epochs is not None:
         changes["training.steps"] = max(1, round(epochs * (len(data.train) // config.training.batch_size)))
     return resolved(override(config, changes))
+
+
+def _context_kind(data: DataSet) -> str:
+    """What ``--conditional`` gives to the networks.
+
+    Raises:
+        InputError: If the data have neither labels nor attributes.
+    """
+    from halikit.errors import InputError
+
+    if data.context_kind is None:
+        raise InputError(f"{data.spec} has neither labels nor attributes, so --conditional has nothing to give")
+    return data.context_kind
 
 
 def _default_path(config: Config, spec: str, baseline: str | None) -> Path:
@@ -282,6 +313,8 @@ def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: T
     say("spaces   " + " ⇄ ".join(map(str, spaces)), markup=False)
     say(f"networks {describe(model)}", markup=False)
     say(f"encoder  {model.hierarchy.encoder}\ndecoder  {model.hierarchy.decoder}", markup=False)
+    if config.model.conditional:
+        say(f"context  the {config.model.context_size} {config.model.conditional} of each datum", markup=False)
     say(f"weights  {sizes}, on {trainer.hardware.device}", markup=False)
     say(f"plan     {training.steps:,} steps of {training.batch_size}; {trainer.method.description}", markup=False)
     if trainer.steps:

@@ -37,23 +37,26 @@ def traverse(
     from halikit.cli.parse import EXAMINED, entries_of, numbers
     from halikit.runs.run import Result
 
-    hierarchy, level = run.hierarchy, run.checked_level(level) or len(run.hierarchy)
+    level = run.checked_level(level) or len(run.hierarchy)
     run.check_drawable()
+    drawn = max(n, EXAMINED)
+    hierarchy = run.conditioned_at_random(drawn, seed)
     amounts = numbers("--values", values)
     how: traversal.How = "set" if set_to else "multiply"
     generator = torch.Generator(hierarchy.prior.device).manual_seed(seed)
-    z = traversal.base_latents(hierarchy, max(n, EXAMINED), level, generator=generator)
+    z = traversal.base_latents(hierarchy, drawn, level, generator=generator)
     influence = traversal.influence(hierarchy, z, level, [min(amounts), max(amounts)], how=how)
     chosen = entries_of(entries, influence, number)
-    images = traversal.traverse(hierarchy, z[:n], level, chosen, amounts, how=how).transpose(0, 1).flatten(0, 1)
+    shown = hierarchy.rows(slice(n))
+    images = traversal.traverse(shown, z[:n], level, chosen, amounts, how=how).transpose(0, 1).flatten(0, 1)
     with torch.no_grad():
-        original = hierarchy.decode(z[:n], level)[hierarchy.spaces[0].name]
+        original = shown.decode(z[:n], level)[hierarchy.spaces[0].name]
     name = hierarchy.spaces[level].name
     labels = [f"{name}[{entry}]" for entry in chosen for _ in range(n)]
     repeated = original.repeat(len(chosen), *[1] * (original.dim() - 1))
     lines = [
         f"{name}[{entry}]: root mean square change {float(influence[entry]):.4f} per element, "
-        f"at both ends, over {max(n, EXAMINED)} prior samples (estimate)"
+        f"at both ends, over {drawn} prior samples (estimate)"
         for entry in chosen
     ]
     about = {"level": level, "entries": chosen, "values": amounts, "how": how, "influence": influence.tolist()}

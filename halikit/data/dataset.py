@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from halikit.errors import InputError
+from halikit.settings import ContextKind
 
 __all__ = ["DataError", "DataSet", "Kind", "Request", "Split", "check_labels", "divided", "from_tensor", "named"]
 
@@ -144,6 +145,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def context(self, kind: ContextKind) -> Tensor:
+        """What a conditional model reads of each datum: labels, ``(n,)`` int64, or attributes, ``(n, A)`` float32.
+
+        Raises:
+            DataError: If the part has none.
+        """
+        found = self.labels if kind == "labels" else self.attributes
+        if found is None:
+            raise DataError(f"the model reads the {kind} of each datum, and these data have none")
+        return found if kind == "labels" else found.float()
+
     def __getitem__(self, rows: slice) -> Split:
         """Some of the images with their labels and attributes, sharing memory."""
         return replace(
@@ -243,6 +255,23 @@ class DataSet:
     def held_out(self) -> Split:
         """The part to measure on while training: validation if it exists, otherwise test."""
         return self.test if self.validation is None else self.validation
+
+    @property
+    def context_kind(self) -> ContextKind | None:
+        """What a conditional model reads by default: labels if there are any, else attributes, else ``None``."""
+        if self.train.labels is not None:
+            return "labels"
+        return None if self.train.attributes is None else "attributes"
+
+    def context_size(self, kind: ContextKind) -> int:
+        """Number of classes or of attributes.
+
+        Raises:
+            DataError: If there are none.
+        """
+        if (self.train.labels if kind == "labels" else self.train.attributes) is None:
+            raise DataError(f"{self.spec} has no {kind}, which a conditional model reads; use data that have them")
+        return len(self.classes if kind == "labels" else self.attributes)
 
     def check_batch(self, size: int) -> None:
         """Raise a DataError if the training part has fewer images than a batch of ``size``."""

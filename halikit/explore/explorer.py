@@ -21,6 +21,7 @@ from halikit.data.image import BadImageError, decode, quiet
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import BernoulliKernel, CategoricalKernel
+from halikit.runs.context import rows_at_random
 from halikit.spaces import Space
 
 __all__ = ["Explorer"]
@@ -38,10 +39,11 @@ _LARGEST = 1e6
 
 @dataclass(frozen=True)
 class _Subject:
-    """A datum with its latents, ``(1, *shape)`` each, and a title for the page."""
+    """A datum with its latents, ``(1, *shape)`` each, a title for the page, and the hierarchy given its context."""
 
     title: str
     states: dict[str, Tensor]
+    hierarchy: Hierarchy
 
 
 class Explorer:
@@ -57,6 +59,8 @@ class Explorer:
         data: Data set whose held-out part can be shown; ``None`` if there is none.
         fill: Initial values of missing pixels, ``(*shape of x)``; by default the mean of samples.
         seed: Seed of the first sample. Each further sample has the next seed.
+        contexts: For a hierarchy that takes a context: the contexts of the held-out data, and the contexts of which
+            each sample gets one at random, ``(n, …)`` each; one row where all are given the same.
     """
 
     def __init__(
@@ -67,12 +71,14 @@ class Explorer:
         data: DataSet | None = None,
         fill: Tensor | None = None,
         seed: int = 0,
+        contexts: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.hierarchy = hierarchy
         self.name = name
         self.data = data
         self._fill = fill
         self._seed = seed
+        self._contexts = contexts
         self._picked = -1
         self._subjects: OrderedDict[int, _Subject] = OrderedDict()
         self._count = 0
@@ -90,7 +96,7 @@ class Explorer:
             "name": self.name,
             "spaces": [{"name": space.name, "text": str(space)} for space in self.hierarchy.spaces],
             "size": x.shape[1:] if x.is_image else None,
-            "opens": x.is_image and x.shape[0] in (1, 3),
+            "opens": x.is_image and x.shape[0] in (1, 3) and not self._has_own_contexts,
             "images": 0 if self.data is None else len(self.data.held_out),
             "fill": "the mean training image" if self._fill is not None else f"the mean of {_DRAWS} samples",
         }
@@ -125,7 +131,9 @@ class Explorer:
         if seed is None:
             seed = self._seed
             self._seed += 1
-        return self._description(self._store(_Subject(f"sample, seed {seed}", self._sampled(1, seed))))
+        states, hierarchy = self._sampled(1, seed)
+        title = f"sample, seed {seed}" + self._class_of(hierarchy.context)
+        return self._description(self._store(_Subject(title, states, hierarchy)))
 
     def pick(self, index: int | None = None) -> dict[str, Any]:
         """A subject from the held-out data.
@@ -143,8 +151,10 @@ class Explorer:
         if not 0 <= index < len(part):
             raise InputError(f"held-out images have the numbers 0 to {len(part) - 1}; there is no {index}")
         self._picked = index
-        label = "" if part.labels is None else f", “{self.data.classes[int(part.labels[index])]}”"
-        return self._encoded(f"held-out image {index}{label}", part.batch(torch.tensor([index])))
+        label = "" if part.labels is None else self._class_of(part.labels[index : index + 1])
+        hierarchy = self.hierarchy.conditioned(self._contexts[0] if self._contexts else None)
+        own = hierarchy.rows(slice(index, index + 1))
+        return self._encoded(f"held-out image {index}{label}", part.batch(torch.tensor([index])), own)
 
     def open(self, content: bytes, *, inverted: bool = False) -> dict[str, Any]:
         """A subject from an image file, cropped and resized to the images of the model.
@@ -154,10 +164,14 @@ class Explorer:
             inverted: Whether to invert the brightness, such as for ink on paper and a model of light strokes.
 
         Raises:
-            InputError: If the file is not an image, or the model is not for grey or colour images.
+            InputError: If the file is not an image, the model is not for grey or colour images, or it takes a context
+                and each datum has its own.
         """
+        if self._has_own_contexts:
+            raise InputError("this model is given the class of each image: start again with --class to open a file")
+        hierarchy = self.hierarchy.conditioned(self._contexts[1] if self._contexts else None)
         pixels = torch.from_numpy(self._pixels(content).copy()).float().div(127.5).sub(1)
-        return self._encoded("your image", (-pixels if inverted else pixels).unsqueeze(0))
+        return self._encoded("your image", (-pixels if inverted else pixels).unsqueeze(0), hierarchy)
 
     @torch.no_grad()
     def move(self, subject: int, level: int, changes: Mapping[int, float], *, keep: bool = False) -> dict[str, Any]:
@@ -175,12 +189,13 @@ class Explorer:
         Raises:
             InputError: If there is no such subject, level or entry, or a value is out of range.
         """
-        space, states = self._latent(level), self._subject(subject).states
+        space, chosen = self._latent(level), self._subject(subject)
+        states, hierarchy = chosen.states, chosen.hierarchy
         how, why_not = _how(space)
         if how is None and changes:
             raise InputError(why_not)
         z = states[space.name]
-        before = self.hierarchy.decode(z, level)[self._x.name]
+        before = hierarchy.decode(z, level)[self._x.name]
         for entry, value in changes.items():
             if not abs(value) <= _LARGEST:
                 raise InputError(f"entries move within ±{_LARGEST:g}, not to {value}")
@@ -188,9 +203,9 @@ class Explorer:
                 z = traversal.altered(z, entry, value, how or "set")
             except ValueError as error:
                 raise InputError(str(error)) from None
-        after = self.hierarchy.decode(z, level)[self._x.name]
+        after = hierarchy.decode(z, level)[self._x.name]
         if keep:
-            return self._encoded(f"{space.name} moved", after)
+            return self._encoded(f"{space.name} moved", after, hierarchy)
         return {"view": self._view(after), "change": _distance(before, after)}
 
     def inpaint(self, subject: int, mask: str, *, keep: bool = False) -> dict[str, Any]:
@@ -209,16 +224,17 @@ class Explorer:
         Raises:
             InputError: If there is no such subject, or the mask does not fit.
         """
-        x = self._subject(subject).states[self._x.name]
+        chosen = self._subject(subject)
+        x = chosen.states[self._x.name]
         if not self._x.is_image:
             raise InputError(f"masks are painted on images, and {self._x} is none")
         height, width = self._x.shape[1:]
         if len(mask) != height * width or not set(mask) <= {"0", "1"} or "1" not in mask:
             raise InputError(f"a mask has {height}×{width} characters 0 or 1, one 1 at least")
         missing = torch.tensor([character == "1" for character in mask]).view(height, width).to(x.device)
-        result = inpainting.inpaint(self.hierarchy, x, missing, fill=self.fill.to(x.device))
+        result = inpainting.inpaint(chosen.hierarchy, x, missing, fill=self.fill.to(x.device))
         if keep:
-            return self._encoded("filled in", result.completed)
+            return self._encoded("filled in", result.completed, chosen.hierarchy)
         where = missing.expand_as(x)
         return {
             "missing": int(missing.sum()),
@@ -232,7 +248,19 @@ class Explorer:
     @cached_property
     def fill(self) -> Tensor:
         """Initial values of missing pixels, ``(*shape of x)``."""
-        return self._sampled(_DRAWS, 0)[self._x.name].mean(0) if self._fill is None else self._fill
+        return self._sampled(_DRAWS, 0)[0][self._x.name].mean(0) if self._fill is None else self._fill
+
+    @property
+    def _has_own_contexts(self) -> bool:
+        """Whether each datum has a context of its own, which those of a file do not have."""
+        return self._contexts is not None and len(self._contexts[1]) > 1
+
+    def _class_of(self, context: Tensor | None) -> str:
+        """The class of a datum for its title; empty if it has none."""
+        if context is None or context.is_floating_point():
+            return ""
+        index = int(context[0])
+        return f", “{self.data.classes[index] if self.data else index}”"
 
     @property
     def _x(self) -> Space:
@@ -243,7 +271,7 @@ class Explorer:
         """The limits of all pictures, so that they can be compared; by the data, or by samples if there are none."""
         part = None if self.data is None else self.data.held_out
         n = _DRAWS if part is None else min(_DRAWS, len(part))
-        x = self._sampled(n, 0)[self._x.name] if part is None else part.batch(torch.arange(n))
+        x = self._sampled(n, 0)[0][self._x.name] if part is None else part.batch(torch.arange(n))
         return plotting.limits_of(x)
 
     def _view(self, x: Tensor) -> dict[str, Any]:
@@ -263,20 +291,25 @@ class Explorer:
             raise InputError("this image is not kept any longer; draw a sample, or pick or open an image")
         return self._subjects[number]
 
-    def _sampled(self, n: int, seed: int) -> dict[str, Tensor]:
-        generator = torch.Generator(self.hierarchy.prior.device).manual_seed(seed)
+    def _sampled(self, n: int, seed: int) -> tuple[dict[str, Tensor], Hierarchy]:
+        """Samples, and the hierarchy given the contexts that were drawn for them."""
+        device = self.hierarchy.prior.device
+        context = None if self._contexts is None else rows_at_random(self._contexts[1], n, seed)
+        hierarchy = self.hierarchy.conditioned(context)
         with torch.no_grad():
-            return self.hierarchy.sample_states(n, generator=generator)
+            return hierarchy.sample_states(n, generator=torch.Generator(device).manual_seed(seed)), hierarchy
 
     def _entries(self, space: Space, level: int) -> dict[str, Any]:
         how, why_not = _how(space)
         if how is None:
             return {"how": None, "entries": [], "why_not": why_not}
-        z = self._sampled(_DRAWS, 0)[space.name]
+        states, hierarchy = self._sampled(_DRAWS, 0)
+        z = states[space.name]
         bounded = isinstance(self.hierarchy.links[level - 1].up, BernoulliKernel | CategoricalKernel)
         ends = (0.0, 1.0) if bounded else (-3.0, 3.0)
         samples = z[: max(2, min(_MOST_SAMPLES, _DECODINGS // (2 * z.shape[1])))]
-        influence = traversal.influence(self.hierarchy, samples, level, ends, how=how).nan_to_num()
+        given = hierarchy.rows(slice(len(samples)))
+        influence = traversal.influence(given, samples, level, ends, how=how).nan_to_num()
         order = influence.argsort(descending=True).tolist()
         low, high = (torch.full((z.shape[1],), end) for end in ends)
         if how == "set" and not bounded:
@@ -302,9 +335,9 @@ class Explorer:
         return self._count
 
     @torch.no_grad()
-    def _encoded(self, title: str, x: Tensor) -> dict[str, Any]:
-        states = self.hierarchy.encode(x.to(self.hierarchy.prior.device))
-        return self._description(self._store(_Subject(title, states)))
+    def _encoded(self, title: str, x: Tensor, hierarchy: Hierarchy) -> dict[str, Any]:
+        states = hierarchy.encode(x.to(hierarchy.prior.device))
+        return self._description(self._store(_Subject(title, states, hierarchy)))
 
     @torch.no_grad()
     def _description(self, number: int) -> dict[str, Any]:
@@ -314,7 +347,7 @@ class Explorer:
         levels = []
         for level, space in enumerate(self.hierarchy.spaces[1:], 1):
             z = subject.states[space.name]
-            decoded = self.hierarchy.decode(z, level)[self._x.name]
+            decoded = subject.hierarchy.decode(z, level)[self._x.name]
             set_to = _how(space)[0] == "set"
             levels.append(
                 {

@@ -2,11 +2,15 @@
 
 from halikit.kernels.deterministic import DeterministicKernel
 from halikit.kernels.discrete import BernoulliKernel, CategoricalKernel
+from halikit.kernels.flow import FlowKernel
 from halikit.kernels.gauge import Gauge
 from halikit.kernels.gauged import gauged
 from halikit.kernels.gaussian import GaussianKernel, Moments
+from halikit.kernels.implicit import ImplicitKernel
 from halikit.kernels.kernel import Composite, DensityKernel, Kernel, LogProbEstimate, NoDensityError, compose
 from halikit.kernels.linear_gaussian import Gaussian, LinearGaussian, LinearGaussianKernel
+from halikit.kernels.location_scale import LocationScaleKernel
+from halikit.kernels.mixture import DiagonalMixture, MixtureKernel
 
 __all__ = [
     "BernoulliKernel",
@@ -14,13 +18,18 @@ __all__ = [
     "Composite",
     "DensityKernel",
     "DeterministicKernel",
+    "DiagonalMixture",
+    "FlowKernel",
     "Gauge",
     "Gaussian",
     "GaussianKernel",
+    "ImplicitKernel",
     "Kernel",
     "LinearGaussian",
     "LinearGaussianKernel",
+    "LocationScaleKernel",
     "LogProbEstimate",
+    "MixtureKernel",
     "Moments",
     "NoDensityError",
     "compose",

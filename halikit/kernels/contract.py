@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from halikit.kernels.rebatched import Rebatched
@@ -23,7 +24,10 @@ from halikit.spaces import Space
 __all__ = ["GUARDS", "guarded_draw", "guarded_loss"]
 
 # What torch says of a network that cannot read its input.
-_UNREADABLE = re.compile(r"dtype|scalar type|shapes|size|dimension", re.IGNORECASE)
+_UNREADABLE = re.compile(
+    r"same dtype|scalar type|should be the same|shapes cannot be multiplied|must match the size|expected input|"
+    r"invalid for input of size|Expected \dD|should contain \d+ elements"
+)
 
 
 class Kernel(Protocol):
@@ -63,16 +67,23 @@ def _rows(kernel: Kernel, batch: torch.Size) -> Tensor:
     context = kernel.context
     if context is None:
         raise ValueError(f"{kernel} takes a context, and none was given: pass context=, a tensor (n, …) or (1, …)")
-    if len(batch) == 1 and len(context) == batch[0]:
+    # With len(), an exported program would accept one batch size only.
+    if len(batch) == 1 and context.shape[0] == batch[0]:
         return context
     rows = batch[-1] if batch else 1
     if len(context) not in (1, rows):
         raise ValueError(f"{kernel}: a context has as many rows as states are given, {rows}; got {len(context)}")
+    if not batch:
+        return context
     return context.expand(*batch, *context.shape[1:]).reshape(math.prod(batch), *context.shape[1:])
 
 
 def guarded_draw(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A method that gives states of the target: draws, or means."""
+    """Guard a method that gives states of the target: draws or means, ``(..., *target.shape)``.
+
+    Raises:
+        ValueError: At a call: if the states, the context or what is given have a wrong shape or dtype.
+    """
     takes_context = _takes_context(method)
 
     @wraps(method)
@@ -91,7 +102,11 @@ def guarded_draw(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _guarded_distribution(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method that gives the distribution over the target."""
+    """Guard the method that gives the distribution over the target.
+
+    Raises:
+        ValueError: At a call: if its event or batch shape is wrong, or it is no Pyro distribution.
+    """
     takes_context = _takes_context(method)
 
     @wraps(method)
@@ -111,7 +126,11 @@ def _guarded_distribution(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def guarded_loss(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The method that gives one loss for each state."""
+    """Guard a method that gives one loss for each state, ``(n,)``.
+
+    Raises:
+        ValueError: At a call: if the losses, the context or what is given have a wrong shape.
+    """
     takes_context = _takes_context(method)
 
     @wraps(method)
@@ -179,8 +198,10 @@ def _dtype_of_draws(kernel: Kernel, given: Tensor) -> torch.dtype:
 
 def _checked_distribution(kernel: Kernel, distribution: Any, n: int) -> Any:
     expected = kernel.target.shape
-    if not hasattr(distribution, "log_prob") or not hasattr(distribution, "event_shape"):
-        raise ValueError(f"{kernel}: forward gives a Pyro distribution, got {type(distribution).__name__}")
+    if not isinstance(distribution, TorchDistributionMixin):
+        got = type(distribution)
+        module = "torch.distributions." if isinstance(distribution, torch.distributions.Distribution) else ""
+        raise ValueError(f"{kernel}: forward gives a distribution of pyro.distributions, got {module}{got.__name__}")
     batch, event = tuple(distribution.batch_shape), tuple(distribution.event_shape)
     if event != expected:
         hint = f"; add .to_event({len(expected)})" if (batch + event)[-len(expected) :] == expected and expected else ""

@@ -1,16 +1,21 @@
 """Bernoulli and categorical kernels: binary data, and classes ``y`` given ``z`` (Eq. 9).
 
-Discrete samples pass no gradient. With a temperature, samples and density are those of the concrete relaxation
-(Maddison et al. 2017; Jang et al. 2017), whose samples pass gradients.
+Hard draws pass a straight-through gradient: that of the probabilities (Bengio et al. 2013), which is biased. Their
+density is that of the discrete distribution, so a Pyro program uses the score function there, which is not. With a
+temperature, draws and density are those of the concrete relaxation (Maddison et al. 2017; Jang et al. 2017), whose
+gradient is that of its own draws. Everything is in single precision at least, also under autocast.
 """
 
 from __future__ import annotations
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from halikit.kernels.kernel import DensityKernel, Representative, network_takes_context
+from halikit.kernels.relaxed import RelaxedBits, RelaxedOneHot
 from halikit.spaces import Space
+from halikit.utils.random import drawing_from
 from halikit.utils.tensors import at_least_single, per_element
 
 __all__ = ["BernoulliKernel", "CategoricalKernel"]
@@ -23,7 +28,7 @@ class BernoulliKernel(DensityKernel):
         source: Space that the distribution is conditioned on.
         target: Space of the bits.
         network: Module from ``(n, *source.shape)`` to logits, ``n × target.size`` elements.
-        temperature: Temperature of the relaxation, positive; ``None`` for bits that are not relaxed.
+        temperature: Temperature of the relaxation, positive; ``None`` for hard bits with a straight-through gradient.
 
     Raises:
         ValueError: If the temperature is not positive.
@@ -34,16 +39,33 @@ class BernoulliKernel(DensityKernel):
         self.network, self.takes_context = network, network_takes_context(network)
         self.temperature = _checked(self, temperature)
 
+    def logits(self, given: Tensor) -> Tensor:
+        """Log-odds of 1, ``(n, *target.shape)`` for ``n`` states, in at least single precision."""
+        return at_least_single(self.run_network(self.network, given))
+
     def forward(self, given: Tensor) -> dist.TorchDistribution:
         """The distribution of the bits, event shape ``target.shape``."""
-        logits = self.run_network(self.network, given)
+        logits = self.logits(given)
         if self.temperature is None:
             return dist.Bernoulli(logits=logits).to_event(self.target.rank)
-        return dist.RelaxedBernoulli(logits.new_tensor(self.temperature), logits=logits).to_event(self.target.rank)
+        return RelaxedBits(self.temperature, logits).to_event(self.target.rank)
+
+    def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Bits, ``(..., *target.shape)``; hard ones pass the gradient of their probabilities."""
+        if self.temperature is not None:
+            return super().sample(given, generator=generator)
+        probabilities = self.logits(given).sigmoid()
+        bits = torch.bernoulli(probabilities.detach(), generator=generator)
+        return _straight_through(bits, probabilities)
 
     def mean(self, given: Tensor) -> Tensor:
         """The probability that each bit is 1, ``(..., *target.shape)`` in [0, 1]; the relaxation is ignored."""
-        return self.run_network(self.network, given).sigmoid()
+        return self.logits(given).sigmoid()
+
+    @property
+    def representative(self) -> Representative:
+        """The mean of hard bits; the probabilities of relaxed ones, whose mean has no closed form."""
+        return "mean" if self.temperature is None else "probabilities"
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
         """Mean cross entropy of the bits of each sample, ``(n,)``, in nats per bit.
@@ -52,9 +74,9 @@ class BernoulliKernel(DensityKernel):
             target: Bits, or relaxed bits as soft labels, ``(n, *target.shape)`` in [0, 1].
             given: ``(n, *source.shape)``.
         """
-        logits = self.run_network(self.network, given)
-        # Not the density of the relaxation, which is infinite at 0 and 1.
-        return per_element(nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none"))
+        # Not the density of the relaxation, of which hard bits are no states.
+        losses = nn.functional.binary_cross_entropy_with_logits(self.logits(given), target, reduction="none")
+        return per_element(losses)
 
 
 class CategoricalKernel(DensityKernel):
@@ -64,7 +86,8 @@ class CategoricalKernel(DensityKernel):
         source: Space that the distribution is conditioned on.
         target: Space of the class: ``(K,)`` for one-hot vectors, ``()`` for indices.
         network: Module from ``(n, *source.shape)`` to logits, ``(n, K)``.
-        temperature: Temperature of the relaxation, positive, for one-hot vectors only; ``None`` for no relaxation.
+        temperature: Temperature of the relaxation, positive, for one-hot vectors only; ``None`` for hard draws. Hard
+            one-hot vectors pass a straight-through gradient; indices are integers and pass none.
 
     Raises:
         ValueError: If the target has another shape, or the temperature is not positive or is given for indices.
@@ -96,7 +119,15 @@ class CategoricalKernel(DensityKernel):
             return dist.Categorical(logits=logits)
         if self.temperature is None:
             return dist.OneHotCategorical(logits=logits)
-        return dist.RelaxedOneHotCategorical(logits.new_tensor(self.temperature), logits=logits)
+        return RelaxedOneHot(self.temperature, logits)
+
+    def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """One-hot vectors ``(..., K)``, of which hard ones pass the gradient of their probabilities; or indices."""
+        if self.temperature is not None or not self.target.rank:
+            return super().sample(given, generator=generator)
+        hard = self(given)
+        with drawing_from(generator, given.device):
+            return _straight_through(hard.sample(), hard.mean)
 
     def mean(self, given: Tensor) -> Tensor:
         """The class probabilities ``(..., K)``; for indices, which have no mean, the most probable class ``(...)``."""
@@ -105,8 +136,10 @@ class CategoricalKernel(DensityKernel):
 
     @property
     def representative(self) -> Representative:
-        """The mean for one-hot vectors, the mode for indices, which have no mean."""
-        return "mean" if self.target.rank else "mode"
+        """The mean of hard one-hot vectors, the probabilities of relaxed ones, the mode of indices."""
+        if not self.target.rank:
+            return "mode"
+        return "mean" if self.temperature is None else "probabilities"
 
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
         """Cross entropy with the class of each sample, ``(n,)``, in nats.
@@ -117,6 +150,11 @@ class CategoricalKernel(DensityKernel):
         """
         drawn = target.argmax(-1) if self.target.rank else target
         return nn.functional.cross_entropy(self.logits(given), drawn, reduction="none")
+
+
+def _straight_through(draw: Tensor, probabilities: Tensor) -> Tensor:
+    """The draw, exactly, with the gradient of the probabilities."""
+    return draw + (probabilities - probabilities.detach())
 
 
 def _checked(kernel: DensityKernel, temperature: float | None) -> float | None:

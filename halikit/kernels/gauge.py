@@ -1,7 +1,7 @@
 """The gauge of a latent: its location and scale, fixed by batch statistics of the kernel that draws it.
 
 Nothing else fixes them for a latent between two others: without a gauge, encoder and decoder drift and do not couple.
-The paper does not say how its latents get theirs.
+The paper does not say how its latents get theirs; ours is the normalisation of Ioffe & Szegedy (2015).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gauge for any kernel; see :mod:`halikit.kernels.gauge`."""
+"""The gauge for any kernel of section 3.1; see :mod:`halikit.kernels.gauge`. The paper has none."""
 
 from __future__ import annotations
 

@@ -11,18 +11,11 @@ from torch import Tensor, nn
 
 from halikit.kernels.gauge import Gauge, Normalise, check_evaluates, check_gauge
 from halikit.kernels.kernel import DensityKernel, network_takes_context
+from halikit.kernels.scales import MIN_SCALE, SLEEP_SCALE, bounded_scale
 from halikit.spaces import Space
 from halikit.utils.tensors import at_least_single, per_element
 
 __all__ = ["Gauge", "GaussianKernel", "Moments"]
-
-# log σ is in [−3, 3] if there is no upper bound of the scale. An unbounded exp overflowed at the first step of a model
-# with three levels.
-_LOG_SCALE_BOUND = 3.0
-# The smallest scale if there is an upper bound.
-_MIN_SCALE = 1e-3
-# The smallest scale in the loss of the sleep phase; otherwise nearly deterministic levels would dominate the loss.
-_SLEEP_SCALE = 0.1
 
 
 class Moments(NamedTuple):
@@ -76,9 +69,9 @@ class GaussianKernel(DensityKernel):
         if not fixed and scale not in ("diagonal", "isotropic", "fitted"):
             raise ValueError(f"{self}: scale is 'diagonal', 'isotropic', 'fitted' or a number, got {scale!r}")
         check_gauge(gauge, self)
-        if max_scale is not None and (fixed or not max_scale > _MIN_SCALE):
+        if max_scale is not None and (fixed or not max_scale > MIN_SCALE):
             raise ValueError(
-                f"{self}: max_scale bounds a learned scale, above {_MIN_SCALE}; got {max_scale} for scale={scale}"
+                f"{self}: max_scale bounds a learned scale, above {MIN_SCALE}; got {max_scale} for scale={scale}"
             )
         cap = float(scale) if fixed else max_scale
         if gauge == "variance_preserving" and (cap is None or not cap < 1):
@@ -112,12 +105,12 @@ class GaussianKernel(DensityKernel):
             ValueError: If there is a gauge and a training batch has only one sample.
         """
         if self.raw_scale is not None:
-            mean, scale = self.run_network(self.network, given), self._bounded(self.raw_scale)
+            mean, scale = self.run_network(self.network, given), bounded_scale(self.raw_scale, self.max_scale)
         elif isinstance(self.scale_form, str):
             mean, raw = self.run_network(self.network, given, 2)
             if self.scale_form == "isotropic" and self.target.rank:
                 raw = raw.mean(tuple(range(-self.target.rank, 0)), keepdim=True)
-            scale = self._bounded(raw)
+            scale = bounded_scale(raw, self.max_scale)
         else:
             mean = self.run_network(self.network, given)
             scale = mean.new_full((), self.scale_form)  # new_tensor would synchronise with a GPU
@@ -126,11 +119,6 @@ class GaussianKernel(DensityKernel):
         if self.gauge == "variance_preserving":
             mean = mean * (1 - scale.square()).sqrt()
         return Moments(mean, scale)
-
-    def _bounded(self, raw: Tensor) -> Tensor:
-        if self.max_scale is None:
-            return (_LOG_SCALE_BOUND * (raw / _LOG_SCALE_BOUND).tanh()).exp()
-        return _MIN_SCALE + (self.max_scale - _MIN_SCALE) * raw.sigmoid()
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
         """The Gaussian over ``target``, event shape ``target.shape``.
@@ -159,7 +147,7 @@ class GaussianKernel(DensityKernel):
             given: ``(n, *source.shape)``. In training mode a gauge uses the statistics of this batch.
         """
         mean, scale = self.moments(given)
-        scale = at_least_single(scale).clamp(min=_SLEEP_SCALE)
+        scale = at_least_single(scale).clamp(min=SLEEP_SCALE)
         residual = at_least_single(target) - at_least_single(mean)
         return per_element(0.5 * (residual / scale).square() + scale.log()) + 0.5 * math.log(2 * math.pi)
 

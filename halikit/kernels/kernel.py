@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-Representative = Literal["mean", "mode", "median", "draw at fixed noise"]
+Representative = Literal["mean", "mode", "median", "probabilities", "draw at fixed noise"]
 
 
 class NoDensityError(TypeError):
@@ -145,7 +145,7 @@ class Kernel(nn.Module, ABC):
     @property
     def has_sleep_loss(self) -> bool:
         """Whether :meth:`sleep_loss` is defined: the kernel has a density, a mean, or its own implementation."""
-        return self.knows_mean or type(self).sleep_loss is not Kernel.sleep_loss
+        return type(self).sleep_loss is not Kernel.sleep_loss or self.knows_mean
 
     @guarded_loss
     def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
@@ -302,7 +302,7 @@ class DensityKernel(Kernel):
         return _drawn(self(given), generator, given.device)
 
     def sample_from(self, distribution: Any, given: Tensor, generator: torch.Generator | None) -> Tensor:
-        """As :meth:`sample`, from the distribution that :meth:`forward` has given already, where that is the same."""
+        """As :meth:`sample`, ``(n, *target.shape)``, from the distribution that :meth:`forward` has given already."""
         if type(self).sample is DensityKernel.sample:
             return _drawn(distribution, generator, given.device)
         return self.sample(given, generator=generator)
@@ -553,7 +553,7 @@ class Composite(Kernel):
             ``(num_samples, ...)``, in nats, in at least single precision.
 
         Raises:
-            NoDensityError: If a kernel has no density and one is needed.
+            NoDensityError: If a kernel has no density where one is needed.
             ValueError: If ``num_samples`` is not positive, there is no proposal to mix, or the proposal goes through
                 other spaces.
         """
@@ -653,7 +653,15 @@ def _path_log_density(kernels: Sequence[Kernel], states: Sequence[Tensor]) -> Te
 
 
 def _log_density(kernel: Kernel, value: Tensor, given: Tensor) -> Tensor:
-    return at_least_single(_with_density(kernel).log_prob(value, given))
+    try:
+        return at_least_single(_with_density(kernel).log_prob(value, given))
+    except ValueError as error:
+        if "within the support" not in str(error):
+            raise
+        raise NoDensityError(
+            f"{kernel} has no density at states outside its support, such as relaxed classes under a kernel of hard "
+            "ones: let the kernels of one direction draw alone, or give both directions the same kind of states"
+        ) from error
 
 
 def _with_density(kernel: Kernel) -> DensityKernel:

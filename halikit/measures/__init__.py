@@ -25,6 +25,7 @@ MEASURES = (
     "likelihood",
     "health",
     "samples",
+    "classes",
     "svm",
     "attributes",
 )

@@ -86,11 +86,12 @@ def _kept(
 
     kept = {}
     for name, run in zip(names_of(runs), runs, strict=True):
+        hierarchy = run.conditioned(data.held_out)
         for level in levels or range(1, min(len(run.hierarchy), run.config.model.levels) + 1):
             run.checked_level(level)
             column = f"{name} {level_name([level])}"
             with run.progress(f"reconstructing by {column}"):
-                kept[column] = reconstruction_scores(classifier, run.hierarchy, data.held_out, questions, level)
+                kept[column] = reconstruction_scores(classifier, hierarchy, data.held_out, questions, level)
     return kept
 
 

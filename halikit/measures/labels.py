@@ -49,7 +49,7 @@ def labels(
 
     part = measured_part(run, test)
     scores = label_scores(
-        run.hierarchy, run.data, part=part, num_samples=number, classifier=classifier.value, seed=seed
+        run.conditioned(part), run.data, part=part, num_samples=number, classifier=classifier.value, seed=seed
     )
     shares = "  ".join(f"{name} {share:.1%}" for name, share in zip(run.data.classes, scores.class_shares, strict=True))
     lines = [
@@ -61,6 +61,8 @@ def labels(
         f"  samples {scores.sample_distance:.2f}, held-out images {scores.held_out_distance:.2f}",
         "all of these are estimates",
     ]
+    if run.config.model.conditional == "labels" and not run.asked:
+        lines.append("this model is given the labels, so they are kept where it uses what it is given")
     recovered = recovery(run, number=number, seed=seed)
     values = asdict(scores) | recovered.values
     return Result("evaluate-labels", "Labels kept, classes covered", values, [*lines, *recovered.lines])

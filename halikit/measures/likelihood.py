@@ -12,7 +12,6 @@ from halikit.measures.shared import (
     ProposalName,
     ProposalOption,
     Scale,
-    measured_data,
     observed,
 )
 
@@ -47,11 +46,11 @@ def likelihood(
     from halikit.runs.run import Result
 
     generator = torch.Generator(run.hierarchy.prior.device).manual_seed(seed)
-    seen = observed(run, measured_data(run, number, test), scale, generator)
+    seen = observed(run, number, test, scale, generator)
     try:
         with run.progress("drawing latents") as advance:
             found = log_likelihood(
-                run.hierarchy,
+                seen.hierarchy,
                 seen.x,
                 most=draws,
                 proposal=proposal.value,
@@ -60,9 +59,8 @@ def likelihood(
                 on_progress=advance,
             )
     except NoDensityError as error:
-        raise InputError(f"{error} (here: --scale fit, or --scale NUMBER)") from None
-    except ValueError as error:
-        raise InputError(f"--scale: {error}") from None
+        hint = "" if scale else " (here: --scale fit, or --scale NUMBER)"
+        raise InputError(f"{error}{hint}") from None
     lines = [f"on {len(seen.x):,} held-out data", f"E[log p(x)]{seen.text}", f"  {found}"]
-    values = found.as_dict() | {"number": len(seen.x), "observation_scale": seen.scale}
+    values = {"number": len(seen.x), "observation_scale": seen.scale} | found.as_dict()
     return Result("evaluate-likelihood", "Log-likelihood", values, lines)

@@ -14,7 +14,6 @@ from halikit.measures.shared import (
     ProposalName,
     ProposalOption,
     Scale,
-    measured_data,
     observed,
 )
 
@@ -59,10 +58,10 @@ def reconstruction(
     from halikit.analysis.reconstruction import distances, js_bound
     from halikit.runs.run import Result
 
-    hierarchy, discriminator = run.hierarchy, run.model.discriminator
-    generator = torch.Generator(hierarchy.prior.device).manual_seed(seed)
-    seen = observed(run, measured_data(run, number, test), scale, generator)
-    x = seen.x
+    discriminator = run.model.discriminator
+    generator = torch.Generator(run.hierarchy.prior.device).manual_seed(seed)
+    seen = observed(run, number, test, scale, generator)
+    hierarchy, x = seen.hierarchy, seen.x
     found = distances(hierarchy, discriminator, x)
     euclidean = [Quantity.root_mean_square(each.square(), "estimate", "per element") for each in found.euclidean]
     embedded = [] if found.embedded is None else [Quantity.mean(each, "estimate") for each in found.embedded]
@@ -82,7 +81,8 @@ def reconstruction(
     lines += ["discriminator-embedded distance (Eq. 8)" + ("" if embedded else ": none, there is no discriminator")]
     lines += _per_level(embedded)
     lines += [f"E[−log p(x|z_l)] (Eq. 5){seen.text}"]
-    lines += [f"  none: {refusal}", "  (here: --scale fit, or --scale NUMBER)"] if nats is None else _per_level(nats)
+    hint = [] if scale else ["  (here: --scale fit, or --scale NUMBER)"]
+    lines += [f"  none: {refusal}", *hint] if nats is None else _per_level(nats)
     if bounds:
         lines += ["D_JS of the two joints, from log 2 − L_d/2; at most 0.6931"]
         lines += [f"  joints  {bounds[0]}"] if len(bounds) == 1 else _per_level(bounds)
@@ -98,13 +98,13 @@ def _nats(
 ) -> tuple[list[ReconstructionError] | None, str | None]:
     """The errors in nats from level 1 up; or ``None``, and why a density is missing."""
     from halikit.analysis.reconstruction import reconstruction_error
-    from halikit.errors import InputError
     from halikit.kernels import NoDensityError
 
     def error_of(level: int, on_progress: Callable[[int, int], None]) -> ReconstructionError:
+        rows = slice(None if level == 1 else _MOST_ABOVE)
         return reconstruction_error(
-            run.hierarchy,
-            seen.x if level == 1 else seen.x[:_MOST_ABOVE],
+            seen.hierarchy.rows(rows),
+            seen.x[rows],
             level,
             most=draws,
             proposal=proposal.value,
@@ -120,6 +120,4 @@ def _nats(
                 found.append(error_of(level, advance))
     except NoDensityError as error:
         return None, str(error)
-    except ValueError as error:
-        raise InputError(f"--scale: {error}") from None
     return found, None

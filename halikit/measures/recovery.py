@@ -29,7 +29,7 @@ def recovery(
     from halikit.runs.run import Result
     from halikit.utils.random import seeded
 
-    hierarchy = run.hierarchy
+    hierarchy = run.conditioned_at_random(number, seed)
     with seeded(seed, hierarchy.prior.device):
         found = measured(hierarchy, number)
     lines = [f"R² of latents recovered from {found.num_samples:,} samples (estimates): in one step, from x"]

@@ -47,14 +47,16 @@ def samples(
     import torch
 
     from halikit.analysis import sample_quality
-    from halikit.analysis.batched import in_batches, sizes
+    from halikit.analysis.batched import in_batches, sampled_parts
     from halikit.analysis.sampling import sample
     from halikit.runs.run import Result
 
-    hierarchy, x = run.hierarchy, measured_data(run, number, test)
+    x = measured_data(run, number, test)
+    hierarchy = run.conditioned_at_random(len(x), seed)
     network = _feature_network(run, features)
     generator = torch.Generator(hierarchy.prior.device).manual_seed(seed)
-    drawn = torch.cat([sample(hierarchy, n, noiseless=noiseless, generator=generator) for n in sizes(len(x), _DRAWN)])
+    parts = sampled_parts(hierarchy, len(x), _DRAWN)
+    drawn = torch.cat([sample(part, n, noiseless=noiseless, generator=generator) for n, part in parts])
     sets = [images.flatten(1) if network is None else in_batches(network, images, _FEATURES) for images in (x, drawn)]
     manifolds = sample_quality.manifolds(*sets)
     found = {name: getattr(manifolds, name) for name in ("precision", "recall", "density", "coverage")}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from halikit.analysis.comparison import Comparison
     from halikit.data import DataSet, Split
+    from halikit.hierarchy import Hierarchy
     from halikit.runs.run import Result, Run
 
 __all__ = [
@@ -170,14 +171,15 @@ def table_result(name: str, table: Comparison, format: TableFormat, about: dict[
 
 
 class Observed(NamedTuple):
-    """The data to measure on, the observation scale, and the scale in words."""
+    """The hierarchy, the data to measure on, the observation scale, and the scale in words."""
 
+    hierarchy: Hierarchy
     x: Tensor
     scale: float | None
     text: str
 
 
-def observed(run: Run, x: Tensor, scale: str | None, generator: Generator) -> Observed:
+def observed(run: Run, number: int, test: bool, scale: str | None, generator: Generator) -> Observed:
     """The data and the observation scale that ``--scale`` asks for.
 
     Raises:
@@ -186,16 +188,19 @@ def observed(run: Run, x: Tensor, scale: str | None, generator: Generator) -> Ob
     from halikit.analysis.reconstruction import fit_observation_scale
     from halikit.errors import InputError
 
+    x = measured_data(run, number, test)
+    hierarchy = run.conditioned(measured_part(run, test), len(x))
     if scale is None:
-        return Observed(x, None, "")
+        return Observed(hierarchy, x, None, "")
     if scale == "fit":
         half = len(x) // 2
-        fitted = fit_observation_scale(run.hierarchy, x[:half], generator=generator)
-        return Observed(x[half:], fitted, f", observation scale {fitted:.4g}, fitted on {half:,} others")
+        fitted = fit_observation_scale(hierarchy.rows(slice(half)), x[:half], generator=generator)
+        text = f", observation scale {fitted:.4g}, fitted on {half:,} others"
+        return Observed(hierarchy.rows(slice(half, None)), x[half:], fitted, text)
     try:
-        number = float(scale)
+        fixed = float(scale)
     except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
+        fixed = 0.0
+    if not 0 < fixed < float("inf"):
         raise InputError(f"--scale takes a positive number or fit, got {scale!r}")
-    return Observed(x, number, f", observation scale {number:.4g}")
+    return Observed(hierarchy, x, fixed, f", observation scale {fixed:.4g}")

@@ -45,6 +45,8 @@ def svm(
     """
     from halikit.analysis.svm import SvmScores, compare, feature_scores, questions_of
 
+    for run in runs:
+        _check_not_told(run)
     data = common_data(runs)
     fit, test = data.validation or data.train, data.test
     questions = questions_of(data, fit, test)
@@ -69,12 +71,28 @@ def _columns(
 
     for name, run in zip(names_of(runs), runs, strict=True):
         # Classes on top are not features.
+        hierarchy = run.conditioned(data.train)
         latents = list(range(1, min(len(run.hierarchy), run.config.model.levels) + 1))
         default = [[level] for level in latents] + ([latents] if len(latents) > 1 else [])
         for levels in sets or default:
-            yield f"{name} {level_name(levels)}", run.hierarchy, levels
+            yield f"{name} {level_name(levels)}", hierarchy, levels
     first = runs[0]
-    yield "pixels", first.hierarchy, [0]
+    given = first.conditioned(data.train)
+    yield "pixels", given, [0]
     levels = list(range(1, first.config.model.levels + 1))
-    untrained = random_encoder(first.config, data.train, seed=seed).to(first.hierarchy.prior.device)
-    yield f"random weights {level_name(levels)}", untrained, levels
+    untrained = random_encoder(first.config, data.train, seed=seed).to(given.prior.device)
+    yield f"random weights {level_name(levels)}", untrained.conditioned(given.context), levels
+
+
+def _check_not_told(run: Run) -> None:
+    """Refuse a model whose features contain the answers, because it was given them.
+
+    Raises:
+        InputError: If the model is given the labels or attributes of the data.
+    """
+    from halikit.errors import InputError
+
+    kind = run.config.model.conditional
+    if kind == "attributes" or (kind and not run.asked):
+        hint = "; --class K gives all images one class" if kind == "labels" else ""
+        raise InputError(f"{run.given} is given the {kind} of the data, so its features contain them{hint}")

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
+from halikit.kernels.kernel import network_takes_context
+
 __all__ = [
     "COARSEST",
     "DENSE_PIXELS",
@@ -127,7 +129,7 @@ class LinearSkip(nn.Module):
 
     Args:
         network: Module from ``(n, *source.shape)`` to the means, or to the means followed by the raw scales, in any
-            shape.
+            shape. It may take a context.
         weight: Initial weight of the linear map, ``(target.size, source.size)``. A copy of it is trained.
 
     Raises:
@@ -137,6 +139,7 @@ class LinearSkip(nn.Module):
     def __init__(self, network: nn.Module, weight: Tensor) -> None:
         super().__init__()
         self.network, self.weight = network, nn.Parameter(weight.detach().clone())
+        self.takes_context = network_takes_context(network)
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
         if not layers:
             raise ValueError("a linear skip starts the network's last linear layer or convolution at zero: it has none")
@@ -146,9 +149,10 @@ class LinearSkip(nn.Module):
         if layers[-1].bias is not None:
             nn.init.zeros_(layers[-1].bias)
 
-    def forward(self, given: Tensor) -> Tensor:
-        """``(n, *source.shape)`` to ``(n, k · target.size)``, the means first."""
-        output = self.network(given).reshape(given.shape[0], -1)
+    def forward(self, given: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(n, *source.shape)`` to ``(n, k · target.size)``, the means first. The linear map reads no context."""
+        output = self.network(given, context) if self.takes_context else self.network(given)
+        output = output.reshape(given.shape[0], -1)
         skip = nn.functional.linear(given.reshape(given.shape[0], -1), self.weight)
         return output + nn.functional.pad(skip, (0, output.shape[1] - skip.shape[1]))
 

@@ -16,7 +16,6 @@ from halikit.discriminator import (
     Discriminator,
     JointDiscriminator,
     MultiGameDiscriminator,
-    Projection,
     at_least_vectors,
     concatenate,
 )
@@ -32,6 +31,7 @@ from halikit.networks.blocks import (
     takes_patches,
     to_patches,
 )
+from halikit.networks.context import ContextEmbedding
 from halikit.networks.ladder import Family
 from halikit.networks.paper import paper_discriminator
 from halikit.settings import Fraction, InitialScale, NonNegative, Positive, Section
@@ -267,7 +267,7 @@ def _build(
     head = nn.Sequential(nn.Flatten(), normalised(nn.Linear(features.numel(), width), norm), *head)
     projection = None
     if make.context is not None:
-        projection = normalised(Projection(make.context, _width_of(head, features)), norm)
+        projection = normalised(_projection(make.context, _width_of(head, features)), norm)
     return JointDiscriminator(spaces, stages, head, input_noise=input_noise, projection=projection)
 
 
@@ -275,3 +275,8 @@ def _build(
 def _width_of(head: nn.Sequential, incoming: Tensor) -> int:
     """The number of features that the last layer of a head reads."""
     return deepcopy(head[:-1]).eval()(incoming).shape[1]
+
+
+def _projection(context: int, width: int) -> ContextEmbedding:
+    # The variance of torch's linear layers.
+    return ContextEmbedding(context, width, scale=(3 * width) ** -0.5)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 from torch import nn
@@ -26,8 +27,9 @@ from halikit.networks.blocks import (
     to_patches,
     upsample,
 )
+from halikit.networks.context import Conditional, ContextEmbedding, embedding_width
 from halikit.priors import PriorKind
-from halikit.settings import InitialScale, NonNegative, Positive, Section
+from halikit.settings import ContextKind, InitialScale, NonNegative, Positive, Section
 from halikit.spaces import Space
 
 __all__ = ["Family", "ModelSettings", "describe", "fitting_family", "ladder", "ladder_spaces"]
@@ -65,6 +67,12 @@ class ModelSettings(Section):
         None, description="standard deviation of p(x|z1), fitted to learn it, or none for a deterministic p(x|z1)"
     )
     classes: Annotated[int, Field(ge=2)] | None = Field(None, description="number of classes of a level on top (Eq. 9)")
+    conditional: ContextKind | None = Field(
+        None, description="what all networks read of each datum beside it: labels or attributes; nothing if none"
+    )
+    context_size: Positive | None = Field(
+        None, description="number of classes or attributes; taken from the data when training"
+    )
     prior: PriorKind = Field("standard_normal", description="prior on the top latent, trained if it has parameters")
     prior_components: Positive = Field(10, description="components of a mixture as the prior")
     prior_layers: Annotated[int, Field(ge=2)] = Field(4, description="coupling layers of a flow as the prior")
@@ -76,9 +84,10 @@ class ModelSettings(Section):
         idle = {"prior": "classes on top have equal probabilities"} if self.classes else {}
         kinds = {"prior_components": "mixture", "prior_layers": "flow"}
         idle |= {name: f"it is for prior = {kind!r}" for name, kind in kinds.items() if self.prior != kind}
+        idle |= {} if self.conditional else {"context_size": "it is for model.conditional"}
         if self.family != "paper":
             return idle | {"rectified": "it is for family = 'paper'"}
-        names = ["maps", "widths", "hidden", "depth", "skips"] + ["rectified"] * (self.levels == 1)
+        names = ["maps", "widths", "hidden", "depth", "skips", "conditional"] + ["rectified"] * (self.levels == 1)
         return idle | dict.fromkeys(names, "the paper's networks are those of Table 4")
 
 
@@ -96,6 +105,7 @@ def ladder(
     max_scale: float | None = 0.5,
     skips: bool | None = None,
     observation_scale: float | Literal["fitted"] | None = None,
+    context: int | None = None,
 ) -> Hierarchy:
     """Build a hierarchy of ``levels`` links of Gaussian kernels on data of any shape.
 
@@ -126,6 +136,8 @@ def ladder(
             cannot have them.
         observation_scale: Standard deviation of ``p(x|z_1)``, or ``"fitted"`` for a trained one; ``None`` for the
             deterministic ``p(x|z_1)`` of the paper.
+        context: Number of classes or attributes K of a context, which all networks then read: ``(n,)`` int64, or
+            ``(n, K)`` floats. See :class:`~halikit.Hierarchy`.
 
     Raises:
         ValueError: If a number is out of range or the shape of the data is not supported.
@@ -139,19 +151,20 @@ def ladder(
     spaces = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)
     skips = _skips(family, skips)
     links = []
+    reads = _Reading(context, flat=family == "dense")
+    make = partial(_Networks, family=family, hidden=hidden, depth=depth, slope=slope)
     for level, (lower, upper) in enumerate(pairwise(spaces)):
-        make = _Networks(lower, upper, family, hidden, depth, slope, in_patches=not level)
-        to_upper: nn.Module = make.up()
+        to_upper = reads(make(reads.beside(lower), upper, in_patches=not level).up())
+        ascending = make(lower, reads.beside(upper), in_patches=not level)
         down: Kernel
         if level:
-            to_lower: nn.Module = make.down(2)
+            to_lower = reads(ascending.down(2))
             if skips:
                 to_upper, to_lower = linear_skips(to_upper, to_lower, lower.size, upper.size)
             down = GaussianKernel(upper, lower, to_lower, gauge=gauge, max_scale=max_scale)
         else:
-            down = DeterministicKernel(
-                upper, lower, nn.Sequential(make.down(1), *([nn.Tanh()] if lower.is_image else []))
-            )
+            to_x = nn.Sequential(ascending.down(1), *([nn.Tanh()] if lower.is_image else []))
+            down = DeterministicKernel(upper, lower, reads(to_x))
             if observation_scale is not None:
                 down = down.with_noise(observation_scale)
         links.append(Link(GaussianKernel(lower, upper, to_upper, gauge=gauge, max_scale=max_scale), down))
@@ -304,6 +317,31 @@ def _conv_widths(x: Space, levels: int, maps: int) -> list[int]:
     bottom = min(256, 2 * top)
     ratio = (top / bottom) ** (1 / max(1, vectors - 1))
     return channels + [round(bottom * ratio**i) if vectors > 1 else top for i in range(vectors)]
+
+
+class _Reading(NamedTuple):
+    """Lets networks read a context beside their input.
+
+    Attributes:
+        context: Number of classes or attributes; ``None`` where networks read no context.
+        flat: Whether inputs are flattened first.
+    """
+
+    context: int | None
+    flat: bool
+
+    def beside(self, space: Space) -> Space:
+        """The inputs to build a network for: a state of ``space``, and the embedding of the context beside it."""
+        if self.context is None:
+            return space
+        channels, *size = (space.size,) if self.flat else space.shape
+        return Space(space.name, (channels + embedding_width(self.context), *size))
+
+    def __call__(self, network: nn.Module) -> nn.Module:
+        """The network of the state and the context."""
+        if self.context is None:
+            return network
+        return Conditional(network, ContextEmbedding(self.context), flat=self.flat)
 
 
 class _Networks:

@@ -15,8 +15,8 @@ from halikit.config import Config
 from halikit.errors import InputError
 from halikit.presets import paper
 from halikit.presets.baselines import BASELINES
-from halikit.presets.digits import digits
-from halikit.presets.mnist import mnist, mnist_semi, mnist_semi_best, mnist_supervised
+from halikit.presets.digits import digits, digits_conditional
+from halikit.presets.mnist import mnist, mnist_conditional, mnist_semi, mnist_semi_best, mnist_supervised
 from halikit.presets.paper import celeba64, celeba128, cifar10, imagenet128, svhn
 
 __all__ = ["BASELINES", "PRESETS", "comments", "preset"]
@@ -40,7 +40,9 @@ PRESETS: dict[str, Callable[[], Config]] = {
     for make in (
         *(
             digits,
+            digits_conditional,
             mnist,
+            mnist_conditional,
             mnist_semi,
             mnist_semi_best,
             mnist_supervised,

@@ -15,7 +15,7 @@ from halikit.config import (
     override,
 )
 
-__all__ = ["mnist", "mnist_semi", "mnist_semi_best", "mnist_supervised"]
+__all__ = ["mnist", "mnist_conditional", "mnist_semi", "mnist_semi_best", "mnist_supervised"]
 
 
 def mnist() -> Config:
@@ -33,6 +33,12 @@ def mnist() -> Config:
         ),
         data=DataSettings(spec="mnist:data/mnist"),
     )
+
+
+def mnist_conditional() -> Config:
+    """The preset mnist, with all networks given the class of each digit. All settings are ours."""
+    changes = {"preset": "mnist_conditional", "model.conditional": "labels", "model.context_size": 10}
+    return override(mnist(), changes)
 
 
 def mnist_semi() -> Config:

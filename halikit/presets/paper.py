@@ -103,6 +103,8 @@ _SOURCES = {
     "game.generator_steps": "paper, Algorithm 1",
     "game.sleep_weights": "paper: it has none",
     "game.gradient_penalty": "paper: it has none",
+    "game.cycle_weight": "paper: it has none",
+    "game.elbo_weight": "paper: it has none",
     "game.penalty_every": _IDLE,
     "game.penalised_joint": _IDLE,
     "training.ema_decay": "ours: for looking at the model; the game does not see the averages",

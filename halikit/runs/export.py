@@ -54,7 +54,7 @@ def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") ->
     Each file is loaded, run and compared with the hierarchy.
 
     Args:
-        hierarchy: The hierarchy, in evaluation mode.
+        hierarchy: The hierarchy, in evaluation mode; given one context for all data, if it takes one.
         out: Directory of the files ``encoder.onnx``, ``decoder-z1.onnx`` …, or ``….pt2``; created if it is missing.
         format: ``"onnx"``, or ``"pt2"`` for ``torch.export.load``.
 
@@ -62,12 +62,16 @@ def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") ->
         The files.
 
     Raises:
-        InputError: If the mean of a kernel is not known, torch cannot export a kernel, a package is missing, or the
-            directory cannot be written to.
+        InputError: If kernels take a context and are not given one, the mean of a kernel is not known, torch cannot
+            export a kernel, a package is missing, or the directory cannot be written to.
         ResourceError: If the disk is full.
     """
     if hierarchy.training:
         raise InputError("what is exported is the model in evaluation mode: call .eval()")
+    if hierarchy.takes_context and (hierarchy.context is None or len(hierarchy.context) != 1):
+        raise InputError(
+            "an exported file takes no context: give one for all data (--class K, or h.conditioned(c[:1]))"
+        )
     serialise = {"pt2": _program, "onnx": _onnx}.get(format)
     if serialise is None:
         raise InputError(f"a format is 'onnx' or 'pt2', got {format!r}")

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from halikit import plotting
-from halikit.config import Config, override, to_toml
+from halikit.config import Config, ModelSettings, override, to_toml
 from halikit.errors import HalikitError, InputError
 from halikit.model import FILE_NAME, Model, load
 from halikit.runs.report import write_report
@@ -320,12 +320,27 @@ def _use(repo: str, run: Run) -> str:
         is_built = json.loads(file.metadata()["halikit"])["config"] is not None
     build = "" if is_built else ", build=build"
     note = "" if is_built else "\n\nIts kernels are of the author's own: `build` is the function that makes the model."
+    context, given = _example_context(run.settings.model)
     return (
         "## Use\n\nWith halikit and its extra `hub` installed, from a shell or from Python:\n\n"
-        f"```console\n$ halikit pull {repo}\n```\n\n```python\nimport halikit as hk\n\n"
-        f'model = hk.from_pretrained("{repo}"{build})\nsamples = model.hierarchy.sample(16)  # in [−1, 1] for images\n'
-        f"states = model.hierarchy.encode(samples)\n```{note}"
+        f"```console\n$ halikit pull {repo}\n```\n\n```python\n{'import torch' + chr(10) * 2 if given else ''}"
+        "import halikit as hk\n\n"
+        f'model = hk.from_pretrained("{repo}"{build})\n{context}'
+        f"samples = model.hierarchy.sample(16{given})  # in [−1, 1] for images\n"
+        f"states = model.hierarchy.encode(samples{given})\n```{note}"
     )
+
+
+def _example_context(settings: ModelSettings) -> tuple[str, str]:
+    """For a conditional model: a line of Python that makes a context for 16 samples, and the argument."""
+    if settings.conditional is None:
+        return "", ""
+    made = (
+        f"torch.arange(16) % {settings.context_size}  # the class of each sample"
+        if settings.conditional == "labels"
+        else f"torch.zeros(16, {settings.context_size})  # attributes, 0 or 1"
+    )
+    return f"c = {made}\n", ", context=c"
 
 
 def _data_and_settings(config: Config) -> str:
@@ -344,6 +359,8 @@ def _data_and_settings(config: Config) -> str:
         facts["objective"] = config.game.objective.replace("_", " ")
     if config.labels is not None:
         facts["labelled examples"] = config.labels.number
+    if config.model.conditional:
+        facts["context"] = f"{config.model.context_size} {config.model.conditional}, given to all networks"
     facts = {name: value for name, value in facts.items() if value != ""}
     return "## Data and settings\n\n" + _table(facts) + "\n\n`config.toml` has every setting."
 

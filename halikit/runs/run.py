@@ -29,6 +29,8 @@ from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.model import FILE_NAME, Model, levels_of, load
 from halikit.runs.checkpoints import Checkpoints
+from halikit.runs.context import Asked, rows_at_random
+from halikit.settings import ContextKind
 from halikit.utils.files import read_bounded, write_atomically
 
 __all__ = ["Finding", "Progress", "Result", "Run"]
@@ -97,6 +99,7 @@ class Run:
         weights: ``"averaged"`` or ``"raw"``.
         device: Where the model is loaded.
         data_spec: Data to use instead of the run's own.
+        asked: The class or the attributes that a conditional model is given, in place of those of the data.
         progress: Shows the progress of what takes longer; nothing by default.
 
     Attributes:
@@ -120,11 +123,12 @@ class Run:
         weights: Literal["averaged", "raw"] = "averaged",
         device: str | torch.device = "cpu",
         data_spec: str | None = None,
+        asked: Asked | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.given = Path(path)
         self.path: Path = self.given.parent if self.given.is_file() else self.given
-        self.weights, self.device, self.data_spec = weights, device, data_spec
+        self.weights, self.device, self.data_spec, self.asked = weights, device, data_spec, asked or Asked()
         self.progress = progress or _no_progress
         self.config_file: Path = self.path / "config.toml"
         self.model_file: Path = self.path / FILE_NAME
@@ -248,10 +252,10 @@ class Run:
         return self.held_out(n)
 
     def check_drawable(self) -> None:
-        """Refuse to make pictures of data that have none, such as vectors.
+        """Refuse data that have no pictures.
 
         Raises:
-            InputError: If the data are neither images, sequences nor volumes.
+            InputError: If the data are neither images nor sequences nor volumes.
         """
         shape = self.hierarchy.spaces[0].shape
         if not plotting.is_drawable(shape):
@@ -259,6 +263,70 @@ class Run:
                 f"pictures are made of images, sequences and volumes, and this model is for data of shape {shape}; "
                 "`halikit sample RUN --out FILE.npy` writes numbers"
             )
+
+    def conditioned(self, part: Split, n: int | None = None) -> Hierarchy:
+        """The hierarchy given the contexts of data, or what was asked for; as it is if the model takes no context.
+
+        Args:
+            part: The data.
+            n: Number of data, the first of the part; all by default.
+
+        Raises:
+            InputError: If the data have no such contexts, and none was asked for.
+        """
+        kind = self.config.model.conditional
+        if kind is None:
+            return self.hierarchy
+        if kind == "labels" and self.asked:
+            return self._of_class()
+        found = self._context(part, kind)
+        return self.hierarchy.conditioned(found[: len(found) if n is None else n].to(self.hierarchy.prior.device))
+
+    def conditioned_at_random(self, n: int, seed: int) -> Hierarchy:
+        """The hierarchy given ``n`` contexts for samples: drawn from the training data, or what was asked for.
+
+        Raises:
+            InputError: If the data have no such contexts or cannot be read, and none was asked for.
+        """
+        kind = self.config.model.conditional
+        if kind is None:
+            return self.hierarchy
+        if kind == "labels" and self.asked:
+            return self._of_class()
+        found = rows_at_random(self._context(self.data.train, kind), n, seed)
+        return self.hierarchy.conditioned(found.to(self.hierarchy.prior.device))
+
+    @property
+    def context_in_words(self) -> str | None:
+        """Where a conditional model's contexts are from; ``None`` if the model takes none."""
+        kind = self.config.model.conditional
+        if kind is None:
+            return None
+        if not self.asked:
+            return f"{kind} of the data"
+        return str(self.asked) + (", other attributes of the data" if kind == "attributes" else "")
+
+    def _of_class(self) -> Hierarchy:
+        """The hierarchy given the class that was asked for, for any number of data."""
+        size = self.config.model.context_size
+        assert size is not None
+        try:
+            names = self.data.classes
+        except InputError:
+            # The index of a class needs no data.
+            names = ()
+        index = self.asked.index(names if len(names) == size else (), size)
+        return self.hierarchy.conditioned(torch.tensor([index], device=self.hierarchy.prior.device))
+
+    def _context(self, part: Split, kind: ContextKind) -> Tensor:
+        """The contexts of data, with what was asked for."""
+        data, size = self.data, self.config.model.context_size
+        if (part.labels if kind == "labels" else part.attributes) is None:
+            instead = "--class" if kind == "labels" else "other data"
+            raise InputError(f"{self.given} is given the {kind} of each datum, and {data.spec} has none; use {instead}")
+        if data.context_size(kind) != size:
+            raise InputError(f"{self.given} takes {size} {kind}, and {data.spec} has {data.context_size(kind)}")
+        return self.asked.changed(part.context(kind), data.attributes)
 
     def metrics(self) -> dict[str, list[float]]:
         """The columns of ``metrics.csv`` by name; NaN where nothing was measured.

@@ -11,6 +11,7 @@ from torch import Tensor
 from halikit.data import Augmentation, DataSet, Prefetched, order
 from halikit.errors import InputError
 from halikit.hardware.hardware import Hardware
+from halikit.settings import ContextKind
 
 __all__ = ["Batch", "Batches"]
 
@@ -24,10 +25,12 @@ class Batch(NamedTuple):
     Attributes:
         x: ``(n, *shape of x)``.
         labels: ``(n,)`` int64; ``None`` where the data have none.
+        context: What the model reads beside the data, ``(n, …)``; ``None`` for a model that reads nothing.
     """
 
     x: Tensor
     labels: Tensor | None = None
+    context: Tensor | None = None
 
 
 class Batches:
@@ -40,6 +43,7 @@ class Batches:
         size: Images in a batch, over all processes.
         seed: Seed of order and augmentation.
         prefetch: Batches to prepare in advance; ``"auto"`` where reading takes time.
+        context: What the model reads of each datum beside it, if anything.
 
     Raises:
         InputError: If the batches cannot be divided among processes and micro-batches, or the data are too few.
@@ -54,9 +58,11 @@ class Batches:
         size: int,
         seed: int,
         prefetch: int | Literal["auto"] = "auto",
+        context: ContextKind | None = None,
     ) -> None:
         self._train, self._augmentation, self._hardware = data.train, augmentation, hardware
         self._size, self._seed = size, seed
+        self._context = None if context is None else data.train.context(context)
         self._depth = (_PREFETCHED if data.train.takes_time else 0) if prefetch == "auto" else prefetch
         share, accumulate = hardware.processes.share(size), hardware.settings.accumulate
         if share % accumulate or share < 2 * accumulate:
@@ -81,9 +87,9 @@ class Batches:
             for i in range(first, per_epoch):
                 index = shuffled[i * self._size + rank : (i + 1) * self._size : world]
                 x = self._augmentation(self._train.batch(index), index, seed=self._seed, epoch=epoch)
-                yield Batch(x, self._labels(index))
+                yield Batch(x, _rows(self._train.labels, index), _rows(self._context, index))
             epoch, first = epoch + 1, 0
 
-    def _labels(self, index: Tensor) -> Tensor | None:
-        labels = self._train.labels
-        return None if labels is None else labels[index.to(labels.device)]
+
+def _rows(values: Tensor | None, index: Tensor) -> Tensor | None:
+    return None if values is None else values[index.to(values.device)]

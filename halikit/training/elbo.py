@@ -31,9 +31,11 @@ class ElboMethod(Method):
         check_trains_by_elbo(model.hierarchy)
         self._hierarchy = model.hierarchy
 
-    def add_gradients(self, x: Tensor, labels: Tensor | None, step: int, total: int) -> dict[str, Tensor]:
+    def add_gradients(
+        self, x: Tensor, labels: Tensor | None, step: int, total: int, *, context: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """One step of descent."""
-        loss = negative_elbo(self._hierarchy, x)
+        loss = negative_elbo(self._hierarchy.conditioned(context), x)
         loss.backward()
         return {"negative_elbo": loss.detach()}
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from halikit.analysis.reconstruction import distances
 from halikit.analysis.recovery import recovery
-from halikit.data import DataSet
+from halikit.data import DataSet, Split
 from halikit.discriminator import Discriminator
 from halikit.hierarchy import Hierarchy
 from halikit.runs.writer import RunWriter
+from halikit.settings import ContextKind
 from halikit.training.alarms import Alarms
 from halikit.training.method import Method
 from halikit.utils.random import seeded
@@ -35,6 +36,7 @@ class Evaluation:
         averaged: The hierarchy with averaged weights, in evaluation mode.
         discriminator: θ_d, if there is a game.
         data: The data set.
+        context: What the model reads of each datum beside it, if anything.
         seed: Seed of the samples.
         alarms: Looks at the samples and at the recovery of each level.
         writer: Where pictures go, if anywhere.
@@ -44,6 +46,7 @@ class Evaluation:
     averaged: Hierarchy
     discriminator: Discriminator | None
     data: DataSet
+    context: ContextKind | None
     seed: int
     alarms: Alarms
     writer: RunWriter | None = None
@@ -56,26 +59,30 @@ class Evaluation:
             The measures of the method by name, the fields of a record with a number for each level, and the score that
             the best checkpoint is chosen by; the lowest is the best.
         """
-        device = self.averaged.prior.device
-        with seeded(self.seed, device):
-            measured = self.method.measure(self.averaged, self.data.held_out[:_HELD_OUT])
+        part = self.data.held_out[:_HELD_OUT]
+        averaged = self._given(part)
+        with seeded(self.seed, averaged.prior.device):
+            measured = self.method.measure(averaged, part)
         per_level = self._per_level(step, is_last=is_last) if self.method.trains_decoder else {}
         return measured, per_level, fmean(per_level["errors"] if per_level else measured.values())
 
     def _per_level(self, step: int, *, is_last: bool) -> dict[str, tuple[float, ...]]:
-        averaged, part = self.averaged, self.data.held_out
+        part = self.data.held_out[:_HELD_OUT]
+        averaged = self._given(part)
         device = averaged.prior.device
-        x = part.batch(torch.arange(min(_HELD_OUT, len(part)), device=device))
+        x = part.batch(torch.arange(len(part), device=device))
         found = distances(averaged, self.discriminator, x)
         with seeded(self.seed, device):
-            samples = averaged.sample(_SHOWN**2 // 2)
-            recovered = recovery(averaged, _HELD_OUT)
+            samples = self._samples()
+            recovered = recovery(self._drawn(_HELD_OUT), _HELD_OUT)
         self.alarms.look_at_samples(samples, x, step)
         names = [space.name for space in averaged.spaces[1:]]
         if is_last:
             self.alarms.look_at_recovery(dict(zip(names, recovered.in_one_step, strict=True)))
         if self.writer:
-            self.writer.pictures(samples, self._reconstructions(x[:_SHOWN], names), step)
+            shown = averaged.rows(slice(_SHOWN))
+            rebuilt = {name: shown.reconstruct(x[:_SHOWN], level) for level, name in enumerate(names, 1)}
+            self.writer.pictures(samples, {"x": x[:_SHOWN]} | rebuilt, step)
         return {
             "errors": tuple(found.euclidean.square().mean(1).sqrt().tolist()),
             "embedded": () if found.embedded is None else tuple(found.embedded.mean(1).tolist()),
@@ -83,5 +90,24 @@ class Evaluation:
             "recovery_from_x": recovered.from_x,
         }
 
-    def _reconstructions(self, x: Tensor, names: list[str]) -> dict[str, Tensor]:
-        return {"x": x} | {name: self.averaged.reconstruct(x, level) for level, name in enumerate(names, 1)}
+    def _given(self, part: Split) -> Hierarchy:
+        """The hierarchy given the contexts of data, if it takes any."""
+        return self.averaged if self.context is None else self.averaged.conditioned(part.context(self.context))
+
+    def _drawn(self, n: int) -> Hierarchy:
+        """The hierarchy given ``n`` contexts drawn from the training data."""
+        if self.context is None:
+            return self.averaged
+        found = self.data.train.context(self.context)
+        return self.averaged.conditioned(found[torch.randint(len(found), (n,), device=found.device)])
+
+    def _samples(self) -> Tensor:
+        """Samples for a picture: each row is of one class, or has the attributes of one datum."""
+        if self.context is None:
+            return self.averaged.sample(_SHOWN**2 // 2)
+        if self.context == "labels":
+            of_rows = torch.arange(min(len(self.data.classes), _SHOWN), device=self.averaged.prior.device)
+        else:
+            of_rows = self.data.held_out.context(self.context)[: _SHOWN // 2]
+        context = of_rows.repeat_interleave(_SHOWN, 0)
+        return self.averaged.sample(len(context), context=context)

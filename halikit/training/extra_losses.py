@@ -32,6 +32,7 @@ class StepContext:
         hierarchy: θ_g, in training mode.
         discriminator: θ_d, in training mode.
         labels: The labels of the batch, ``(n,)`` int64; ``None`` where the data have none.
+        context: The context of the batch, ``(n, …)``; ``None`` where the model takes none.
     """
 
     encoder_states: dict[str, Tensor]
@@ -40,6 +41,7 @@ class StepContext:
     discriminator: Discriminator
     labels: Tensor | None
     step_number: int | None
+    context: Tensor | None = None
 
     @property
     def number(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -22,7 +23,7 @@ from halikit.algorithm import (
 )
 from halikit.config import Config, GameSettings
 from halikit.data import Split
-from halikit.discriminator import Discriminator
+from halikit.discriminator import CONTEXT, Discriminator
 from halikit.errors import InputError
 from halikit.hardware.compiled import CompiledStep, NotCompilableError
 from halikit.hierarchy import Hierarchy
@@ -101,6 +102,8 @@ class GameMethod(Method):
         config: The settings.
         extra_losses: Losses beside those of the game.
         objective: Objective in place of the one that the settings name.
+        context: Some rows of a context, to try the discriminator with; if the model takes one and there are none, the
+            first step has to give it.
         measure: Numbers on held-out data, see :meth:`Method.measure`.
         on_notice: Called with a message where a step cannot be compiled, or nothing bounds a Wasserstein critic.
 
@@ -117,6 +120,7 @@ class GameMethod(Method):
         extra_losses: Sequence[ExtraLoss] = (),
         *,
         objective: Objective | None = None,
+        context: Tensor | None = None,
         measure: Callable[[Hierarchy, Split], dict[str, float]] | None = None,
         on_notice: Callable[[str], None] = print,
     ) -> None:
@@ -131,13 +135,11 @@ class GameMethod(Method):
         self._extra_losses = extra_losses
         self._measure, self._notify = measure, on_notice
         self._input_noises = [game.noise.scale if game.noise else 0.0 for game in self._discriminator.games]
-        with evaluating(model.hierarchy), seeded(0, model.hierarchy.prior.device), torch.no_grad():
-            probe = model.hierarchy.sample_states(4)
-        if self.settings.gradient_penalty and self.settings.penalised_joint == "between":
-            _refuse_discrete(model.hierarchy, model.discriminator, probe)
-        for notice in _notices(model, config, probe):
-            on_notice(notice)
-        self.single_pass, self.description = self._examine(probe)
+        self._model, self._config = model, config
+        self.single_pass, self.description = False, "the first step shows how many backward passes are needed"
+        self._is_examined = False
+        if context is not None or not model.takes_context:
+            self._examine(context)
         self._compile_mode = config.hardware.compile
         self._keep_gradients = config.hardware.accumulate > 1
         self._compiled: dict[tuple[Players, float], CompiledStep] = {}
@@ -148,19 +150,23 @@ class GameMethod(Method):
         found = {f"extra.{loss.name}": (loss.module, loss.player) for loss in self._extra_losses}
         return {name: (module, player) for name, (module, player) in found.items() if module is not None}
 
-    def add_gradients(self, x: Tensor, labels: Tensor | None, step: int, total: int) -> dict[str, Tensor]:
+    def add_gradients(
+        self, x: Tensor, labels: Tensor | None, step: int, total: int, *, context: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """One step of Algorithm 1, at the noise and the penalty of its place in the training."""
+        if not self._is_examined:
+            self._examine(context)
         for game, first in zip(self._discriminator.games, self._input_noises, strict=True):
             if game.noise:
                 game.noise.scale = input_noise(self.settings, first, step, total) if first else 0.0
         players, penalty = players_of(self.settings, step), penalty_weight(self.settings, step)
         losses = [loss for loss in self._extra_losses if _moves(loss.player, players)]
         inside = [loss for loss in losses if loss.samples != "unused"]
-        outcome = self._compiled_play(players, penalty, inside, x, labels) if self._compile_mode else None
+        outcome = self._compiled_play(players, penalty, inside, x, labels, context) if self._compile_mode else None
         if outcome is None:
-            outcome = self._play(players, penalty, inside, step, x, labels)
-        context = StepContext({}, {}, self._hierarchy, self._discriminator, labels, step)
-        return outcome | {loss.name: add_extra_gradients(loss, context) for loss in losses if loss.samples == "unused"}
+            outcome = self._play(players, penalty, inside, step, x, labels, context)
+        of_step = StepContext({}, {}, self._hierarchy, self._discriminator, labels, step, context)
+        return outcome | {loss.name: add_extra_gradients(loss, of_step) for loss in losses if loss.samples == "unused"}
 
     def _play(
         self,
@@ -170,6 +176,7 @@ class GameMethod(Method):
         step: int | None,
         x: Tensor,
         labels: Tensor | None = None,
+        context: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The gradients of the game and of the losses that read its samples."""
         with torch.set_grad_enabled(players != "discriminator"):
@@ -179,6 +186,7 @@ class GameMethod(Method):
                 x,
                 self.objective,
                 encoder_noise=self.encoder_noise,
+                context=context,
                 single_pass=players == "both" and self.single_pass,
             )
         if players == "both":
@@ -191,11 +199,11 @@ class GameMethod(Method):
         if penalty:
             cost = penalty * self._penalty(drawn)
             torch.autograd.backward(cost, inputs=parameters_of("discriminator", self._hierarchy, self._discriminator))
-        context = StepContext(
-            drawn.encoder_states, drawn.decoder_states, self._hierarchy, self._discriminator, labels, step
+        of_step = StepContext(
+            drawn.encoder_states, drawn.decoder_states, self._hierarchy, self._discriminator, labels, step, context
         )
         values = (drawn.discriminator_loss, drawn.generator_loss, *drawn.rho)
-        extra = {loss.name: add_extra_gradients(loss, context) for loss in losses}
+        extra = {loss.name: add_extra_gradients(loss, of_step) for loss in losses}
         return dict(zip(_LOSSES, values, strict=True)) | extra
 
     def _penalty(self, drawn: Step) -> Tensor:
@@ -208,19 +216,26 @@ class GameMethod(Method):
         return gradient_penalty(self._discriminator, *chosen) / 2
 
     def _compiled_play(
-        self, players: Players, penalty: float, losses: Sequence[ExtraLoss], x: Tensor, labels: Tensor | None
+        self,
+        players: Players,
+        penalty: float,
+        losses: Sequence[ExtraLoss],
+        x: Tensor,
+        labels: Tensor | None,
+        context: Tensor | None,
     ) -> dict[str, Tensor] | None:
         """:meth:`_play` as one graph for each kind of step, or ``None`` if an extra loss cannot be compiled."""
         assert self._compile_mode
+        beside = {name: t for name, t in (("labels", labels), ("context", context)) if t is not None}
         if (players, penalty) not in self._compiled:
             self._compiled[players, penalty] = CompiledStep(
-                partial(self._play, players, penalty, losses, None),
+                partial(_with_names, partial(self._play, players, penalty, losses, None), tuple(beside)),
                 [self._hierarchy, self._discriminator, *(loss.module for loss in losses if loss.module is not None)],
                 mode=self._compile_mode,
                 keep_gradients=self._keep_gradients,
             )
         try:
-            return self._compiled[players, penalty](*(x,) if labels is None else (x, labels))
+            return self._compiled[players, penalty](x, *beside.values())
         except NotCompilableError as error:
             if all(loss.name == "sleep_loss" for loss in losses):
                 raise
@@ -238,13 +253,23 @@ class GameMethod(Method):
             if game.noise:
                 game.noise.scale = first
 
-    def _examine(self, states: Mapping[str, Tensor]) -> tuple[bool, str]:
-        """Whether one backward pass serves both players, and what a step is."""
-        settings = self.settings
+    def _examine(self, context: Tensor | None) -> None:
+        """Find out whether one backward pass serves both players, and tell what a user should know before the game."""
+        self._is_examined = True
+        settings, context = self.settings, None if context is None else context[:4]
+        model = replace(self._model, hierarchy=self._hierarchy.conditioned(context))
+        with evaluating(model.hierarchy), seeded(0, model.hierarchy.prior.device), torch.no_grad():
+            probe = model.hierarchy.sample_states(4 if context is None else len(context))
+        if settings.gradient_penalty and settings.penalised_joint == "between":
+            _refuse_discrete(model.hierarchy, self._discriminator, probe)
+        for notice in _notices(model, self._config, probe):
+            self._notify(notice)
         d, g = settings.discriminator_steps, settings.generator_steps
         if d != 1 or g != 1:
-            return False, f"rounds of {d} discriminator and {g} generator steps"
-        return supports_single_pass(self._discriminator, self.objective, states)
+            self.single_pass, self.description = False, f"rounds of {d} discriminator and {g} generator steps"
+            return
+        states = probe if context is None else probe | {CONTEXT: context}
+        self.single_pass, self.description = supports_single_pass(self._discriminator, self.objective, states)
 
 
 def _objective(name: str, given: Objective | None) -> Objective:
@@ -280,11 +305,12 @@ def _notices(model: Model, config: Config, states: Mapping[str, Tensor]) -> Iter
 def _refuse_discrete(hierarchy: Hierarchy, discriminator: Discriminator, states: dict[str, Tensor]) -> None:
     """Refuse a penalty between samples where a state that the discriminator reads is discrete."""
     known = set()
-    for kernel in (kernel for link in hierarchy for kernel in (link.up, link.down)):
-        if isinstance(kernel, DensityKernel):
-            support = getattr(kernel(states[kernel.source.name]), "support", None)
-            if getattr(support, "is_discrete", False):
-                known.add(kernel.target)
+    with evaluating(hierarchy), torch.no_grad():
+        for kernel in (kernel for link in hierarchy for kernel in (link.up, link.down)):
+            if isinstance(kernel, DensityKernel):
+                support = getattr(kernel(states[kernel.source.name]), "support", None)
+                if getattr(support, "is_discrete", False):
+                    known.add(kernel.target)
     refuse_discrete(discriminator.spaces, states, known)
 
 
@@ -302,6 +328,13 @@ def _check_modules(model: Model, extra_losses: Sequence[ExtraLoss]) -> None:
                 f"the extra loss {loss.name} has parameters of the model, which two optimisers would train: use "
                 "step.hierarchy and step.discriminator instead"
             )
+
+
+def _with_names(
+    function: Callable[..., dict[str, Tensor]], names: Sequence[str], x: Tensor, *beside: Tensor
+) -> dict[str, Tensor]:
+    """A function of a batch and of tensors by name, called with tensors alone, as a compiled step takes them."""
+    return function(x, **dict(zip(names, beside, strict=True)))
 
 
 def _moves(player: Player, players: Players) -> bool:

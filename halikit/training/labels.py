@@ -171,7 +171,9 @@ class LabelsMethod(Method):
     def __init__(self, model: Model, supervision: Supervision) -> None:
         self._hierarchy, self._supervision = model.hierarchy, supervision
 
-    def add_gradients(self, x: Tensor, labels: Tensor | None, step: int, total: int) -> dict[str, Tensor]:
+    def add_gradients(
+        self, x: Tensor, labels: Tensor | None, step: int, total: int, *, context: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """One step of descent. The batch is not used: its labels are not known."""
         loss = self._supervision(_Context(self._hierarchy, step))
         loss.backward()

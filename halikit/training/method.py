@@ -28,7 +28,9 @@ class Method(ABC):
     trains_decoder = True
 
     @abstractmethod
-    def add_gradients(self, x: Tensor, labels: Tensor | None, step: int, total: int) -> dict[str, Tensor]:
+    def add_gradients(
+        self, x: Tensor, labels: Tensor | None, step: int, total: int, *, context: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Add the gradients of a step to ``.grad``.
 
         Args:
@@ -36,6 +38,7 @@ class Method(ABC):
             labels: Its labels, ``(n,)`` int64, if there are any.
             step: Number of the step, counted from 0.
             total: Number of steps of the training.
+            context: Context of the batch, ``(n, …)``, if the model takes one.
 
         Returns:
             The losses of the step by name, ``()`` each, detached; those alone that were taken in this step.
@@ -47,7 +50,12 @@ class Method(ABC):
         return {}
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
-        """Numbers on held-out data for the record, by name, beside the errors; the hierarchy is in evaluation mode."""
+        """Numbers on held-out data for the record, by name, beside the errors.
+
+        Args:
+            averaged: The hierarchy in evaluation mode, given the contexts of the data if it takes one.
+            part: The data.
+        """
         return {}
 
     def finish(self) -> None:  # noqa: B027 (most methods change nothing that they would have to put back)

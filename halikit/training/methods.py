@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from halikit.config import Config
 from halikit.data import Augmentation, DataSet
 from halikit.errors import InputError
@@ -32,6 +34,7 @@ def make_method(
     hardware: Hardware,
     extra_losses: Sequence[ExtraLoss],
     objective: Objective | None = None,
+    context: Tensor | None = None,
 ) -> Method:
     """The method that the settings name.
 
@@ -44,6 +47,7 @@ def make_method(
         hardware: Where the training runs.
         extra_losses: Losses of the user.
         objective: Objective of the user, for the game.
+        context: Some rows of a context, if the model takes one and any are known.
 
     Raises:
         InputError: If the model or the data cannot be trained by the method, or the name of an extra loss is taken.
@@ -67,7 +71,9 @@ def make_method(
         losses.insert(0, cost)
     losses = [*_built_in(config, model.hierarchy), *losses]
     measure = supervision.measure if supervision else None
-    return GameMethod(model, config, losses, objective=objective, measure=measure, on_notice=hardware.notify)
+    return GameMethod(
+        model, config, losses, objective=objective, context=context, measure=measure, on_notice=hardware.notify
+    )
 
 
 def _built_in(config: Config, hierarchy: Hierarchy) -> list[ExtraLoss]:

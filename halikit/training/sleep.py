@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from halikit.config import Config
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
+from halikit.kernels import Kernel
 from halikit.training.extra_losses import ExtraLoss, StepContext
-from halikit.utils.modes import keeping_buffers
+from halikit.utils.modes import evaluating, keeping_buffers
+from halikit.utils.random import seeded
 
 __all__ = ["RULE", "resolve_sleep_weights", "sleep_loss", "sleep_phase", "sleep_weights"]
 
@@ -38,7 +40,7 @@ def sleep_loss(
     not change.
 
     Args:
-        hierarchy: The hierarchy, in training or evaluation mode.
+        hierarchy: The hierarchy, in training or evaluation mode; given the contexts of the samples if it takes one.
         states: Samples of the decoder's joint (Eq. 4), ``(n, *shape)`` by name.
         weights: ``w_1 … w_L``, each at least 0.
         noise: Standard deviation of the noise on the encoder's input, as in the game.
@@ -56,7 +58,7 @@ def sleep_phase(weights: Sequence[float], noise: float = 0.0) -> ExtraLoss:
     """
 
     def sleep_loss_of_step(step: StepContext) -> Tensor:
-        return sleep_loss(step.hierarchy, step.decoder_states, weights, noise)
+        return sleep_loss(step.hierarchy.conditioned(step.context), step.decoder_states, weights, noise)
 
     return ExtraLoss(sleep_loss_of_step, "encoder", name="sleep_loss", samples="constant")
 
@@ -76,7 +78,8 @@ def resolve_sleep_weights(config: Config, hierarchy: Hierarchy, notify: Callable
     if not config.plays or wanted == 0:
         return config
     weights, notices = sleep_weights(hierarchy, wanted)
-    for notice in notices:
+    weights, outside = _within_supports(hierarchy, weights)
+    for notice in notices + outside:
         notify(notice)
     return config.model_copy(update={"game": config.game.model_copy(update={"sleep_weights": weights})})
 
@@ -123,6 +126,36 @@ def sleep_weights(
             continue
         weights[i] = 0.0
     return tuple(weights), notices
+
+
+def _within_supports(hierarchy: Hierarchy, weights: Sequence[float]) -> tuple[tuple[float, ...], list[str]]:
+    """The weights, with 0 where the decoder's samples have no density under the encoder's kernel, and messages.
+
+    A prior on all of R^d, say, draws states that a kernel of bits or of proportions never draws.
+    """
+    if hierarchy.takes_context and hierarchy.context is None:
+        return tuple(weights), []
+    with evaluating(hierarchy), seeded(0, hierarchy.prior.device), torch.no_grad():
+        states = hierarchy.sample_states(16)
+        kept, notices = list(weights), []
+        for i, link in enumerate(hierarchy):
+            if weights[i] and not _has_loss(link.up, states):
+                kept[i] = 0.0
+                notices.append(
+                    f"no sleep phase at {link.up.target.name}: samples of the decoder lie where {link.up} has no "
+                    "density; give the hierarchy a prior, or kernels, on the support of its draws"
+                )
+    return tuple(kept), notices
+
+
+def _has_loss(kernel: Kernel, states: Mapping[str, Tensor]) -> bool:
+    try:
+        loss = kernel.sleep_loss(states[kernel.target.name], states[kernel.source.name])
+    except ValueError as error:  # of torch.distributions, for a value outside of the support
+        if "support" in str(error):
+            return False
+        raise
+    return bool(loss.isfinite().all())
 
 
 class _WeightedEncoder(nn.Module):

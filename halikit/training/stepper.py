@@ -52,12 +52,13 @@ class Stepper:
         }
         self.guard = Guard((part for part, _ in players.values()), hardware.processes)
 
-    def step(self, batch: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+    def step(self, batch: Tensor, labels: Tensor | None = None, context: Tensor | None = None) -> dict[str, Tensor]:
         """Take one step.
 
         Args:
             batch: ``(n, *shape of x)``.
             labels: ``(n,)`` int64, if there are any.
+            context: ``(n, …)``, if the model takes one.
 
         Returns:
             The losses by name, ``()`` each, on the device.
@@ -65,7 +66,7 @@ class Stepper:
         Raises:
             InputError: If the batch does not fit.
         """
-        self._check_batch(batch, labels)
+        self._check_batch(batch, labels, context)
         share = self.rate_share * rate_share(self.settings.optimiser, self.steps, self.total)
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
@@ -78,7 +79,10 @@ class Stepper:
         # The noise of a step depends on (seed, step, rank) alone; the caller's generators are restored.
         seed = derived_seed(self.settings.training.seed, self.steps, self.hardware.processes.rank)
         with seeded(seed, self.hardware.device), self.hardware.autocast():
-            losses = self._add_gradients(batch.to(self.hardware.device, self.model.hierarchy.prior.dtype), labels)
+            x = batch.to(self.hardware.device, self.model.hierarchy.prior.dtype)
+            if context is not None and context.is_floating_point():
+                context = context.to(x)
+            losses = self._add_gradients(x, labels, context)
         self.guard.after_gradients(losses.values(), self.optimisers.values())
         for optimiser in self.optimisers.values():
             optimiser.step()
@@ -86,27 +90,30 @@ class Stepper:
         self.averager.update(self.steps)
         return losses
 
-    def _check_batch(self, batch: Tensor, labels: Tensor | None) -> None:
+    def _check_batch(self, batch: Tensor, labels: Tensor | None, context: Tensor | None) -> None:
         shape, accumulate = self._shape, self.settings.hardware.accumulate
         if batch.shape[1:] != shape or len(batch) < 2:
             wanted = ", ".join(map(str, shape))
             raise InputError(f"a training batch is (n, {wanted}) with n ≥ 2, got {tuple(batch.shape)}")
         if labels is not None and labels.shape != batch.shape[:1]:
             raise InputError(f"a batch of {len(batch)} has labels ({len(batch)},), got {tuple(labels.shape)}")
+        if self.model.takes_context and (context is None or len(context) != len(batch)):
+            got = "none" if context is None else f"one of {tuple(context.shape)}"
+            raise InputError(f"the model takes a context with {len(batch)} rows, one for each datum; got {got}")
         if len(batch) % accumulate or len(batch) < 2 * accumulate:
             raise InputError(
                 f"hardware.accumulate={accumulate} divides a batch into as many equal parts of two samples or more, "
                 f"got a batch of {len(batch)}"
             )
 
-    def _add_gradients(self, batch: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    def _add_gradients(self, batch: Tensor, labels: Tensor | None, context: Tensor | None) -> dict[str, Tensor]:
         """The gradients of the mean loss of the micro-batches, averaged over processes; returns the mean losses."""
         number = self.settings.hardware.accumulate
         parts = batch.chunk(number)
-        labelled = [None] * number if labels is None else labels.to(batch.device).chunk(number)
+        beside = ([None] * number if t is None else t.to(batch.device).chunk(number) for t in (labels, context))
         found = [
-            self.method.add_gradients(self.hardware.layout(x), y, self.steps, self.total)
-            for x, y in zip(parts, labelled, strict=True)
+            self.method.add_gradients(self.hardware.layout(x), y, self.steps, self.total, context=c)
+            for x, y, c in zip(parts, *beside, strict=True)
         ]
         parameters = [p for o in self.optimisers.values() for group in o.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]

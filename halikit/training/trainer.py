@@ -38,6 +38,8 @@ __all__ = ["Trainer"]
 class Trainer:
     """Trains a model by the method of its settings: its hierarchy against its discriminator, or the hierarchy alone.
 
+    A model that takes a context gets the labels of the data, or their attributes if there are no labels.
+
     Args:
         model: The model; the settings of its config apply unless others are given.
         data: A data set, a data spec such as ``"digits"``, or a tensor ``(n, *shape of x)``, the last tenth of which is
@@ -54,7 +56,8 @@ class Trainer:
         on_notice: Called with each notice; by default it is a Python warning.
 
     Raises:
-        InputError: If data, settings and model do not fit each other, or there is no checkpoint to resume from.
+        InputError: If data, settings and model do not fit each other, the model takes a context and the data have
+            neither labels nor attributes, or there is no checkpoint to resume from.
 
     Attributes:
         model: The model.
@@ -82,18 +85,22 @@ class Trainer:
         self.model, self._on_record = model, on_record
         self.hardware = Hardware(config.hardware, on_notice)
         config = resolve_game(config, objective)
-        self._settings = resolve_sleep_weights(config, model.hierarchy, self.hardware.notify)
         found = None if data is None else datasets.as_data_set(data, size=config.data.size, kind=config.data.kind)
+        self._context = None if found is None else model.context_kind(found)
         self.hardware.prepare(model.parts.values())
         dtype = model.hierarchy.prior.dtype
         self.data = None if found is None else found.to(self.hardware.device).in_dtype(dtype)
+        context = self._some_context()
+        given = model.hierarchy.conditioned(None if context is None else context[:1])
+        self._settings = resolve_sleep_weights(config, given, self.hardware.notify)
         augmentation = augmentation or config.data.augmentation()
         self._batches = self._make_batches(augmentation)
         self.hardware.place(loss.module for loss in extra_losses if loss.module is not None)
         averager = Averager(model.hierarchy, config.training.ema_decay)
         self.averaged = averager.average
         self.method = make_method(
-            model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses, objective
+            *(model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses, objective),
+            context=context,
         )
         self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware)
         self._meter = Meter(self.method.columns)
@@ -124,12 +131,13 @@ class Trainer:
             changes["data"] = DataSettings(spec=self.data.spec)
         return settings.model_copy(update=changes)
 
-    def step(self, batch: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+    def step(self, batch: Tensor, labels: Tensor | None = None, context: Tensor | None = None) -> dict[str, Tensor]:
         """Take one step by the method: of Algorithm 1, moving both players, unless the method is another.
 
         Args:
             batch: ``(n, *shape of x)``, two samples or more for each micro-batch.
             labels: The labels of the batch, ``(n,)`` int64, for extra losses that read them.
+            context: The context of the batch, ``(n, …)``, if the model takes one; by default the labels.
 
         Returns:
             The losses by name, ``()`` each, on the device.
@@ -137,7 +145,9 @@ class Trainer:
         Raises:
             InputError: If the batch does not fit.
         """
-        return self._stepper.step(batch, labels)
+        if context is None and self.model.takes_context:
+            context = labels
+        return self._stepper.step(batch, labels, context)
 
     def fit(self, steps: int | None = None) -> Model:
         """Train.
@@ -236,6 +246,7 @@ class Trainer:
             self.averaged,
             self.model.discriminator,
             self.data,
+            self._context,
             self._settings.training.seed,
             self._alarms,
             self._persistence.writer,
@@ -260,4 +271,11 @@ class Trainer:
             size=training.batch_size,
             seed=training.seed,
             prefetch=self._settings.hardware.prefetch,
+            context=self._context,
         )
+
+    def _some_context(self) -> Tensor | None:
+        """Some rows of a context, if any are known: the first of the data, or an example."""
+        if self.data is not None and self._context is not None:
+            return self.data.train.context(self._context)[:4]
+        return self.model.example_context(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -31,7 +32,10 @@ class DiagonalMixture(dist.MixtureOfDiagNormals):
         component_logits: Unnormalised log-weights, ``(..., K)``.
     """
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> DiagonalMixture:
+    def __init__(self, locs: Tensor, coord_scale: Tensor, component_logits: Tensor) -> None:
+        super().__init__(locs, coord_scale, component_logits)  # type: ignore[no-untyped-call]
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> DiagonalMixture:
         """The same distribution with another batch shape."""
         batch = torch.Size(batch_shape)
         parameters = (self.locs, self.coord_scale, self.component_logits)
@@ -40,23 +44,23 @@ class DiagonalMixture(dist.MixtureOfDiagNormals):
             *(p.expand(*batch, *p.shape[-event:]) for p, event in zip(parameters, events, strict=True))
         )
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Samples ``(*sample_shape, ..., D)`` that pass gradients to means, standard deviations and weights."""
         return mixture_sample(self.locs, self.coord_scale, self.component_logits, sample_shape)
 
 
-def mixture_sample(locs: Tensor, scales: Tensor, logits: Tensor, sample_shape: torch.Size = torch.Size()) -> Tensor:
+def mixture_sample(locs: Tensor, scales: Tensor, logits: Tensor, sample_shape: Sequence[int] = ()) -> Tensor:
     """Samples ``(*sample_shape, ..., D)`` of a mixture; see :class:`DiagonalMixture` for the arguments.
 
     No value is read, so that a training step with it can be compiled.
     """
     with torch.no_grad():
-        component = dist.Categorical(logits=logits, validate_args=False).sample(sample_shape)
+        component = dist.Categorical(logits=logits, validate_args=False).sample(torch.Size(sample_shape))
         rows = component[..., None, None].expand(*component.shape, 1, locs.shape[-1])
         shape = (*component.shape, *locs.shape[-2:])
         loc, scale = (parameter.expand(shape).gather(-2, rows).squeeze(-2) for parameter in (locs, scales))
         z = loc + scale * torch.randn_like(loc)
-    passed: Tensor = _PassGradient.apply(z, locs, scales, logits)
+    passed: Tensor = _PassGradient.apply(z, locs, scales, logits)  # type: ignore[no-untyped-call]
     return passed
 
 
