@@ -489,7 +489,7 @@ def _algebra(case: _Case) -> Iterator[str]:
     round_trip = back @ kernel
     if round_trip.factors != (*kernel.factors, back):
         yield f"{round_trip} has other factors than the two kernels that it is made of"
-    if round_trip.sample(case.rows(2, 3), context=kernel.context).shape != (2, 3, *kernel.source.shape):
+    if round_trip.conditioned(kernel.context).sample(case.rows(2, 3)).shape != (2, 3, *kernel.source.shape):
         yield "composed with a kernel back, it does not lead to states of its source"
     if len(kernel.factors) > 1:
         return
