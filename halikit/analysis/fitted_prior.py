@@ -72,9 +72,9 @@ def fit(
     if loaded.shape != hierarchy.spaces[0].shape:
         raise InputError(f"the model is for data of shape {hierarchy.spaces[0].shape}, but these have {loaded.shape}")
     n = len(loaded.train)
-    context = model.context_kind(loaded)
-    given = hierarchy if context is None else hierarchy.conditioned(loaded.train.context(context))
-    z = top_draws(given, loaded.train, draws=min(_MOST_DRAWS, -(-_DRAWS // n)), seed=seed)
+    context = model.context_kind(loaded) if hierarchy.context is None else None
+    given = None if context is None else loaded.train.context(context).to(hierarchy.prior.device)
+    z = top_draws(hierarchy.conditioned(given), loaded.train, draws=min(_MOST_DRAWS, -(-_DRAWS // n)), seed=seed)
     if not z.is_floating_point() or torch.equal(z, z.round()):
         raise InputError(_only_real(hierarchy))
     with seeded(seed):
