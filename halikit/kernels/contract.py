@@ -24,7 +24,10 @@ from halikit.spaces import Space
 __all__ = ["GUARDS", "guarded_draw", "guarded_loss"]
 
 # What torch says of a network that cannot read its input.
-_UNREADABLE = re.compile(r"dtype|scalar type|shapes|size|dimension", re.IGNORECASE)
+_UNREADABLE = re.compile(
+    r"same dtype|scalar type|should be the same|shapes cannot be multiplied|must match the size|expected input|"
+    r"invalid for input of size|Expected \dD|should contain \d+ elements"
+)
 
 
 class Kernel(Protocol):
