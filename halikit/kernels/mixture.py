@@ -28,8 +28,8 @@ class GaussianMixture(dist.TorchDistribution):
     ``m_c`` and ``s_c``. To the weights ``π`` it passes ``½ (Σ_k z_k dπ_k + (z_c − Σ_k π_k z_k) d log π_c)``, with the
     same ``ε`` in all ``z_k``. This is exact for functions of the draw that are quadratic, and of second order for
     others. It is the estimator of "Bridging discrete and backpropagation" (Liu et al. 2023), with Gaussians in place of
-    one-hot vectors. The unbiased gradient of :class:`halikit.utils.mixture.DiagonalMixture` has 3 to 100
-    times its noise from ten dimensions on.
+    one-hot vectors. An unbiased gradient, along paths parallel to the axes, has 3 to 100 times its noise from ten
+    dimensions on.
 
     Args:
         means: ``(*batch_shape, K, D)``.
