@@ -8,6 +8,8 @@ import halikit as hk
 
 
 class OfClass(hk.DensityKernel):
+    """T_{w|v, class} with Laplace noise."""
+
     takes_context = True
 
     def __init__(self, source: hk.Space, target: hk.Space) -> None:
@@ -15,6 +17,7 @@ class OfClass(hk.DensityKernel):
         self.network = nn.Sequential(nn.Linear(source.size + 10, 256), nn.ReLU(), nn.Linear(256, target.size))
 
     def forward(self, given: torch.Tensor) -> dist.TorchDistribution:
+        """The distribution over ``target``."""
         classes = nn.functional.one_hot(self.context, 10)
         mean = self.network(torch.cat([given.flatten(1), classes], 1)).view(-1, *self.target.shape)
         return dist.Laplace(mean, 0.1).to_event(self.target.rank)

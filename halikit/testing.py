@@ -86,7 +86,7 @@ class _Case:
         """What is given with other batch dimensions."""
         rows = math.prod(batch)
         repeated = self.given.repeat(rows // len(self.given) + 1, *[1] * self.kernel.source.rank)
-        return repeated[:rows].reshape(*batch, *self.kernel.source.shape)
+        return repeated[:rows].reshape((*batch, *self.kernel.source.shape))
 
     def same(self, n: int, row: int = 0) -> Tensor:
         """One row of what is given, ``n`` times."""
@@ -237,7 +237,7 @@ def _means(case: _Case) -> Iterator[str]:
 
 def _rows(case: _Case) -> Iterator[str]:
     """Rows of a batch that do not depend on each other."""
-    kernel, n, repeats = case.kernel, 256, 16
+    kernel, n, repeats = case.kernel, 64, 16
     own, other = case.same(n), case.same(n, 1)
     with torch.no_grad():
         alone, together = (kernel.mean(torch.cat([own[:1], others]))[0] for others in (own, other))
@@ -254,7 +254,7 @@ def _rows(case: _Case) -> Iterator[str]:
     if bool((noisy & (excess > 6)).any()):
         yield "rows of a batch share their noise: draw it with the batch dimension, as torch.randn(n, ...)"
     shift = (torch.stack(mixed).mean((0, 1)) - draws.mean((0, 1))).abs()
-    if bool((shift > 2 * _ERRORS * spread / math.sqrt(n * repeats) + 1e-3).any()) and not bool((excess > 6).any()):
+    if bool((shift > _ERRORS * spread * math.sqrt(1.5 / (n * repeats)) + 1e-3).any()) and not bool((excess > 6).any()):
         yield "a draw depends on the other rows of the batch: in evaluation mode each row is on its own"
 
 
@@ -489,7 +489,7 @@ def _algebra(case: _Case) -> Iterator[str]:
     round_trip = back @ kernel
     if round_trip.factors != (*kernel.factors, back):
         yield f"{round_trip} has other factors than the two kernels that it is made of"
-    if round_trip.sample(case.rows(2, 3)).shape != (2, 3, *kernel.source.shape):
+    if round_trip.conditioned(kernel.context).sample(case.rows(2, 3)).shape != (2, 3, *kernel.source.shape):
         yield "composed with a kernel back, it does not lead to states of its source"
     if len(kernel.factors) > 1:
         return

@@ -21,7 +21,7 @@ THEORY = [
 ]
 TOOLS = {
     *("__init__", "batched", "inference", "interpolation", "labelled", "linear_gaussian", "neighbours", "quantity"),
-    *("contract", "rebatched", "settings", "summary"),
+    *("contract", "rebatched", "scales", "settings", "summary"),
 }
 SOURCE = re.compile(
     r"Eqs?\. |[Ss]ections? \d|Tables? \d|Algorithm 1|Figs?\. |Prop|[A-Z]\w+(?:'s)? (?:et al\. |& \w+ )?\(?\d{4}\)"

@@ -5,9 +5,10 @@ import math
 from functools import partial
 
 import numpy
+import pyro.distributions as dist
 import pytest
 import torch
-from conftest import MixtureKernel, Network, cases, gaussian
+from conftest import CATALOGUE, MixtureKernel, Network, cases, gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -22,6 +23,7 @@ V = hk.Space("v", (3,))
 ALPHA = 1e-3
 
 DISCRETE = ("bernoulli_hard", "categorical_one_hot", "categorical_index")
+FINITE = [case for case in CATALOGUE if case.name.startswith(DISCRETE)]
 
 
 def on(case, shape):
@@ -119,9 +121,72 @@ def test_reparametrised_samples_pass_gradients(case):
 
 
 @cases(reparametrised=False)
-def test_hard_samples_pass_no_gradient(case):
+def test_indices_pass_no_gradient(case):
     given = torch.randn(8, *V.shape, requires_grad=True)
-    assert not case.kernel().sample(given).requires_grad
+    draw = case.kernel().sample(given)
+    assert not draw.requires_grad
+    assert draw.dtype == torch.int64
+
+
+@pytest.mark.parametrize("make", [hk.BernoulliKernel, hk.CategoricalKernel])
+def test_hard_samples_pass_the_gradient_of_their_probabilities(make):
+    kernel, given, weight = make(V, hk.Space("y", (4,)), Network(V, 4)), torch.randn(8, 3), torch.randn(8, 4)
+    draw = kernel.sample(given)
+    assert set(draw.unique().tolist()) == {0.0, 1.0}
+    through = torch.autograd.grad((draw * weight).sum(), list(kernel.parameters()))
+    expected = torch.autograd.grad((kernel.mean(given) * weight).sum(), list(kernel.parameters()))
+    for found, right in zip(through, expected, strict=True):
+        torch.testing.assert_close(found, right)
+
+
+# --- relaxations ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 0.5])
+def test_relaxed_draws_have_finite_densities_and_gradients_at_any_temperature(temperature):
+    """Logits of standard deviation 3: 42 % of torch's own draws at T = 0.1 have no finite density, of ours none."""
+    logits = 3 * torch.randn(5000, 10)
+    theirs = dist.RelaxedOneHotCategorical(torch.tensor(temperature), logits=logits, validate_args=False)
+    without = (~theirs.log_prob(theirs.rsample()).isfinite()).float().mean().item()
+    if temperature == 0.1:
+        assert without == pytest.approx(0.42, abs=0.03)
+    fixed = Raw(*[0.0] * 10)
+    fixed.out = logits.requires_grad_()
+    for make in (hk.CategoricalKernel, hk.BernoulliKernel):
+        kernel = make(V, hk.Space("y", (10,)), fixed, temperature=temperature)
+        draws = kernel.sample(torch.zeros(5000, 3))
+        log_density = kernel.log_prob(draws, torch.zeros(5000, 3))
+        assert log_density.isfinite().all()
+        assert (draws > 0).all()
+        (gradient,) = torch.autograd.grad(log_density.sum() + draws.square().sum(), logits)
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("make", [hk.CategoricalKernel, hk.BernoulliKernel])
+@pytest.mark.parametrize("temperature", [0.05, 0.3, 1.0])
+def test_cold_relaxations_have_the_density_of_their_draws(make, temperature):
+    """``E q'(w)/q(w) = 1`` over 20,000 draws, within 5 standard errors, also where entries are at the floor."""
+    here, near = 3 * torch.randn(1, 6), 0.3 * torch.randn(1, 6)
+    kernels = []
+    for logits in (here, here + near):
+        fixed = Raw(*[0.0] * 6)
+        fixed.out = logits
+        kernels.append(make(V, hk.Space("y", (6,)), fixed, temperature=temperature))
+    given = torch.zeros(20_000, 3)
+    draws = kernels[0].sample(given)
+    ratio = (kernels[1].log_prob(draws, given) - kernels[0].log_prob(draws, given)).double().exp()
+    assert ratio.std() > 0.01
+    assert abs(ratio.mean() - 1) < 5 * ratio.std() / math.sqrt(20_000)
+
+
+def test_relaxations_stay_in_single_precision_under_autocast():
+    for make in (hk.CategoricalKernel, hk.BernoulliKernel):
+        kernel, given = make(V, hk.Space("y", (4,)), Network(V, 4), temperature=0.1), torch.randn(64, 3)
+        with torch.autocast("cpu", torch.bfloat16):
+            draws = kernel.sample(given)
+            log_density = kernel.log_prob(draws, given)
+        assert draws.dtype == log_density.dtype == torch.float32
+        assert log_density.isfinite().all()
 
 
 @cases(density=True)
@@ -209,7 +274,8 @@ def test_densities_integrate_to_one_on_a_line(case):
     assert mass[-1].item() == pytest.approx(1, abs=1e-5)
 
 
-@cases(density=True, support="real")
+# The grid is too coarse for the kink of a Laplace.
+@cases(density=True, support="real", exclude=["laplace"])
 def test_densities_integrate_to_one_on_a_plane(case):
     kernel = on(case, (2,)).double()
     grid = torch.linspace(-30, 30, 401, dtype=torch.float64)
@@ -229,7 +295,7 @@ def test_samples_follow_their_densities_on_a_line(case):
     assert stats.kstest(samples, cdf).pvalue > ALPHA
 
 
-@cases(density=True, exclude=["gaussian", "linear", "user", "categorical_relaxed", "bernoulli_relaxed"])
+@pytest.mark.parametrize("case", FINITE, ids=str)
 def test_probabilities_sum_to_one_and_samples_have_them(case):
     """Chi-square on 4,000 draws, on a discrete space small enough to list."""
     shape = {"bits": (3,), "one_hot": (4,), "index": ()}[case.support]

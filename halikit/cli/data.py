@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="digits, mnist:DIR, …, or a path.", show_default=False)]
 Size = Annotated[int | None, typer.Option(min=1, help="Side of the square that images are cropped and resized to.")]
 ArrayKind = Annotated[
-    str | None, typer.Option("--kind", help="sequence or volume, if each row of an array is one.", show_default=False)
+    Literal["sequence", "volume"] | None,
+    typer.Option("--kind", help="sequence or volume, if each row of an array is one.", show_default=False),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse every file that cannot be used; verify checksums.")]
 

@@ -271,7 +271,7 @@ class Explorer:
         """The limits of all pictures, so that they can be compared; by the data, or by samples if there are none."""
         part = None if self.data is None else self.data.held_out
         n = _DRAWS if part is None else min(_DRAWS, len(part))
-        x = self._sampled(n, 0)[self._x.name] if part is None else part.batch(torch.arange(n))
+        x = self._sampled(n, 0)[0][self._x.name] if part is None else part.batch(torch.arange(n))
         return plotting.limits_of(x)
 
     def _view(self, x: Tensor) -> dict[str, Any]:

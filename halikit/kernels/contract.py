@@ -24,7 +24,10 @@ from halikit.spaces import Space
 __all__ = ["GUARDS", "guarded_draw", "guarded_loss"]
 
 # What torch says of a network that cannot read its input.
-_UNREADABLE = re.compile(r"dtype|scalar type|shapes|size|dimension", re.IGNORECASE)
+_UNREADABLE = re.compile(
+    r"same dtype|scalar type|should be the same|shapes cannot be multiplied|must match the size|expected input|"
+    r"invalid for input of size|Expected \dD|should contain \d+ elements"
+)
 
 
 class Kernel(Protocol):
@@ -70,6 +73,8 @@ def _rows(kernel: Kernel, batch: torch.Size) -> Tensor:
     rows = batch[-1] if batch else 1
     if len(context) not in (1, rows):
         raise ValueError(f"{kernel}: a context has as many rows as states are given, {rows}; got {len(context)}")
+    if not batch:
+        return context
     return context.expand(*batch, *context.shape[1:]).reshape(math.prod(batch), *context.shape[1:])
 
 

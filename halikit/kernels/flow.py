@@ -74,7 +74,7 @@ class FlowKernel(DensityKernel):
         order = torch.arange(size - 1, -1, -1, device=given.device)
         transforms = []
         for layer in self.layers:
-            transforms += [layer.condition(features), dist.transforms.Permute(order)]
+            transforms += [layer.condition(features), dist.transforms.Permute(order)]  # type: ignore[operator]
         transforms.append(dist.transforms.AffineTransform(location, bounded_scale(raw, None), event_dim=1))
         if self.target.rank != 1:
             transforms.append(dist.transforms.ReshapeTransform(torch.Size([size]), torch.Size(self.target.shape)))

@@ -72,7 +72,7 @@ class ImplicitKernel(Kernel):
             target: ``(n, *target.shape)``.
             given: ``(n, *source.shape)``.
         """
-        first, second = (self.sample(given, context=self.context) for _ in range(2))
+        first, second = (self.sample(given) for _ in range(2))
         target = at_least_single(target)
         distances = [_distance(at_least_single(draw), target) for draw in (first, second)]
         return 0.5 * sum(distances) - 0.5 * _distance(at_least_single(first), at_least_single(second))

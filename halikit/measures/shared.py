@@ -198,9 +198,9 @@ def observed(run: Run, number: int, test: bool, scale: str | None, generator: Ge
         text = f", observation scale {fitted:.4g}, fitted on {half:,} others"
         return Observed(hierarchy.rows(slice(half, None)), x[half:], fitted, text)
     try:
-        number = float(scale)
+        fixed = float(scale)
     except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
+        fixed = 0.0
+    if not 0 < fixed < float("inf"):
         raise InputError(f"--scale takes a positive number or fit, got {scale!r}")
-    return Observed(hierarchy, x, number, f", observation scale {number:.4g}")
+    return Observed(hierarchy, x, fixed, f", observation scale {fixed:.4g}")
