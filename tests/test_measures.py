@@ -20,7 +20,7 @@ from halikit.config import Config, override
 from halikit.measures import MEASURES, measure
 from halikit.runs.run import Run
 
-COMMON = {"--data", "--weights", "--device", "--seed", "--out", "--json", "--help"}
+COMMON = {"--data", "--class", "--attribute", "--weights", "--device", "--seed", "--out", "--json", "--help"}
 TABLE = {"--level", "--fewest", "--format"}
 OWN = {
     "labels": {"--number", "--test", "--classifier"},
@@ -30,6 +30,7 @@ OWN = {
     "likelihood": {"--number", "--test", "--scale", "--proposal", "--draws"},
     "health": {"--number", "--test"},
     "samples": {"--number", "--test", "--features", "--noiseless"},
+    "classes": {"--number", "--neighbours"},
     "svm": TABLE,
     "attributes": TABLE | {"--vgg", "--width", "--epochs"},
 }
