@@ -23,7 +23,7 @@ class OfClass(hk.DensityKernel):
         return dist.Laplace(mean, 0.1).to_event(self.target.rank)
 
 
-def main(steps: int = 2000) -> torch.Tensor:
+def main(steps: int = 3000) -> torch.Tensor:
     """Train on scikit-learn's digits, and draw ten samples of each class, ``(100, 1, 8, 8)``."""
     x, z = hk.Space("x", (1, 8, 8)), hk.Space("z1", (16,))
     hierarchy = hk.Hierarchy([hk.Link(OfClass(x, z), OfClass(z, x))])

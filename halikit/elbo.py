@@ -35,7 +35,7 @@ def negative_elbo(hierarchy: Hierarchy, x: Tensor) -> Tensor:
     Raises:
         NoDensityError: If a kernel has no density.
     """
-    # All samples are reparametrised, so Pyro's surrogate loss equals the loss.
+    # Where samples are not reparametrised, as hard bits are not, Pyro adds the gradient of the score function.
     return Trace_ELBO().differentiable_loss(hierarchy.model, hierarchy.guide, x) / len(x)
 
 

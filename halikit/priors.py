@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
 from halikit.errors import InputError
+from halikit.kernels import GaussianMixture
 from halikit.spaces import Space
-from halikit.utils.mixture import DiagonalMixture, mixture_sample
 from halikit.utils.random import drawing_from, seeded
 
 __all__ = [
@@ -284,15 +284,12 @@ class Mixture(Prior):
 
     def forward(self) -> Distribution:
         """The distribution, event shape ``space.shape``."""
-        mixture = DiagonalMixture(self.locs, self.log_scales.exp(), self.logits)
-        shaped = self._shaped()
-        return dist.TransformedDistribution(mixture, shaped) if shaped else mixture
+        return GaussianMixture(self.locs, self.log_scales.exp(), self.logits, self.space.shape)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Samples ``(n, *space.shape)``, which pass gradients to all parameters."""
         with drawing_from(generator, self.device):
-            z = mixture_sample(self.locs, self.log_scales.exp(), self.logits, torch.Size([n]))
-        return z.reshape(n, *self.space.shape)
+            return self().rsample(torch.Size([n]))
 
     @torch.no_grad()
     def truncated_sample(self, n: int, bound: float, *, generator: torch.Generator | None = None) -> Tensor:

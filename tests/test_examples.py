@@ -22,6 +22,7 @@ def test_custom_kernel(tmp_path: Path) -> None:
 
     model = hk.load(tmp_path / "run", build=example["build"])
     assert model.hierarchy.sample(5).shape == (5, 2)
+    hk.testing.check_kernel(model.hierarchy.links[0].down)
 
 
 @pytest.mark.filterwarnings("ignore:the encoder does not recover")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import halikit as hk
 from halikit.algorithm import play
-from halikit.kernels import DiagonalMixture
+from halikit.kernels import GaussianMixture
 from halikit.training.sleep import sleep_loss
 
 V, W = hk.Space("v", (3,)), hk.Space("w", (4,))
@@ -99,7 +99,7 @@ def test_gradients_of_mixtures_are_those_of_the_expectation(shape):
     size, n = math.prod(shape), 100_000
     parameters = [torch.randn(3, size), 0.3 + torch.rand(3, size), torch.randn(3)]
     parameters = [parameter.requires_grad_() for parameter in parameters]
-    mixture = DiagonalMixture(*(parameter.expand(n, *parameter.shape) for parameter in parameters), shape)
+    mixture = GaussianMixture(*(parameter.expand(n, *parameter.shape) for parameter in parameters), shape)
     weight = torch.randn(shape)
 
     def function(draws: Tensor) -> Tensor:
@@ -117,10 +117,10 @@ def test_gradients_of_mixtures_are_those_of_the_expectation(shape):
 
 def test_gradients_of_mixtures_are_finite_where_those_of_pyro_are_not():
     equal, scales, logits = torch.zeros(5, 3, 200), torch.ones(5, 3, 200), torch.zeros(5, 3)
-    for make in (dist.MixtureOfDiagNormals, DiagonalMixture):
+    for make in (dist.MixtureOfDiagNormals, GaussianMixture):
         leaf = logits.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(make(equal, scales, leaf).rsample().sum(), leaf)
-        assert bool(gradient.isfinite().all()) == (make is DiagonalMixture)
+        assert bool(gradient.isfinite().all()) == (make is GaussianMixture)
 
 
 def test_a_mixture_knows_mean_and_variance():
@@ -166,7 +166,7 @@ def test_a_flow_counts_features_and_needs_their_number_with_a_context():
     assert flow.features == 7
     network = Network(V, 7)
     network.takes_context = True
-    with pytest.raises(ValueError, match="features is the number of features"):
+    with pytest.raises(ValueError, match="features"):
         hk.FlowKernel(V, W, network)
 
 

@@ -20,7 +20,7 @@ from halikit.config import Config, override
 from halikit.measures import MEASURES, measure
 from halikit.runs.run import Run
 
-COMMON = {"--data", "--weights", "--device", "--seed", "--out", "--json", "--help"}
+COMMON = {"--data", "--class", "--attribute", "--weights", "--device", "--seed", "--out", "--json", "--help"}
 TABLE = {"--level", "--fewest", "--format"}
 OWN = {
     "labels": {"--number", "--test", "--classifier"},
@@ -30,6 +30,7 @@ OWN = {
     "likelihood": {"--number", "--test", "--scale", "--proposal", "--draws"},
     "health": {"--number", "--test"},
     "samples": {"--number", "--test", "--features", "--noiseless"},
+    "classes": {"--number", "--neighbours"},
     "svm": TABLE,
     "attributes": TABLE | {"--vgg", "--width", "--epochs"},
 }
@@ -124,12 +125,12 @@ def test_numbers_in_nats_come_with_their_draws(halikit: Shell, run: Path) -> Non
     options = ["-n", 20, "--scale", "fit", "--draws", 128]
     first, second = json.loads(halikit("evaluate", "reconstruction", run, *options, "--json"))["nats"]
     assert (first["kind"], first["num_samples"], first["num_between"], first["proposal"]) == ("estimate", 16, 0, None)
-    assert (second["kind"], second["num_samples"], second["num_between"]) == ("upper bound", 1, 128)
+    assert (second["kind"], second["num_samples"], second["num_between"]) == ("upper bound", 2, 128)
     assert 1 <= second["effective_sample_size"] <= 128
     assert second["proposal"] == "mixture"
     printed = halikit("evaluate", "reconstruction", run, *options, "--proposal", "decoder")
     assert "16 draws of z_1" in printed
-    assert "1 draw of z_2 × 128 draws by the decoder, effective sample size" in printed
+    assert "2 draws of z_2 × 128 draws by the decoder, effective sample size" in printed
     # An untrained model is far from settled at 128 draws: that is said.
     assert ("not settled" in printed) == (
         not json.loads(halikit("evaluate", "reconstruction", run, *options, "--proposal", "decoder", "--json"))["nats"][

@@ -79,6 +79,7 @@ GAMES = {
     "rounds and a penalty": config(2, game__discriminator_steps=2, game__gradient_penalty=0.1),
     "two passes, pairs": config(2, game__objective="least_squares", discriminator__games="pairwise"),
     "micro-batches": config(2, hardware__accumulate=2, game__objective="least_squares"),
+    "given classes": config(2, model__conditional="labels", model__context_size=10, hardware__accumulate=2),
     "one graph": config(3, hardware__compile="default", hardware__accumulate=2),
     "an autoencoder": config(
         2, training__method="elbo", model__observation_scale=0.5, model__gauge=None, model__max_scale=None

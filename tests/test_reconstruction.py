@@ -200,12 +200,12 @@ def test_draws_are_doubled_until_the_mean_settles() -> None:
     hidden = opaque(linear_hierarchy(2))
     x, done = hidden.sample(100).detach(), []
     found = reconstruction_error(hidden, x, 2, on_progress=lambda *state: done.append(state))
-    assert found.num_samples == 1
+    assert found.num_samples == 2
     assert found.num_between in (128, 256, 512, 1024, 2048)
     assert found.draws.settled
     assert abs(found.draws.change) < 0.5
     assert "not settled" not in str(found)
-    assert done[-1] == (100 * 4096, 100 * 4096)
+    assert done[-1] == (200 * 4096, 200 * 4096)
     # The same seed gives the same draws: what was not enough for half a nat is not enough for less.
     torch.manual_seed(1)
     coarse = reconstruction_error(hidden, x, 2, tolerance=100)
@@ -225,11 +225,11 @@ def test_a_number_says_what_it_is_made_of() -> None:
     first, second = (reconstruction_error(opaque(hierarchy), x, level, most=128) for level in (1, 2))
     exact = reconstruction_error(hierarchy, x, 2)
     assert str(first).endswith("16 draws of z_1")
-    assert str(second).startswith(f"{second.mean}  1 draw of z_2 × 128 draws by the mixture, effective sample size ")
+    assert str(second).startswith(f"{second.mean}  2 draws of z_2 × 128 draws by the mixture, effective sample size ")
     assert str(exact).endswith("exact for each datum")
     values = second.as_dict()
     assert values["value"] == second.mean.value
-    assert (values["num_samples"], values["num_between"], values["proposal"]) == (1, 128, "mixture")
+    assert (values["num_samples"], values["num_between"], values["proposal"]) == (2, 128, "mixture")
     assert 1 <= values["effective_sample_size"] == second.effective_sample_size <= 128
     assert list(first.as_dict()) == list(values) == list(exact.as_dict())
     assert (first.as_dict()["num_samples"], first.as_dict()["effective_sample_size"]) == (16, 16)

@@ -100,6 +100,7 @@ CASES = {
         labels__pseudo_label_threshold=0.2,
         labels__propagate_every=10,
     ),
+    "given classes": config(2, model__conditional="labels", model__context_size=10),
     "several epochs": config(1, training__batch_size=500, model__gauge=None, model__max_scale=None),
 }
 

@@ -1,7 +1,9 @@
-"""Labels kept on the digits by kind of kernel under a gauge: python docs/results/kernels.py OUT.jsonl [KIND:LEVELS …].
+"""Labels kept on the digits by kind of kernel under a gauge.
 
-Each kind takes the place of the Gaussian in all kernels of latents of the default stack. Settings and steps are those
-of `halikit train --levels L`. Two seeds, scored on the 297 held-out digits. One line of JSON for each run.
+    python docs/results/kernels.py OUT.jsonl [KIND:LEVELS:STEPS …]
+
+Each kind takes the place of the Gaussian in all kernels of latents of the default stack. The other settings are
+those of `halikit train --levels L`. Two seeds, scored on the 297 held-out digits. One line of JSON for each run.
 """
 
 import json
@@ -122,14 +124,14 @@ def build(kind: str, levels: int) -> hk.Model:
 
 
 def main(out: str, *chosen: str) -> None:
-    """Train and score the chosen kinds, ``kind:levels``; all of them at two and three levels by default."""
+    """Train and score the chosen kinds, ``kind:levels:steps``; all of them at two and three levels by default."""
     data = hk.data.load("digits")
-    for pair in chosen or [f"{kind}:{levels}" for levels in (2, 3) for kind in KINDS]:
-        kind, levels = pair.split(":")
+    for run in chosen or [f"{kind}:{levels}:3600" for levels in (2, 3) for kind in KINDS]:
+        kind, levels, steps = run.split(":")
         for seed in (0, 1):
             begun = time.perf_counter()
             torch.manual_seed(seed)
-            settings = override(dense(int(levels)), {"seed": seed})
+            settings = override(dense(int(levels)), {"seed": seed, "steps": int(steps)})
             trainer = hk.Trainer(build(kind, int(levels)), data, settings=settings, on_notice=lambda notice: None)
             trainer.fit()
             seconds = time.perf_counter() - begun

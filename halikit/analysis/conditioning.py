@@ -1,4 +1,4 @@
-"""Whether samples have the class that was asked for (a measure of ours)."""
+"""Whether samples of the decoder (Eq. 4) have the class that was asked for; this measure is ours."""
 
 from __future__ import annotations
 

@@ -219,5 +219,5 @@ class _Sums:
 
 
 def rows_of(context: Tensor | None, rows: slice) -> Tensor | None:
-    """The context of some of the data; one of a single row is for all of them."""
+    """The context of some of the data, ``(b, …)`` of ``(n, …)``; one of a single row is for all of them."""
     return context if context is None or len(context) == 1 else context[rows]

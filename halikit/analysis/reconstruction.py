@@ -123,7 +123,7 @@ def reconstruction_error(
         hierarchy: A hierarchy in evaluation mode.
         x: ``(n, *shape of x)``.
         level: Level, between 1 and L; L by default.
-        num_samples: Draws of ``z_l`` for each datum; by default 16 at level 1, and 1 where each needs many draws of the
+        num_samples: Draws of ``z_l`` for each datum; by default 16 at level 1, and 2 where each needs many draws of the
             states in between. The standard error of the mean over data counts their spread.
         num_between: Draws of ``z_1 … z_{l−1}`` for each draw of ``z_l``; by default they are doubled, from 64 on, until
             the mean over data changes by less than ``tolerance``.
@@ -152,7 +152,7 @@ def reconstruction_error(
         errors = _estimated(encoder, decoder, x, num_samples, stack.context, generator)
         return ReconstructionError(level, errors, "estimate", num_samples)
     paths = choose_paths(decoder, encoder, proposal)
-    num_samples = num_samples or 1
+    num_samples = num_samples or 2
     bounds = bound_log_density(
         decoder,
         x,

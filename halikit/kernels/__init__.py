@@ -10,7 +10,7 @@ from halikit.kernels.implicit import ImplicitKernel
 from halikit.kernels.kernel import Composite, DensityKernel, Kernel, LogProbEstimate, NoDensityError, compose
 from halikit.kernels.linear_gaussian import Gaussian, LinearGaussian, LinearGaussianKernel
 from halikit.kernels.location_scale import LocationScaleKernel
-from halikit.kernels.mixture import DiagonalMixture, MixtureKernel
+from halikit.kernels.mixture import GaussianMixture, MixtureKernel
 
 __all__ = [
     "BernoulliKernel",
@@ -18,11 +18,11 @@ __all__ = [
     "Composite",
     "DensityKernel",
     "DeterministicKernel",
-    "DiagonalMixture",
     "FlowKernel",
     "Gauge",
     "Gaussian",
     "GaussianKernel",
+    "GaussianMixture",
     "ImplicitKernel",
     "Kernel",
     "LinearGaussian",

@@ -48,7 +48,7 @@ class BernoulliKernel(DensityKernel):
         logits = self.logits(given)
         if self.temperature is None:
             return dist.Bernoulli(logits=logits).to_event(self.target.rank)
-        return RelaxedBits(self.temperature, logits).to_event(self.target.rank)
+        return RelaxedBits(self.temperature, logits).to_event(self.target.rank)  # type: ignore[no-untyped-call]
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Bits, ``(..., *target.shape)``; hard ones pass the gradient of their probabilities."""

@@ -69,12 +69,14 @@ class FlowKernel(DensityKernel):
     def _parts(self, given: Tensor) -> tuple[dist.TorchDistribution, list[dist.transforms.Transform]]:
         """The noise, ``(n, target.size)``, and the transforms that make a state of it."""
         features, size = self._features(given), self.target.size
-        location, raw = self.last(features).chunk(2, -1)
+        # In half precision, the way back from a draw would not lead to its noise.
+        with torch.autocast(given.device.type, enabled=False):
+            location, raw = self.last(features).chunk(2, -1)
         noise = dist.Normal(torch.zeros_like(location), torch.ones_like(location)).to_event(1)
         order = torch.arange(size - 1, -1, -1, device=given.device)
         transforms = []
         for layer in self.layers:
-            transforms += [layer.condition(features), dist.transforms.Permute(order)]
+            transforms += [layer.condition(features), dist.transforms.Permute(order)]  # type: ignore[operator]
         transforms.append(dist.transforms.AffineTransform(location, bounded_scale(raw, None), event_dim=1))
         if self.target.rank != 1:
             transforms.append(dist.transforms.ReshapeTransform(torch.Size([size]), torch.Size(self.target.shape)))
@@ -135,7 +137,6 @@ class _Dense(nn.Module):
         """The parameters; ``context`` is Pyro's name of the features where ``x`` is the half that is read."""
         if context is not None:
             x = torch.cat([x, context.expand(*x.shape[:-1], -1)], -1)
-        # In half precision, the way back from a draw would not lead to its noise.
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False):  # as in FlowKernel
             out: Tensor = self.layers(x)
         return out.split(self.outputs, -1)

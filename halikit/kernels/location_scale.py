@@ -117,7 +117,7 @@ class _Logistic(dist.Logistic):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``(*sample_shape, *batch_shape)``; they pass gradients."""
         uniform = self.loc.new_empty(self._extended_shape(torch.Size(sample_shape))).uniform_()
-        return self.icdf(uniform.clamp(min=torch.finfo(uniform.dtype).tiny))
+        return self.icdf(uniform.clamp(min=torch.finfo(uniform.dtype).tiny))  # type: ignore[no-untyped-call]
 
 
 def _standard_deviation(family: Family) -> float | None:

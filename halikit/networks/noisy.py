@@ -64,9 +64,11 @@ class NoisyMaps(nn.Module):
 
     def __init__(self, source: Space, target: Space, width: int, noise: int) -> None:
         super().__init__()
-        sizes = [target.shape[1:]]
-        while all(size % 2 == 0 and size > _COARSEST for size in sizes[0]):
-            sizes.insert(0, tuple(size // 2 for size in sizes[0]))
+        _, height, across = target.shape
+        sizes = [(height, across)]
+        while all(size % 2 == 0 and size > _COARSEST for size in (height, across)):
+            height, across = height // 2, across // 2
+            sizes.insert(0, (height, across))
         self.sizes, self.reads_maps = sizes, source.is_image
         self.noise = ((noise,), *((1, *size) for size in sizes))
         self.first = nn.Linear(source.size + noise, width * math.prod(sizes[0]))
