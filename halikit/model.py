@@ -71,14 +71,17 @@ class Model:
         """What the model reads of each datum beside it: what its config says, or else labels, or else attributes.
 
         Raises:
-            InputError: If it takes a context, and the data have none.
+            InputError: If it takes a context, and the data have none, or another number of classes or attributes.
         """
         if not self.takes_context:
             return None
-        kind = (self.config and self.config.model.conditional) or data.context_kind
+        settings = self.config.model if self.config else None
+        kind = (settings and settings.conditional) or data.context_kind
         if kind is None:
             raise InputError(f"the model takes a context, and {data.spec} has neither labels nor attributes to give it")
-        data.context_size(kind)
+        found, size = data.context_size(kind), settings and settings.context_size
+        if size not in (None, found):
+            raise InputError(f"the model takes {size} {kind}, and {data.spec} has {found}")
         return kind
 
     def example_context(self, n: int) -> Tensor | None:

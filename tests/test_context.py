@@ -220,6 +220,11 @@ def test_data_without_labels_are_refused_before_the_first_step():
         )
 
 
+def test_data_with_another_number_of_classes_are_refused_before_the_first_step():
+    with pytest.raises(InputError, match="the model takes 7 labels, and digits has 10"):
+        hk.Trainer(hk.build(small(model__context_size=7)), "digits")
+
+
 def test_a_single_pass_gives_both_gradients_given_a_context():
     torch.manual_seed(0)
     model = hk.build(small(discriminator__dropout=0.0, discriminator__input_noise=0.0, training__batch_size=8))
