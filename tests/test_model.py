@@ -23,6 +23,8 @@ SMALL = Config(
     training=TrainingSettings(steps=6, batch_size=8),
     record=RecordSettings(evaluate_every=3),
 )
+# Settings that are "auto" in SMALL, as training resolves them.
+RESOLVED = {"sleep_weights": (1.0, 1.0), "gradient_penalty": 0.0, "penalised_joint": "encoder"}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def test_a_run_loads_from_its_one_file(run: tuple[Path, hk.Trainer], tmp_path: P
     trained = trainer.averaged if weights == "averaged" else trainer.model.hierarchy
     model = hk.load(alone, weights=weights)
     # Settings that the program resolves by itself are resolved in the run.
-    assert model.config == override(SMALL, {"sleep_weights": (1.0, 1.0)})
+    assert model.config == override(SMALL, RESOLVED)
     assert not model.hierarchy.training
     assert not model.discriminator.training
     for name, tensor in trained.state_dict().items():
@@ -133,7 +135,7 @@ def test_a_run_describes_the_training_that_was_played(tmp_path: Path) -> None:
     hk.Trainer(hk.build(SMALL), "digits", settings=settings, out=tmp_path / "run").fit(3)
     for config in (read_toml(tmp_path / "run" / "config.toml"), hk.load(tmp_path / "run").config):
         own = {"model": SMALL.model, "discriminator": SMALL.discriminator, "data": SMALL.data}
-        played = override(settings, {"steps": 3, "sleep_weights": (1.0, 1.0)})
+        played = override(settings, {"steps": 3} | RESOLVED)
         assert config == played.model_copy(update=own)
 
 

@@ -270,7 +270,8 @@ def test_the_end_of_training_warns_of_levels_that_are_lost():
     said: list[str] = []
     records = playing(chain(lost="encoder"), said, steps=6, evaluate_every=2)
     assert [len(record.recovery) for record in records] == [2, 2, 2]
-    (notice,) = said
+    of_gauge, notice = said
+    assert of_gauge.startswith("nothing fixes location and scale of z1")
     value = records[-1].recovery[1]
     assert value < LEAST == 0.5
     assert notice.startswith(f"the encoder does not recover z2 ({value:.2f}) from the decoder's own samples")
@@ -281,7 +282,7 @@ def test_it_does_not_where_all_are_recovered():
     said: list[str] = []
     records = playing(chain(), said, steps=4, evaluate_every=4)
     assert min(records[-1].recovery) > 0.8
-    assert said == []
+    assert all("recover" not in notice for notice in said)
 
 
 def test_records_have_it_of_averaged_weights_in_evaluation_mode():
