@@ -90,7 +90,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        message = error.format_message()
+        message = error.format_message().replace("Value error, ", "")
         # Without arguments the help has been printed, which is no error.
         code = _print_error(f"{message}\nsee: {_typed(error)} --help", error.exit_code) if message else error.exit_code
     except HalikitError as error:
