@@ -97,9 +97,14 @@ def test_after_many_in_a_row_training_goes_back_once_at_half_the_rate(tmp_path: 
     said: list[str] = []
     run = trainer(settings, tmp_path / "run", on_notice=said.append)
     rates: list[float] = []
+    looked_at: list[torch.optim.Optimizer] = []
 
     def look(optimiser: torch.optim.Optimizer, *_: object) -> None:
-        rates.append(optimiser.param_groups[0]["lr"])
+        # The first step calls that of torch's Adam, which calls the hook too once another Adam was made. The players
+        # alternate, so the same optimiser twice in a row is one step.
+        if looked_at[-1:] != [optimiser]:
+            rates.append(optimiser.param_groups[0]["lr"])
+            looked_at.append(optimiser)
 
     poison(run, "gradient", lambda: run.steps >= 13 and rates[-1] == 3e-4)
     handle = register_optimizer_step_post_hook(look)
@@ -108,10 +113,8 @@ def test_after_many_in_a_row_training_goes_back_once_at_half_the_rate(tmp_path: 
     assert run.steps == 30
     (notice,) = but_recovery(said)
     assert "not finite in 5 steps in a row before step 18; going back to step 12" in notice
-    # Both players have this rate in the 18 steps from step 12 on.
-    before, after = rates[:-36], rates[-36:]
-    assert after == [1.5e-4] * 36
-    assert set(before) == {3e-4}
+    # Both players have this rate.
+    assert rates == [3e-4] * 36 + [1.5e-4] * 36
     with (tmp_path / "run" / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [3, 6, 9, 10, 12, 15, 18, 20, 21, 24, 27, 30]
 
