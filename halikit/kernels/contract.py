@@ -82,7 +82,7 @@ def guarded_draw(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Guard a method that gives states of the target: draws or means, ``(..., *target.shape)``.
 
     Raises:
-        ValueError: At a call: if the states, the context or what is given have a wrong shape or dtype.
+        ValueError: When the method is called, if states, context or ``given`` have a wrong shape or dtype.
     """
     takes_context = _takes_context(method)
 
@@ -105,7 +105,8 @@ def _guarded_distribution(method: Callable[..., Any]) -> Callable[..., Any]:
     """Guard the method that gives the distribution over the target.
 
     Raises:
-        ValueError: At a call: if its event or batch shape is wrong, or it is no Pyro distribution.
+        ValueError: When the method is called, if the event or batch shape is wrong, or the result is not a Pyro
+            distribution.
     """
     takes_context = _takes_context(method)
 
@@ -113,7 +114,7 @@ def _guarded_distribution(method: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: Kernel, given: Tensor, *, context: Tensor | None = None) -> Any:
         kernel, rows, batch = _flattened(self if context is None else self.conditioned(context), given)
         if not rows.shape[0]:
-            # A distribution over nothing. Of an empty batch, networks and torch's densities know nothing.
+            # Networks and torch's densities often fail on an empty batch, so neither is called.
             like = given.new_zeros((0, *kernel.target.shape), dtype=kernel.dtype_for(given))
             return Rebatched(dist.Normal(like, 1.0).to_event(kernel.target.rank), batch)
         options = {"context": kernel.context} if takes_context else {}
@@ -129,7 +130,7 @@ def guarded_loss(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Guard a method that gives one loss for each state, ``(n,)``.
 
     Raises:
-        ValueError: At a call: if the losses, the context or what is given have a wrong shape.
+        ValueError: When the method is called, if losses, context or ``given`` have a wrong shape.
     """
     takes_context = _takes_context(method)
 

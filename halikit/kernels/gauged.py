@@ -222,7 +222,7 @@ def _check_variance_preserving(kernel: Kernel) -> None:
     """Refuse a kernel whose mean or standard deviation is not known, or not below 1.
 
     Raises:
-        ValueError: With what would be right.
+        ValueError: The message says what would be right.
     """
     if not kernel.knows_mean:
         raise ValueError(
