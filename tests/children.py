@@ -1,4 +1,4 @@
-"""Processes of our own to kill: forked, so that none has to import torch again."""
+"""Forked processes: the command line as a shell sees it, and processes to kill. None has to import torch again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,13 @@ from halikit.cli import main
 
 __all__ = ["Child", "command", "fill_disk", "fork", "limit_memory", "tmpfs", "until"]
 
+
+# What a training imports once it needs it, which takes seconds: imported here, so that no child has to.
+for _name in (
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+    *("sklearn.datasets", "torch._dynamo", "torch.utils.tensorboard.writer"),
+):
+    import_module(_name)
 
 ALIVE: list[Child] = []
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from children import command
+from children import command as forked
 from conftest import Shell, size_of
 from PIL import Image
 
@@ -26,7 +26,7 @@ QUICK += ["--set", "discriminator.width=16"]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    command("train", "--levels", "3", *QUICK, "--out", str(path), cwd=path.parent)
+    forked("train", "--levels", "3", *QUICK, "--out", str(path), cwd=path.parent)
     return path
 
 
