@@ -240,7 +240,7 @@ def test_a_new_python_tells_it_the_same_way(tmp_path: Path) -> None:
 
 
 def test_debug_shows_a_traceback(tmp_path: Path) -> None:
-    done = started("--debug", "sample", "nowhere", cwd=tmp_path, check=False)
+    done = halikit("--debug", "sample", "nowhere", cwd=tmp_path, check=False)
     assert "Traceback" in done.stderr
 
 
@@ -262,7 +262,7 @@ finally:
 
 
 def test_quiet_training_prints_results_alone(tmp_path: Path) -> None:
-    done = started("train", "--levels", "1", *QUICK, "--out", "run", "--quiet", cwd=tmp_path)
+    done = halikit("train", "--levels", "1", *QUICK, "--out", "run", "--quiet", cwd=tmp_path)
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["level 1", "run"]
     (notice,) = done.stderr.splitlines()
     assert notice.startswith("halikit: the encoder does not recover z1")
