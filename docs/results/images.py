@@ -43,7 +43,7 @@ from halikit.analysis.inference import Inference
 from halikit.analysis.quantity import without_nan
 from halikit.analysis.recovery import recovery
 from halikit.analysis.sample_quality import frechet_distance
-from halikit.data import Split
+from halikit.data import Split, load
 from halikit.plotting import labelled_rows, save_png
 from halikit.runs.run import Run
 from halikit.utils.files import write_atomically
@@ -54,7 +54,7 @@ SIDE = 128
 # Images that the feature network takes at a time: larger batches are slower on a CPU.
 BATCH = 16
 COLUMNS, SAMPLE_ROWS = 12, 5
-# Seconds of processor time, one line for each part of a training that was interrupted; images.sh writes it.
+# User and system seconds of an uninterrupted training; images.sh writes it.
 PROCESSOR_FILE = "processor_seconds.txt"
 # Means and standard deviations of the images in [0, 1] that the network was trained on, by channel.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -184,16 +184,19 @@ def picture(run: Run, split: str, out: Path) -> None:
     save_png(out, labelled_rows(rows))
 
 
+@torch.no_grad()
 def check(data: str, cache: Path | None) -> dict[str, Any]:
-    """Fréchet distances to validation images of sets whose distance should be small or large."""
-    from halikit.data import load
-
+    """Fréchet distances to held-out images of sets whose distance should be small or large."""
     loaded = load(data)
     network = feature_network()
-    found = {name: features_of(evenly_spaced(part, NUMBER), network, cache) for name, part in loaded.parts.items()}
+    found = {}
+    for name, part in loaded.parts.items():
+        if part is not loaded.held_out:
+            found[name] = features_of(evenly_spaced(part, NUMBER), network, cache)
+            found[f"half of {name}"] = found[name][::2]
     noise = torch.rand(NUMBER, *loaded.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found |= {"test, every second": found["test"][::2], "uniform noise": features_of(noise, network, cache)}
-    reference = found.pop("validation")
+    found["uniform noise"] = in_batches(network, noise, BATCH)
+    reference = features_of(evenly_spaced(loaded.held_out, NUMBER), network, cache)
     return {
         "data": loaded.origin or loaded.spec,
         "frechet_features": f"EfficientNet-lite0 at {SIDE}×{SIDE}, {COMPONENTS} components",
