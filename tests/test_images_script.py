@@ -29,7 +29,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
             return images.flatten(1)
 
         main = script["main"]
-        monkeypatch.setitem(main.__globals__, "feature_network", lambda: pixels)
+        monkeypatch.setitem(main.__globals__, "feature_network", lambda side: pixels)
         monkeypatch.setattr(sys, "argv", ["images.py", *map(str, options)])
         main()
         return capsys.readouterr().out, sum(seen)
@@ -60,6 +60,8 @@ def test_score(tmp_path: Path, call) -> None:
 
     again, seen = call(*arguments)
     assert seen == 2000, "the features of the data are in the cache"
+    _, seen = call("score", "digits", "digits", "--split", "test", "--cache", cache, "--side", 96)
+    assert seen == len(x) + 2000, "but not those at another side"
     assert json.loads(again) == found
     assert [json.loads(line) for line in out.read_text().splitlines()] == [found, found]
 

