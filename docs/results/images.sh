@@ -22,6 +22,7 @@ train() { # RUN OPTION…
     local run=$1 options=("${@:2}")
     [ ! -f "$run/done" ] || return 0
     if [ -d "$run/checkpoints" ]; then
+        rm -f "$run.seconds"
         halikit --quiet train "${options[@]}" --out "$run" --resume
     else
         # The processor time of an interrupted training is not known.
