@@ -6,7 +6,7 @@
 #   SEEDS   0 1 2
 #   NAME    default: name of the runs with these options
 #   SPLIT   validation, or test
-#   SIDE    128: side of the feature network's input
+#   SIDE    96: side of the feature network's input
 # What exists in DIR is not made again, and an interrupted training continues:
 #   CELEBA=downloads/celeba SETS=faces32 NAME=l4 images.sh out --levels 4 --steps 4000
 # Scores go to DIR/images.jsonl, pictures to DIR/NAME-SET-sSEED-SPLIT.png.
@@ -48,7 +48,7 @@ for set in ${SETS:-faces32 faces64 cifar10 mnist}; do
         run=$DIR/runs/$name-$set-s$seed
         train "$run" --data "pack:$pack" --seed "$seed" "$@"
         [ ! -f "$run/scored-$split" ] || continue
-        python "$script" score "$run" "pack:$pack" --split "$split" --side "${SIDE:-128}" \
+        python "$script" score "$run" "pack:$pack" --split "$split" --side "${SIDE:-96}" \
             --cache "$DIR/features.npz" --out "$DIR/images.jsonl"
         python "$script" picture "$run" "pack:$pack" "$DIR/$name-$set-s$seed-$split.png" --split "$split"
         touch "$run/scored-$split"
