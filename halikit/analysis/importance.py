@@ -18,7 +18,7 @@ from torch import Tensor
 from halikit.analysis.batched import batches, sizes
 from halikit.errors import InputError
 from halikit.kernels import Composite, DensityKernel, Kernel, NoDensityError
-from halikit.kernels.kernel import effective_sample_size
+from halikit.kernels.paths import effective_sample_size
 
 __all__ = ["CHUNK", "Bounds", "Draws", "Paths", "PathsName", "Proposal", "bound_log_density", "choose_paths", "rows_of"]
 

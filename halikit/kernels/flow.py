@@ -8,7 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel, Kernel, Representative, network_takes_context
+from halikit.kernels.density import DensityKernel
+from halikit.kernels.kernel import Kernel, Representative, network_takes_context
 from halikit.kernels.scales import bounded_scale
 from halikit.spaces import Space
 from halikit.utils.modes import evaluating

@@ -8,9 +8,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from halikit.kernels.density import DensityKernel
 from halikit.kernels.gauge import Gauge, Normalise, check_evaluates, check_gauge
 from halikit.kernels.gaussian import GaussianKernel
-from halikit.kernels.kernel import DensityKernel, Kernel, Representative
+from halikit.kernels.kernel import Kernel, Representative
 from halikit.utils.modes import evaluating
 from halikit.utils.random import seeded
 
