@@ -373,6 +373,7 @@ class _Coupling(nn.Module):
         self.layers = nn.Sequential(*hidden_layers, last)
 
     def forward(self, given: Tensor) -> tuple[Tensor, ...]:
+        """Two tensors ``(n, outputs)`` for ``(n, inputs)``."""
         # Latents and their densities stay in single precision.
         with torch.autocast(given.device.type, enabled=False):
             return self.layers(given).chunk(2, -1)

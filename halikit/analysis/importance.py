@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,18 @@ from halikit.errors import InputError
 from halikit.kernels import Composite, DensityKernel, Kernel, NoDensityError
 from halikit.kernels.paths import effective_sample_size
 
-__all__ = ["CHUNK", "Bounds", "Draws", "Paths", "PathsName", "Proposal", "bound_log_density", "choose_paths", "rows_of"]
+__all__ = [
+    "CHUNK",
+    "Bounds",
+    "Draws",
+    "Paths",
+    "PathsName",
+    "Proposal",
+    "behind",
+    "bound_log_density",
+    "choose_paths",
+    "rows_of",
+]
 
 PathsName = Literal["mixture", "encoder", "decoder"]
 # Who draws the paths: both in halves, the encoder, the decoder, or a kernel from the data.
@@ -56,6 +67,11 @@ class Draws:
         if self.settled is False:
             return f"{text}; not settled: the last doubling moved the mean by {self.change:.2g} nats"
         return text
+
+
+def behind(draws: Draws | None) -> dict[str, Any]:
+    """Who drew, and whether the mean settled, as JSON takes it; all are ``None`` for a number without draws."""
+    return {name: getattr(draws, name, None) for name in ("proposal", "change", "settled")}
 
 
 class Paths(NamedTuple):
@@ -215,6 +231,7 @@ class _Sums:
 
     @property
     def effective_sample_sizes(self) -> Tensor:
+        """``(Σ w)² / Σ w²`` of each value, ``(k, n)``."""
         return effective_sample_size(self._log_sum, self._log_squares)
 
 

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from halikit.analysis.importance import Draws, Proposal, bound_log_density, choose_paths
+from halikit.analysis.importance import Draws, Proposal, behind, bound_log_density, choose_paths
 from halikit.analysis.quantity import Kind, Quantity
 from halikit.analysis.reconstruction import observed_decoder
 from halikit.hierarchy import Hierarchy
@@ -42,7 +42,7 @@ class LogLikelihood:
     @property
     def mean(self) -> Quantity:
         """``E_{q(x)}[log p(x)]`` in nats, an estimate or a bound, with its standard error over data and draws."""
-        return Quantity.mean(self.values, "estimate" if self.kind == "exact" else self.kind, "nats")
+        return Quantity.mean_over_data(self.values, self.kind, "nats")
 
     @property
     def num_draws(self) -> int:
@@ -59,9 +59,7 @@ class LogLikelihood:
             "num_draws": self.num_draws,
             "effective_sample_size": draws.effective_sample_size if draws else None,
             "effective_sample_sizes": None if sizes is None else sizes.tolist(),
-            "proposal": draws.proposal if draws else None,
-            "change": draws.change if draws else None,
-            "settled": draws.settled if draws else None,
+            **behind(draws),
         }
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from halikit.analysis.batched import batches
-from halikit.analysis.importance import CHUNK, Draws, Proposal, bound_log_density, choose_paths, rows_of
+from halikit.analysis.importance import CHUNK, Draws, Proposal, behind, bound_log_density, choose_paths, rows_of
 from halikit.analysis.quantity import Kind, Quantity
 from halikit.discriminator import CONTEXT, Discriminator
 from halikit.errors import InputError
@@ -62,7 +62,7 @@ class ReconstructionError:
     @property
     def mean(self) -> Quantity:
         """``E_{q(x)}[L^l(x)]`` in nats, an estimate or a bound, with its standard error over data and draws."""
-        return Quantity.mean(self.values, "estimate" if self.kind == "exact" else self.kind, "nats")
+        return Quantity.mean_over_data(self.values, self.kind, "nats")
 
     @property
     def num_between(self) -> int:
@@ -76,14 +76,11 @@ class ReconstructionError:
 
     def as_dict(self) -> dict[str, Any]:
         """The mean and the draws behind it, as JSON takes them."""
-        draws = self.draws
         return self.mean.as_dict() | {
             "num_samples": self.num_samples,
             "num_between": self.num_between,
             "effective_sample_size": self.effective_sample_size,
-            "proposal": draws.proposal if draws else None,
-            "change": draws.change if draws else None,
-            "settled": draws.settled if draws else None,
+            **behind(self.draws),
         }
 
     def __str__(self) -> str:
@@ -124,7 +121,7 @@ def reconstruction_error(
         x: ``(n, *shape of x)``.
         level: Level, between 1 and L; L by default.
         num_samples: Draws of ``z_l`` for each datum; by default 16 at level 1, and 2 where each needs many draws of the
-            states in between. The standard error of the mean over data counts their spread.
+            states in between.
         num_between: Draws of ``z_1 … z_{l−1}`` for each draw of ``z_l``; by default they are doubled, from 64 on, until
             the mean over data changes by less than ``tolerance``.
         most: The largest number that doubling comes to.
@@ -149,15 +146,13 @@ def reconstruction_error(
         return ReconstructionError(level, _expected_error(encoder, decoder, x), "exact", 0)
     if not isinstance(decoder, Composite):
         num_samples = num_samples or 16
-        errors = _estimated(encoder, decoder, x, num_samples, stack.context, generator)
-        return ReconstructionError(level, errors, "estimate", num_samples)
-    paths = choose_paths(decoder, encoder, proposal)
-    num_samples = num_samples or 2
+        values = _estimated(encoder, decoder, x, num_samples, stack.context, generator)
+        return ReconstructionError(level, values, "estimate", num_samples)
     bounds = bound_log_density(
         decoder,
         x,
-        _drawn(encoder, x, num_samples, stack.context, generator),
-        paths,
+        _drawn(encoder, x, num_samples or 2, stack.context, generator),
+        choose_paths(decoder, encoder, proposal),
         num_draws=num_between,
         most=most,
         tolerance=tolerance,
@@ -165,7 +160,7 @@ def reconstruction_error(
         generator=generator,
         on_progress=on_progress,
     )
-    return ReconstructionError(level, -bounds.values.mean(0), "upper bound", num_samples, bounds.draws)
+    return ReconstructionError(level, -bounds.values.mean(0), "upper bound", num_samples or 2, bounds.draws)
 
 
 @torch.no_grad()

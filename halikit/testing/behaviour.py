@@ -206,6 +206,7 @@ class _Back(torch.nn.Module):
         self.linear = torch.nn.Linear(kernel.target.size, kernel.source.size, dtype=like.dtype, device=like.device)
 
     def forward(self, state: Tensor) -> Tensor:
+        """States of the source, flattened, for ``(n, *target.shape)``."""
         out: Tensor = self.linear(state.reshape(len(state), -1).to(self.linear.weight.dtype))
         return out
 
