@@ -346,6 +346,8 @@ class Flow(Prior):
 
     def _pushed(self, z: Tensor) -> Tensor:
         """What the flow makes of noise ``(n, D)``: ``(n, *space.shape)``."""
+        if not len(z):  # Pyro's transforms fail on an empty batch.
+            return z.reshape(0, *self.space.shape)
         for transform in self._transforms():
             z = transform(z)
         return z

@@ -29,6 +29,7 @@ __all__ = [
     "Proposal",
     "behind",
     "bound_log_density",
+    "check_request",
     "choose_paths",
     "rows_of",
 ]
@@ -67,6 +68,23 @@ class Draws:
         if self.settled is False:
             return f"{text}; not settled: the last doubling moved the mean by {self.change:.2g} nats"
         return text
+
+
+def check_request(x: Tensor, **counts: int | None) -> None:
+    """Check that there are data, and that numbers of draws are positive where they are given.
+
+    Args:
+        x: ``(n, *shape of x)``.
+        counts: Numbers of draws, by the name of the argument.
+
+    Raises:
+        InputError: If there are no data, or a number is below 1.
+    """
+    if not len(x):
+        raise InputError("there are no data to measure on: x has no rows")
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name} is at least 1, got {count}")
 
 
 def behind(draws: Draws | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ class Kernel(Protocol):
 
     def log_prob(self, value: Tensor, given: Tensor) -> Tensor:
         """The exact log-density, in nats."""
+
+    def __call__(self, given: Tensor) -> Any:
+        """The distribution, if the kernel has a density."""
 
 
 class LogProbEstimate(NamedTuple):
@@ -119,14 +122,22 @@ def _log_density_of_path(kernels: Sequence[Kernel], states: Sequence[Tensor]) ->
 def log_density(kernel: Kernel, value: Tensor, given: Tensor) -> Tensor:
     """The log-density of a kernel in at least single precision, ``(...)``, in nats.
 
+    It is minus infinity where a value lies outside a continuous support, as under a uniform prior.
+
     Raises:
-        NoDensityError: If the kernel has none, or none at this value.
+        NoDensityError: If the kernel has none, or the value is not one of its discrete states.
     """
     try:
         return at_least_single(kernel.log_prob(value, given))
     except ValueError as error:
         if "within the support" not in str(error):
             raise
+        support = kernel(given).support
+        if not support.is_discrete and not value.isnan().any():
+            inside = support.check(value)
+            rows = inside.reshape(inside.shape + (1,) * (value.dim() - inside.dim()))
+            density = kernel.log_prob(torch.where(rows, value, kernel.sample(given)), given)
+            return at_least_single(density).where(inside, -math.inf)
         raise NoDensityError(
             f"{kernel} has no density at states outside its support, such as relaxed classes under a kernel of hard "
             "ones: let the kernels of one direction draw alone, or give both directions the same kind of states"
