@@ -38,6 +38,7 @@ class _Level(_Request):
 
 class _Sample(_Request):
     seed: int | None = None
+    label: int | None = None
 
 
 class _Pick(_Request):
