@@ -119,8 +119,7 @@ def reconstruction_error(
 
     Linear-Gaussian kernels give it exactly. Where ``p(x|z_l)`` has a density, such as at level 1, it is an unbiased
     estimate: a mean over ``num_samples`` draws of ``z_l``. At other levels that density is itself an expectation over
-    the states in between, whose logarithm can only be bounded from below. The error is then an upper bound in
-    expectation, which falls as ``num_between`` grows.
+    the states in between. The error is then an upper bound in expectation, which falls as ``num_between`` grows.
 
     By default the encoder and the decoder draw half of the states in between each, weighted by the density of the
     mixture of whole paths. The decoder draws all of them where one of the other kernels has no density.
