@@ -90,11 +90,22 @@ def test_inpainting(halikit: Shell, run: Path, options: list[object], monkeypatc
     mask = np.zeros((16, 16), np.uint8)
     mask[:4, :4] = 255
     Image.fromarray(mask).save("mask.png")
-    said = json.loads(halikit("inpaint", run, *options, "--json"))
-    assert (said["images"], said["missing"]) == (297, 4)
-    assert list(said["error"]) == ["z3", "z2", "z1"]
+    short = ["--draws", 2, "--steps", 3, "--measured", 50]
+    said = json.loads(halikit("inpaint", run, *options, *short, "--json"))
+    assert (said["images"], said["missing"], said["method"]) == (50, 4, "search")
+    assert list(said["error"]) == ["draw", "mean"]
     low, high = said["interval_95"]
     assert low < said["difference"]["value"] < high
+    assert said["difference"]["value"] == pytest.approx(said["error"]["mean"]["value"] - said["mean_fill"]["value"])
+    assert size_of(said["path"])[1] == 4 * 52
+    assert said["error"] == json.loads(halikit("inpaint", run, *options, *short, "--json"))["error"]
+    assert "most probable" in halikit("inpaint", run, *options, *short, "--draws", 0)
+
+
+def test_inpainting_goes_down_the_levels_as_in_the_paper(halikit: Shell, run: Path) -> None:
+    said = json.loads(halikit("inpaint", run, "--method", "paper", "--measured", 500, "--json"))
+    assert (said["images"], said["method"]) == (297, "paper")
+    assert list(said["error"]) == ["z3", "z2", "z1"]
     assert said["difference"]["value"] == pytest.approx(said["error"]["z1"]["value"] - said["mean_fill"]["value"])
     assert size_of(said["path"])[1] == 5 * 52
 
@@ -164,8 +175,8 @@ def test_what_cannot_be_done_is_told(halikit: Shell, trained: Path, arguments: l
 
 def test_findings_land_in_the_report(halikit: Shell, run: Path, tmp_path: Path) -> None:
     before = len(Page((run / "report.html").read_text("utf-8")).sources)
-    halikit("inpaint", run)
-    halikit("inpaint", run, "--centre", 0.25)
+    halikit("inpaint", run, "--method", "paper")
+    halikit("inpaint", run, "--centre", 0.25, "--method", "paper")
     page = Page((run / "report.html").read_text("utf-8"))
     assert len(page.sources) == before + 1
     assert "--centre 0.25" in page.text
@@ -210,7 +221,7 @@ def test_a_browser_shows_the_report(halikit: Shell, run: Path, tmp_path: Path) -
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip("no chromium here")
-    halikit("inpaint", run)
+    halikit("inpaint", run, "--method", "paper")
     report = run / "report.html"
     probe = tmp_path / "probe.html"
     script = """<script>addEventListener("load", () => { document.title = JSON.stringify({

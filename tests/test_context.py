@@ -405,7 +405,7 @@ def attributed(tmp_path_factory) -> tuple[Path, Path]:
     "words",
     [
         "reconstruct --draws 2",
-        "inpaint -n 2",
+        "inpaint -n 2 --draws 2 --steps 3",
         "traverse --level 1 --number 1",
         "innovate --number 1",
         "innovate --towards 3 --away 8",

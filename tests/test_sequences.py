@@ -247,7 +247,7 @@ COMMANDS = [
     ("reconstruct", []),
     ("reconstruct", ["--level", 1, "--draws", 2]),
     ("sample", ["-n", 4]),
-    ("inpaint", ["-n", 2]),
+    ("inpaint", ["-n", 2, "--draws", 2, "--steps", 3]),
     ("interpolate", ["--pairs", 1, "--steps", 3]),
     ("neighbours", ["-n", 2, "-k", 2]),
     ("traverse", ["--number", 2, "-n", 1]),

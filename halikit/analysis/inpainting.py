@@ -1,13 +1,15 @@
-"""Inpainting by a hierarchy that was not trained for it (section 6.1, Fig. 4)."""
+"""Inpainting by a hierarchy that was not trained for it: the procedure of section 6.1 (Fig. 4), and a search."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from halikit.analysis.batched import batches
+from halikit.analysis.latent_search import explain
 from halikit.analysis.quantity import Quantity
 from halikit.data import Split
 from halikit.hierarchy import Hierarchy
@@ -17,6 +19,7 @@ __all__ = [
     "InpaintingErrors",
     "centre_mask",
     "inpaint",
+    "inpaint_by_search",
     "inpainting_errors",
     "mean_image",
     "rectangle_mask",
@@ -26,6 +29,8 @@ __all__ = [
 _Z_95 = 1.96
 # Images read at a time.
 _BATCH = 1000
+# Images searched for at a time, with all activations of the decoder in memory.
+_SEARCHED = 100
 
 
 def mean_image(part: Split) -> Tensor:
@@ -89,8 +94,9 @@ class Inpainting:
 
     Attributes:
         masked: ``(n, *shape of x)``, the images with the initial filling.
-        steps: ``(n, *shape of x)`` after each step, by the name of the latent reconstructed from: ``zL`` first, ``z1``
-            last.
+        steps: ``(n, *shape of x)`` after each step. Those of :func:`inpaint` have the name of the latent reconstructed
+            from: ``zL`` first, ``z1`` last. Those of :func:`inpaint_by_search` are ``draw``, the first draw, and
+            ``mean``, the mean of all; or ``mode`` alone.
     """
 
     masked: Tensor
@@ -118,13 +124,7 @@ def inpaint(hierarchy: Hierarchy, x: Tensor, mask: Tensor, *, fill: Tensor | flo
     Raises:
         ValueError: If the mask does not fit.
     """
-    fits = mask.dim() <= x.dim() and all(
-        side in (1, whole) for side, whole in zip(reversed(mask.shape), reversed(x.shape), strict=False)
-    )
-    if mask.dtype != torch.bool or not fits:
-        raise ValueError(f"a mask is bool and broadcasts to {tuple(x.shape)}, got {mask.dtype} of {tuple(mask.shape)}")
-    mask = mask.to(x.device)
-    masked = torch.where(mask, torch.as_tensor(fill, dtype=x.dtype, device=x.device), x)
+    mask, masked = _filled(x, mask, fill)
     steps: dict[str, Tensor] = {}
     current = masked
     for level in range(len(hierarchy), 0, -1):
@@ -133,12 +133,86 @@ def inpaint(hierarchy: Hierarchy, x: Tensor, mask: Tensor, *, fill: Tensor | flo
     return Inpainting(masked, steps)
 
 
+def inpaint_by_search(
+    hierarchy: Hierarchy,
+    x: Tensor,
+    mask: Tensor,
+    *,
+    fill: Tensor | float = 0.0,
+    draws: int = 16,
+    steps: int = 50,
+    scale: float | None = None,
+    generator: torch.Generator | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Inpainting:
+    """Fill in missing pixels with what the decoder makes of latents that explain the known pixels.
+
+    Each draw is an approximate draw from the posterior given the known pixels, see
+    :func:`halikit.analysis.latent_search.explain`. Their mean estimates the conditional mean of the missing pixels,
+    which has the smallest possible root mean square error.
+
+    Args:
+        hierarchy: A hierarchy; used in evaluation mode.
+        x: ``(n, *shape of x)``; its missing pixels are not used.
+        mask: Bool, True where pixels are missing; broadcasts to ``x``: ``(H, W)`` is one mask for all images.
+        fill: Value of missing pixels for the encoder, from whose latents the search starts; as in :func:`inpaint`.
+        draws: Number of draws; with 0 there is one search, for the most probable latents.
+        steps: Steps of each search.
+        scale: Standard deviation of known pixels around the decoder's mean; by default it is estimated for each image.
+        generator: Random generator; torch's global one by default.
+        on_progress: Called with the number of searches done and their total.
+
+    Raises:
+        ValueError: If the mask does not fit, the number of draws is negative or that of steps is not positive.
+    """
+    if draws < 0 or steps < 1:
+        raise ValueError(f"draws is 0 or more and steps 1 or more, got {draws} and {steps}")
+    mask, masked = _filled(x, mask, fill)
+    known = ~mask.expand_as(x)
+    report = on_progress or (lambda done, total: None)
+    count = max(draws, 1)
+    first, total = [], torch.zeros_like(x)
+    for rows, part in batches(masked, _SEARCHED):
+        for index in range(count):
+            report(rows.start * count + index * len(part), len(x) * count)
+            found = explain(
+                hierarchy.rows(rows),
+                part,
+                known[rows],
+                draw=draws > 0,
+                steps=steps,
+                scale=scale,
+                generator=generator,
+            )
+            if index == 0:
+                first.append(found)
+            total[rows] += found
+    report(len(x) * count, len(x) * count)
+    results = {"draw": torch.cat(first), "mean": total / count} if draws else {"mode": total}
+    return Inpainting(masked, {name: torch.where(mask, found, x) for name, found in results.items()})
+
+
+def _filled(x: Tensor, mask: Tensor, fill: Tensor | float) -> tuple[Tensor, Tensor]:
+    """The mask on the device of ``x``, and ``x`` with the initial filling.
+
+    Raises:
+        ValueError: If the mask does not fit.
+    """
+    fits = mask.dim() <= x.dim() and all(
+        side in (1, whole) for side, whole in zip(reversed(mask.shape), reversed(x.shape), strict=False)
+    )
+    if mask.dtype != torch.bool or not fits:
+        raise ValueError(f"a mask is bool and broadcasts to {tuple(x.shape)}, got {mask.dtype} of {tuple(mask.shape)}")
+    mask = mask.to(x.device)
+    return mask, torch.where(mask, torch.as_tensor(fill, dtype=x.dtype, device=x.device), x)
+
+
 @dataclass(frozen=True)
 class InpaintingErrors:
     """Root mean square errors over the missing elements of all images, in units of x: estimates.
 
     Attributes:
-        steps: Errors after each step, by the name of the latent, from the top down; the last is the method's error.
+        steps: Errors after each step, by the names of :attr:`Inpainting.steps`; the last is the method's error.
         baseline: Error of the initial filling.
         difference: The method's error less the baseline's; negative where the method is better.
         interval: 95 % confidence interval of the difference. The errors of both are paired by image (delta method), and
@@ -156,8 +230,8 @@ def inpainting_errors(x: Tensor, mask: Tensor, inpainting: Inpainting) -> Inpain
 
     Args:
         x: The original images, ``(n, *shape of x)``, two or more.
-        mask: The mask that :func:`inpaint` took.
-        inpainting: The result of :func:`inpaint`.
+        mask: The mask that was given.
+        inpainting: The result of :func:`inpaint` or :func:`inpaint_by_search`.
     """
     missing = mask.to(x.device).expand_as(x).flatten(1)
     elements = missing.sum() / len(x)

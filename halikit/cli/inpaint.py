@@ -1,9 +1,9 @@
-"""``halikit inpaint``: fill in missing pixels (section 6.1, Fig. 4)."""
+"""``halikit inpaint``: fill in missing pixels, by a search or as in the paper (section 6.1, Fig. 4)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,15 +26,28 @@ def inpaint(
     mask: Annotated[
         Path | None, typer.Option(help="Image whose white pixels are missing, instead.", show_default=False)
     ] = None,
+    method: Annotated[
+        Literal["search", "paper"],
+        typer.Option(help="Search for latents that explain the known pixels, or go down the levels as in the paper."),
+    ] = "search",
+    draws: Annotated[
+        int, typer.Option(min=0, help="Searches to average; with 0 one search for the most probable latents.")
+    ] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each search.")] = 50,
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="Number of images to show.")] = 16,
-    measured: Annotated[int, typer.Option(min=2, help="Number of held-out images to measure on.")] = 500,
+    measured: Annotated[int, typer.Option(min=2, help="Number of held-out images to measure on.")] = 100,
+    seed: int = 0,
 ) -> Result:
-    """Fill in missing pixels of held-out images, level by level from the top, starting from the mean training image.
+    """Fill in missing pixels of held-out images, and compare the result with the mean training image.
 
     Example: halikit inpaint runs/digits --centre 0.4
 
-    Example: halikit inpaint runs/digits --rectangle 0 0 8 4
+    Example: halikit inpaint runs/digits --rectangle 0 0 8 4 --draws 32
+
+    Example: halikit inpaint runs/digits --method paper
     """
+    import torch
+
     from halikit import plotting
     from halikit.analysis import inpainting
     from halikit.runs.run import Result
@@ -44,12 +57,21 @@ def inpaint(
     missing = _missing(space.shape, centre, rectangle, mask)
     x = run.held_out_images(measured)
     fill = inpainting.mean_image(run.data.train).to(x.device)
-    found = inpainting.inpaint(run.conditioned(run.data.held_out, len(x)), x, missing, fill=fill)
+    hierarchy = run.conditioned(run.data.held_out, len(x))
+    if method == "paper":
+        found = inpainting.inpaint(hierarchy, x, missing, fill=fill)
+    else:
+        torch.manual_seed(seed)
+        with run.progress("searching") as advance:
+            found = inpainting.inpaint_by_search(
+                hierarchy, x, missing, fill=fill, draws=draws, steps=steps, on_progress=advance
+            )
     errors = inpainting.inpainting_errors(x, missing, found)
     low, high = errors.interval
     places = "pixels" if space.is_image else "positions"
     lines = [f"root mean square error over the {int(missing.sum())} missing of {missing.numel()} {places}"]
-    lines += [f"  after {name}      {quantity}" for name, quantity in errors.steps.items()]
+    names = {"draw": "one draw", "mean": f"mean of {draws}", "mode": "most probable"}
+    lines += [f"  {names.get(name, f'after {name}'):19}  {quantity}" for name, quantity in errors.steps.items()]
     lines += [
         f"  mean training image  {errors.baseline}",
         f"  difference {errors.difference.value:+.4f}, 95% interval {low:+.4f} to {high:+.4f}",
@@ -57,13 +79,14 @@ def inpaint(
     values = {
         "images": len(x),
         "missing": int(missing.sum()),
+        "method": method,
         "error": {name: quantity.as_dict() for name, quantity in errors.steps.items()},
         "mean_fill": errors.baseline.as_dict(),
         "difference": errors.difference.as_dict(),
         "interval_95": [low, high],
     }
-    steps = {name: images[:n] for name, images in found.steps.items()}
-    return Result("inpainting", "Inpainting", values, lines, plotting.inpainting_rows(x[:n], found.masked[:n], steps))
+    shown = {name: images[:n] for name, images in found.steps.items()}
+    return Result("inpainting", "Inpainting", values, lines, plotting.inpainting_rows(x[:n], found.masked[:n], shown))
 
 
 def _missing(

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from halikit.kernels.contract import guarded_draw
 from halikit.kernels.kernel import Kernel, Representative, network_takes_context
 from halikit.spaces import Space
 from halikit.utils.tensors import at_least_single
@@ -51,11 +52,21 @@ class ImplicitKernel(Kernel):
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """A draw, ``(..., *target.shape)``, which passes gradients."""
-        return self._run(given, [noise.normal_(generator=generator) for noise in self._zeros(given)])
+        return self.at(given, [noise.normal_(generator=generator) for noise in self._zeros(given)])
 
     def mean(self, given: Tensor) -> Tensor:
         """The draw at zero noise, ``(..., *target.shape)``."""
-        return self._run(given, self._zeros(given))
+        return self.at(given, self._zeros(given))
+
+    @guarded_draw
+    def at(self, given: Tensor, noise: list[Tensor]) -> Tensor:
+        """The draw that this noise gives, ``(n, *target.shape)``.
+
+        Args:
+            given: ``(n, *source.shape)``.
+            noise: One tensor ``(n, *shape)`` for each noise map.
+        """
+        return self.run_network(_WithNoise(self.network, noise), given)
 
     @property
     def representative(self) -> Representative:
@@ -80,9 +91,6 @@ class ImplicitKernel(Kernel):
     def _zeros(self, given: Tensor) -> list[Tensor]:
         dtype = self.dtype_for(given)
         return [torch.zeros(len(given), *shape, dtype=dtype, device=given.device) for shape in self.noise]
-
-    def _run(self, given: Tensor, noise: list[Tensor]) -> Tensor:
-        return self.run_network(_WithNoise(self.network, noise), given)
 
 
 class _WithNoise(nn.Module):

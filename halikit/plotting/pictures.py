@@ -220,14 +220,15 @@ def alternating_columns(inputs: Tensor, reconstructions: Tensor, columns: int = 
 
 
 def inpainting_rows(x: Tensor, masked: Tensor, steps: Mapping[str, Tensor]) -> NDArray[np.uint8]:
-    """The original images, the masked ones, and the result of each level, from the top down (Fig. 4).
+    """The original images, the masked ones, and the result of each step (Fig. 4).
 
     Args:
         x: ``(n, C, H, W)`` in [−1, 1], ``(n, C, T)`` or ``(n, C, D, H, W)``.
         masked: The same shape.
-        steps: The same shape after each step, by the name of the latent reconstructed from.
+        steps: The same shape after each step, by name: a latent reconstructed from, or what a search gives.
     """
-    return labelled_rows({"x": x, "given": masked} | {f"from {name}": images for name, images in steps.items()})
+    named = {name if name in ("draw", "mean", "mode") else f"from {name}": images for name, images in steps.items()}
+    return labelled_rows({"x": x, "given": masked} | named)
 
 
 def strips(
