@@ -7,10 +7,10 @@ halikit propositions --out propositions.png
 halikit train --levels 3 --seed 2 --out runs/digits-l3
 halikit train --preset mnist --data "mnist:$DIR" --set evaluate_every=500 --out runs/mnist-l2
 for run in runs/digits-l3 runs/mnist-l2; do
-    halikit inpaint "$run"
+    for method in search paper; do halikit inpaint "$run" --measured 500 --method "$method"; done
     for metric in reconstruction health samples; do halikit evaluate "$metric" "$run"; done
     halikit report "$run" --all
 done
 halikit evaluate reconstruction runs/digits-l3 --scale fit
-python inpainting.py runs/mnist-l2
+for run in digits runs/mnist-l2; do python inpainting.py "$run"; done
 python encode.py runs/mnist-l2 "$DIR"

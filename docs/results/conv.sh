@@ -12,5 +12,5 @@ halikit train --levels 3 --data pack:faces.pack --set maps=1 --set input_noise=0
     --steps 15000 --out runs/celeba32-l3
 for run in runs/celeba32-l2 runs/mnist-conv-l2; do
     for metric in reconstruction health samples; do halikit evaluate "$metric" "$run"; done
-    halikit inpaint "$run"
+    halikit inpaint "$run" --method paper --measured 500
 done
