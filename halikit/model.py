@@ -21,10 +21,11 @@ from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.networks import paper
 from halikit.networks.blocks import initialise
-from halikit.networks.discriminator import discriminator_for
-from halikit.networks.ladder import describe as ladder_in_words
+from halikit.networks.discriminator import DENSE_WIDTH, discriminator_for
 from halikit.networks.ladder import ladder, ladder_choices
 from halikit.networks.paper import paper_hierarchy
+from halikit.networks.shapes import describe as ladder_in_words
+from halikit.networks.sizes import SIZES
 from halikit.priors import make_prior
 from halikit.settings import ContextKind
 from halikit.supervision import with_classes
@@ -155,12 +156,15 @@ def resolved(config: Config) -> Config:
     settings = config.model
     if settings.family == "paper" or settings.data_shape is None:
         return config
-    arguments = settings.model_dump(include={"family", "maps", "widths", "hidden", "skips"})
+    arguments = settings.model_dump(include={"family", "maps", "widths", "size", "hidden", "depth", "units"})
     try:
         choices = ladder_choices(settings.levels, settings.data_shape, **arguments)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
-    return override(config, {f"model.{name}": value for name, value in choices.items()})
+    changes = {f"model.{name}": value for name, value in choices.items()}
+    if config.discriminator.width is None:
+        changes["discriminator.width"] = SIZES[choices["size"]].discriminator if choices["size"] else DENSE_WIDTH
+    return override(config, changes)
 
 
 def describe(model: Model) -> str:
@@ -340,7 +344,7 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
     config = Config.parse(upgraded_config(about["config"]), str(path))
     # Every level and every layer has tensors of its own, so a small file cannot describe a huge model.
     layers = config.model.prior_layers if config.model.prior == "flow" else 1
-    if max(config.model.levels, config.model.depth, layers, config.discriminator.depth, about["levels"]) > len(tensors):
+    if max(config.model.levels, config.model.depth or 1, layers, config.discriminator.depth, about["levels"]) > len(tensors):
         raise ModelError(f"{path} is damaged: its config is of a larger model than the {len(tensors)} tensors in it")
     try:
         # Tensors on the meta device have shapes, but take no memory.

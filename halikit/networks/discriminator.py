@@ -23,6 +23,7 @@ from halikit.hierarchy import Hierarchy
 from halikit.networks.blocks import (
     COARSEST,
     DENSE_PIXELS,
+    DenseResidualBlock,
     LayerOptions,
     Norm,
     conv,
@@ -32,13 +33,15 @@ from halikit.networks.blocks import (
     to_patches,
 )
 from halikit.networks.context import ContextEmbedding
-from halikit.networks.ladder import Family
 from halikit.networks.paper import paper_discriminator
+from halikit.networks.shapes import Family
 from halikit.settings import Fraction, InitialScale, NonNegative, Positive, Section
 from halikit.spaces import Space
 
-__all__ = ["DiscriminatorSettings", "build_discriminator", "discriminator_for"]
+__all__ = ["DENSE_WIDTH", "DiscriminatorSettings", "build_discriminator", "discriminator_for"]
 
+# Default width.
+DENSE_WIDTH = 256
 # Pooling to a given resolution, by the number of axes.
 _POOLING = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 # Families that do not use build_discriminator. Their builders take the spaces and the settings that have an effect.
@@ -55,7 +58,9 @@ class DiscriminatorSettings(Section):
     family: Literal["dense", "conv", "paper"] | None = Field(
         None, description="kind of networks; none chooses it by the shapes of the spaces"
     )
-    width: Positive = Field(256, description="units of dense layers and most channels of feature maps")
+    width: Positive | None = Field(
+        None, description="units of dense layers; feature maps have an eighth to a half of it. 256, or that of model.size"
+    )
     depth: Positive = Field(1, description="layers per stage beyond those that reduce the resolution")
     dropout: Fraction = Field(0.2, description="probability of dropping an activation")
     weight_norm: bool = Field(True, description="weight-normalise the stages (Table 4)")
@@ -81,7 +86,7 @@ def build_discriminator(
     *,
     games: Literal["joint", "pairwise"] | Sequence[Sequence[str]] = "joint",
     family: Family | None = None,
-    width: int = 256,
+    width: int | None = None,
     depth: int = 1,
     dropout: float = 0.2,
     weight_norm: bool = True,
@@ -101,7 +106,8 @@ def build_discriminator(
         family: How a stage reads data or feature maps if the next space is a vector: ``"dense"`` flattens them,
             ``"conv"`` convolves them, ``None`` flattens those of at most 256 positions (16×16 pixels) and convolves
             larger ones. Sequences are read so whatever the next space is.
-        width: Units of dense layers and of the head; feature maps have between ``width / 8`` and ``width`` channels.
+        width: Units of dense layers and of the head (default 256); feature maps have between ``width / 8`` and
+            ``width / 2`` channels.
         depth: Layers per stage beyond those that reduce the resolution; at least one.
         dropout: Probability of dropping an activation.
         weight_norm: Whether to weight-normalise the stages, as Table 4 does.
@@ -121,6 +127,7 @@ def build_discriminator(
         ValueError: If width, depth or context is not positive, both norms are asked for, a game is unknown, or a stage
             to replace does not exist.
     """
+    width = DENSE_WIDTH if width is None else width
     if width < 1 or depth < 1:
         raise ValueError(f"a discriminator needs a positive width and depth, got width={width}, depth={depth}")
     if context is not None and context < 1:
@@ -130,6 +137,8 @@ def build_discriminator(
     norm: Norm | None = "weight" if weight_norm else "spectral" if spectral_norm else None
     make = _StageMaker(family, width, depth, dropout, norm, slope, context)
     spaces = hierarchy.spaces
+    if spaces[0].is_maps and not make.flattens(spaces[0].shape):
+        make = make._replace(residual=True)
     if games == "joint":
         unknown = sorted(set(stages or {}) - set(range(len(spaces))))
         if unknown:
@@ -195,6 +204,7 @@ class _StageMaker(NamedTuple):
     norm: Norm | None
     slope: float
     context: int | None
+    residual: bool = False
 
     def __call__(
         self, incoming: tuple[int, ...], above: Space | None, *, is_first: bool, in_patches: bool
@@ -206,30 +216,38 @@ class _StageMaker(NamedTuple):
         goes_to_maps = above is not None and above.is_maps and above.rank == len(incoming)
         # A small space (C, K) may be anything, also K classes C times. So it is flattened like a vector.
         may_be_flat = not goes_to_maps or (axes == 1 and is_first)
-        if not 1 <= axes <= 3 or (may_be_flat and self._flattens(incoming)):
+        if self.residual and not axes:
+            linear = normalised(nn.Linear(channels, self.width), self.norm)
+            blocks = [DenseResidualBlock(self.width, options) for _ in range(2 * self.depth)]
+            return nn.Sequential(linear, *blocks)
+        if not 1 <= axes <= 3 or (may_be_flat and not self.residual and self.flattens(incoming)):
             sizes = [math.prod(incoming), *[self.width] * self.depth]
             return nn.Sequential(nn.Flatten(), *(dense(a, b, options) for a, b in pairwise(sizes)))
         layers: list[nn.Module] = []
         goal = above.shape[1:] if above is not None and goes_to_maps else (COARSEST,) * axes
-        narrow = self.width // 8
+        narrow, most = max(1, self.width // 8), max(1, self.width // 2)
         if in_patches and takes_patches(incoming, goal):
             layers.append(to_patches(axes))
-            channels, size, narrow = 2**axes * channels, [side // 2 for side in size], self.width // 4
-        outputs = min(max(narrow, channels), self.width)
+            channels, size = 2**axes * channels, [side // 2 for side in size]
+            outputs = narrow
+        else:
+            outputs = min(max(narrow, channels), most)
         for _ in range(self.depth):
             layers.append(conv(channels, outputs, 3, 1, options, axes=axes))
             channels = outputs
         while min(a // b for a, b in zip(size, goal, strict=True)) >= 2:
-            outputs = min(2 * channels, self.width)
+            outputs = min(2 * channels, most)
             layers.append(conv(channels, outputs, 3, 2, options, axes=axes))
             channels, size = outputs, [(side + 1) // 2 for side in size]
         if not goes_to_maps:
-            layers += [nn.Flatten(), dense(channels * math.prod(size), self.width, options)]
+            linear = normalised(nn.Linear(channels * math.prod(size), self.width), self.norm)
+            layers += [nn.Flatten(), linear]
         elif tuple(size) != goal:
             layers.append(_POOLING[axes](goal))
         return nn.Sequential(*layers)
 
-    def _flattens(self, incoming: tuple[int, ...]) -> bool:
+    def flattens(self, incoming: tuple[int, ...]) -> bool:
+        """Whether maps of this shape are flattened if the next space is a vector."""
         return self.family == "dense" or (self.family is None and math.prod(incoming[1:]) <= DENSE_PIXELS)
 
 
