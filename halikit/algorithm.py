@@ -15,7 +15,7 @@ one pass is exact, and :func:`add_gradients` takes one pass or two accordingly.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -106,7 +106,7 @@ def play(
     x: Tensor,
     objective: Objective = jensen_shannon,
     *,
-    encoder_noise: float | Sequence[float] = 0.0,
+    encoder_noise: float = 0.0,
     context: Tensor | None = None,
     single_pass: bool | None = None,
 ) -> Step:
@@ -117,8 +117,8 @@ def play(
         discriminator: θ_d, over spaces of the hierarchy.
         x: Data, ``(n, *shape of x)``.
         objective: The pair of losses.
-        encoder_noise: Standard deviation of the noise on the encoder's input, or one for the input of each of its
-            kernels, from level 1 up. The discriminator sees the states without it.
+        encoder_noise: Standard deviation of the noise on the encoder's input, at least 0. The discriminator sees ``x``
+            without it.
         context: What kernels and discriminator may read beside the states, ``(n, …)``. The discriminator finds it among
             the states under the name ``context``.
         single_pass: Whether one backward pass is to serve both players; by default wherever that is exact. The first
@@ -127,8 +127,8 @@ def play(
     Raises:
         InputError: If a single pass is asked for and is not exact, or the objective does not return two losses.
     """
-    noise = encoder_noise if isinstance(encoder_noise, Sequence) else (encoder_noise,)
-    q = hierarchy.encode(x, sample=True, context=context, noise=noise)
+    noisy = x.add(torch.randn_like(x), alpha=encoder_noise) if encoder_noise else x
+    q = hierarchy.encode(noisy, sample=True, context=context) | {hierarchy.spaces[0].name: x}
     p = hierarchy.sample_states(len(x), context=context)
     if context is not None:
         q, p = q | {CONTEXT: context}, p | {CONTEXT: context}

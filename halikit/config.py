@@ -66,13 +66,6 @@ class TrainingSettings(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="seed for weights, data order and noise")
     ema_decay: Fraction = Field(0.999, description="decay of the exponential moving average of the weights")
     encoder_noise: NonNegative = Field(0.0, description="standard deviation of the noise on the encoder's input")
-    latent_noise: NonNegative = Field(
-        0.0, description="standard deviation of the noise on the latents that upper encoder kernels read"
-    )
-
-    def noises(self, levels: int) -> tuple[float, ...]:
-        """Standard deviations of the noise on the input of each encoder kernel, from level 1 up."""
-        return (self.encoder_noise, *[self.latent_noise] * (levels - 1))
 
 
 class GameSettings(Section):
@@ -175,8 +168,8 @@ class Config(Section):
             raise ValueError(
                 f"labels.weight = {labels.weight} has no effect here: there is no game to weigh it against"
             )
-        if method == "elbo" and (self.training.encoder_noise or self.training.latent_noise):
-            raise ValueError("training.encoder_noise and latent_noise have no effect with training.method = 'elbo'")
+        if method == "elbo" and self.training.encoder_noise:
+            raise ValueError("training.encoder_noise has no effect here: training.method = 'elbo' has no game")
         if not self.plays and self.optimiser.discriminator_learning_rate:
             raise ValueError("optimiser.discriminator_learning_rate has no effect here: there is no discriminator")
         if self.model.conditional and (labels or self.model.classes):
@@ -287,7 +280,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
             values["optimiser"]["discriminator_learning_rate"] = None
         if method == "elbo":
             values["labels"] = None
-            values["training"] |= {"encoder_noise": 0.0, "latent_noise": 0.0}
+            values["training"]["encoder_noise"] = 0.0
         elif method == "supervised" and values["labels"]:
             values["labels"]["weight"] = 1.0
     for name, value in resolved.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise, zip_longest
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +158,6 @@ class Hierarchy(nn.Module):
         sample: bool = False,
         generator: torch.Generator | None = None,
         context: Tensor | None = None,
-        noise: Sequence[float] = (),
     ) -> dict[str, Tensor]:
         """Run the encoder on data, level by level.
 
@@ -167,16 +166,13 @@ class Hierarchy(nn.Module):
             sample: Whether to sample each state; otherwise each is the conditional mean given the state below.
             generator: Random generator for the samples; torch's global one by default.
             context: The context, if kernels take one.
-            noise: Standard deviations of the noise on the input of each kernel, from level 1 up. The returned states
-                are without it.
 
         Returns:
             The states by name, ``(n, *shape)`` each, ``x`` first.
         """
         states = {self.spaces[0].name: x}
-        for link, scale in zip_longest(self.conditioned(context), noise, fillvalue=0.0):
-            given = x.add(torch.randn_like(x), alpha=scale) if scale else x
-            x = link.up.sample(given, generator=generator) if sample else link.up.mean(given)
+        for link in self.conditioned(context):
+            x = link.up.sample(x, generator=generator) if sample else link.up.mean(x)
             states[link.up.target.name] = x
         return states
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import halikit as hk
-from halikit.networks.ladder import describe, ladder_spaces
+from halikit.networks.shapes import describe, ladder_spaces
 
 data_shapes = st.one_of(
     st.tuples(st.integers(1, 300)), st.tuples(st.integers(1, 3), st.integers(4, 70), st.integers(4, 70))

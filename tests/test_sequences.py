@@ -19,7 +19,7 @@ from halikit.config import override
 from halikit.errors import InputError
 from halikit.explore import Explorer
 from halikit.networks.blocks import FromPatches, ToPatches, initialise
-from halikit.networks.ladder import ladder_spaces
+from halikit.networks.shapes import ladder_spaces
 from halikit.presets.families import conv
 from halikit.training.sleep import sleep_weights
 

@@ -49,7 +49,7 @@ class Yardstick:
         self.hierarchy: Hierarchy = in_stock_parts(model.hierarchy).train()
         joint = [game for game in model.discriminator.games if isinstance(game, JointDiscriminator)]
         self.games: list[JointDiscriminator] = [in_stock_parts(game).train() for game in joint]
-        self.noises = config.training.noises(len(model.hierarchy))
+        self.noise = config.training.encoder_noise
         self.sleep_weights, _ = sleep_weights(model.hierarchy, config.game.sleep_weights)
         self.is_careful = is_careful
         self._discriminators = nn.ModuleList(self.games)
@@ -85,9 +85,10 @@ class Yardstick:
         return loss_d.detach(), loss_g.detach()
 
     def _encode(self, x: Tensor) -> States:
-        z, states = x, {self.hierarchy.spaces[0].name: x}
-        for link, noise in zip(self.hierarchy, self.noises, strict=True):
-            z = _sampled(link.up, z + noise * torch.randn_like(z) if noise else z)
+        z = x + self.noise * torch.randn_like(x) if self.noise else x
+        states = {self.hierarchy.spaces[0].name: x}
+        for link in self.hierarchy:
+            z = _sampled(link.up, z)
             states[link.up.target.name] = z
         return states
 

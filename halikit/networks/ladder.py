@@ -51,6 +51,9 @@ class ModelSettings(Section):
     )
     max_scale: Annotated[float, Field(gt=0)] | None = Field(0.5, description="upper bound of the latents' scales")
     skips: bool = Field(True, description="linear skips between latents")
+    latent_noise: NonNegative = Field(
+        0.0, description="standard deviation of the noise on the latents that the encoder's networks read in training"
+    )
     observation_scale: Annotated[float, Field(gt=0)] | Literal["fitted"] | None = Field(
         None, description="standard deviation of p(x|z1), fitted to learn it, or none for a deterministic p(x|z1)"
     )
@@ -76,7 +79,7 @@ class ModelSettings(Section):
         if self.family != "paper":
             sizes = {} if self.family in (None, "conv") else dict.fromkeys(("size", "units"), "it is for family = 'conv'")
             return idle | sizes | {"rectified": "it is for family = 'paper'"}
-        names = ["maps", "widths", "size", "hidden", "depth", "units", "skips", "conditional"] + ["rectified"] * (self.levels == 1)
+        names = ["maps", "widths", "size", "hidden", "depth", "units", "skips", "latent_noise", "conditional"] + ["rectified"] * (self.levels == 1)
         return idle | dict.fromkeys(names, "the paper's networks are those of Table 4")
 
 
@@ -95,6 +98,7 @@ def ladder(
     gauge: Gauge | None = "variance_preserving",
     max_scale: float | None = 0.5,
     skips: bool = True,
+    latent_noise: float = 0.0,
     observation_scale: float | Literal["fitted"] | None = None,
     context: int | None = None,
 ) -> Hierarchy:
@@ -128,6 +132,9 @@ def ladder(
         max_scale: Upper bound of the latents' scales.
         skips: Whether kernels between latents have linear skips, see
             :func:`~halikit.networks.blocks.linear_skips`.
+        latent_noise: Standard deviation of the noise on ``z_1 … z_{L−1}`` where networks of the encoder read them in
+            training. It makes the upper levels depend on more than small details of the latents below. The
+            discriminator does not see it, and linear skips do not have it.
         observation_scale: Standard deviation of ``p(x|z_1)``, or ``"fitted"`` for a trained one; ``None`` for the
             deterministic ``p(x|z_1)`` of the paper.
         context: Number of classes or attributes K of a context, which all networks then read: ``(n,)`` int64, or
@@ -149,7 +156,7 @@ def ladder(
     links = []
     reads = _Reading(context, flat=family == "dense")
     networks = {name: choices[name] for name in ("family", "hidden", "depth")}
-    make = partial(LinkNetworks, spaces[0], units=choices["units"] or choices["hidden"], slope=slope, **networks)
+    make = partial(LinkNetworks, spaces[0], units=choices["units"] or choices["hidden"], slope=slope, noise=latent_noise, **networks)
     for level, (lower, upper) in enumerate(pairwise(spaces)):
         to_upper = reads(make(reads.beside(lower), upper).up())
         ascending = make(lower, reads.beside(upper))

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from halikit.discriminator import InputNoise
 from halikit.networks.blocks import (
     COARSEST,
     LayerOptions,
@@ -44,12 +45,24 @@ class LinkNetworks:
         depth: Hidden layers of a dense network; convolutions at each resolution (conv family).
         units: Units of dense layers.
         slope: Negative slope of the leaky ReLUs.
+        noise: Standard deviation of the noise on a latent that the encoder's network reads in training.
     """
 
     def __init__(
-        self, x: Space, lower: Space, upper: Space, *, family: Family, hidden: int, depth: int, units: int, slope: float
+        self,
+        x: Space,
+        lower: Space,
+        upper: Space,
+        *,
+        family: Family,
+        hidden: int,
+        depth: int,
+        units: int,
+        slope: float,
+        noise: float,
     ) -> None:
         self.x, self.lower, self.upper = x, lower, upper
+        self.noise = noise
         self.options = LayerOptions("batch", 0.0, slope)
         self.hidden, self.units = hidden, units
         self.axes = lower.rank - 1
@@ -63,10 +76,12 @@ class LinkNetworks:
     def up(self) -> nn.Sequential:
         """The network from ``lower`` to means and raw scales on ``upper``."""
         if self.is_strided:
-            return self._strided()
-        if self.is_dense:
-            return self._dense(self.lower.size, 2 * self.upper.size)
-        return self._descending()
+            layers = self._strided()
+        elif self.is_dense:
+            layers = self._dense(self.lower.size, 2 * self.upper.size)
+        else:
+            layers = self._descending()
+        return layers if self.is_data or not self.noise else nn.Sequential(InputNoise(self.noise), *layers)
 
     def down(self, outputs: int) -> nn.Sequential:
         """The network from ``upper`` to ``outputs`` tensors on ``lower``."""

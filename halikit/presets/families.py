@@ -53,10 +53,10 @@ def conv(levels: int) -> Config:
         levels: L.
     """
     return Config(
-        model=ModelSettings(levels=levels, family="conv", slope=0.2),
+        model=ModelSettings(levels=levels, family="conv", slope=0.2, latent_noise=0.4),
         # Penalties keep the discriminator from winning, in place of dropout, noise and normalisation.
         discriminator=DiscriminatorSettings(dropout=0.0, weight_norm=False, input_noise=0.0),
-        training=TrainingSettings(steps=8_000, batch_size=32, encoder_noise=0.2, latent_noise=0.4),
+        training=TrainingSettings(steps=8_000, batch_size=32, encoder_noise=0.2),
         game=GameSettings(
             objective="relativistic", gradient_penalty=1.0, penalised_joint="both", penalty_every=4
         ),

@@ -128,7 +128,7 @@ class GameMethod(Method):
             raise InputError("the game needs a discriminator: pass one to hk.Model, or set training.method to 'elbo'")
         check_names(extra_losses, _LOSSES)
         _check_modules(model, extra_losses)
-        self.settings, self.noises = config.game.resolved, config.training.noises(len(model.hierarchy))
+        self.settings, self.encoder_noise = config.game.resolved, config.training.encoder_noise
         self.objective = _objective(self.settings.objective, objective)
         self.columns = (*_LOSSES, *(loss.name for loss in extra_losses))
         self._hierarchy, self._discriminator = model.hierarchy, model.discriminator
@@ -185,7 +185,7 @@ class GameMethod(Method):
                 self._discriminator,
                 x,
                 self.objective,
-                encoder_noise=self.noises,
+                encoder_noise=self.encoder_noise,
                 context=context,
                 single_pass=players == "both" and self.single_pass,
             )

@@ -32,7 +32,7 @@ RULE = (
 
 
 def sleep_loss(
-    hierarchy: Hierarchy, states: Mapping[str, Tensor], weights: Sequence[float], noise: Sequence[float] = ()
+    hierarchy: Hierarchy, states: Mapping[str, Tensor], weights: Sequence[float], noise: float = 0.0
 ) -> Tensor:
     """``S`` on samples of the decoder's joint, ``()``. Only the encoder gets a gradient.
 
@@ -43,18 +43,18 @@ def sleep_loss(
         hierarchy: The hierarchy, in training or evaluation mode; given the contexts of the samples if it takes one.
         states: Samples of the decoder's joint (Eq. 4), ``(n, *shape)`` by name.
         weights: ``w_1 … w_L``, each at least 0.
-        noise: Standard deviations of the noise on the inputs of the encoder's kernels, as in the game.
+        noise: Standard deviation of the noise on the encoder's input, as in the game.
     """
     encoder = _WeightedEncoder(hierarchy, weights, noise)
     return keeping_buffers(encoder, {name: state.detach() for name, state in states.items()})
 
 
-def sleep_phase(weights: Sequence[float], noise: Sequence[float] = ()) -> ExtraLoss:
+def sleep_phase(weights: Sequence[float], noise: float = 0.0) -> ExtraLoss:
     """The sleep phase as an extra loss of the encoder.
 
     Args:
         weights: ``w_1 … w_L``, each at least 0.
-        noise: Standard deviations of the noise on the inputs of the encoder's kernels, as in the game.
+        noise: Standard deviation of the noise on the encoder's input, as in the game.
     """
 
     def sleep_loss_of_step(step: StepContext) -> Tensor:
@@ -161,18 +161,18 @@ def _has_loss(kernel: Kernel, states: Mapping[str, Tensor]) -> bool:
 class _WeightedEncoder(nn.Module):
     """The encoder's kernels with their weights as one module, so that one call can replace all buffers."""
 
-    def __init__(self, hierarchy: Hierarchy, weights: Sequence[float], noise: Sequence[float]) -> None:
+    def __init__(self, hierarchy: Hierarchy, weights: Sequence[float], noise: float) -> None:
         super().__init__()
-        scales = noise or [0.0] * len(hierarchy)
-        self.weighted = [
-            (link.up, weight, scale) for link, weight, scale in zip(hierarchy, weights, scales, strict=True) if weight
-        ]
-        self.encoder = nn.ModuleList(kernel for kernel, *_ in self.weighted)
+        weighted = [(link.up, weight) for link, weight in zip(hierarchy, weights, strict=True) if weight]
+        self.encoder = nn.ModuleList(kernel for kernel, _ in weighted)
+        self.weighted = weighted
+        self.data, self.noise = hierarchy.spaces[0].name, noise
 
     def forward(self, states: dict[str, Tensor]) -> Tensor:
-        total = torch.zeros((), device=next(iter(states.values())).device)
-        for kernel, weight, scale in self.weighted:
-            given = states[kernel.source.name]
-            given = given.add(torch.randn_like(given), alpha=scale) if scale else given
-            total = total + weight * kernel.sleep_loss(states[kernel.target.name], given).mean()
+        if self.noise:
+            x = states[self.data]
+            states = {**states, self.data: x.add(torch.randn_like(x), alpha=self.noise)}
+        total = torch.zeros((), device=states[self.data].device)
+        for kernel, weight in self.weighted:
+            total = total + weight * kernel.sleep_loss(states[kernel.target.name], states[kernel.source.name]).mean()
         return total
