@@ -20,6 +20,7 @@ from halikit.discriminator import (
     concatenate,
 )
 from halikit.hierarchy import Hierarchy
+from halikit.networks.augmentation import Augmentation, DifferentiableAugmentation
 from halikit.networks.blocks import (
     COARSEST,
     DENSE_PIXELS,
@@ -66,12 +67,15 @@ class DiscriminatorSettings(Section):
     weight_norm: bool = Field(True, description="weight-normalise the stages (Table 4)")
     spectral_norm: bool = Field(False, description="spectrally normalise all layers; needs weight_norm = false")
     input_noise: NonNegative = Field(0.2, description="standard deviation of the noise on the discriminator's x")
+    augment: tuple[Augmentation, ...] = Field(
+        (), description="random changes of the images that the discriminator sees: colour, shift, cutout"
+    )
     slope: NonNegative = Field(0.2, description="negative slope of the leaky ReLUs")
     initial_scale: InitialScale = None
 
     def without_effect(self) -> dict[str, str]:
         """The settings that the paper's discriminator does not read."""
-        names = ("games", "width", "depth", "dropout", "spectral_norm") if self.family == "paper" else ()
+        names = ("games", "width", "depth", "dropout", "spectral_norm", "augment") if self.family == "paper" else ()
         return dict.fromkeys(names, "the paper's discriminator is that of Table 4")
 
     @model_validator(mode="after")
@@ -92,6 +96,7 @@ def build_discriminator(
     weight_norm: bool = True,
     spectral_norm: bool = False,
     input_noise: float = 0.2,
+    augment: Sequence[Augmentation] = (),
     slope: float = 0.2,
     context: int | None = None,
     stages: Mapping[int, nn.Module] | None = None,
@@ -114,6 +119,8 @@ def build_discriminator(
         spectral_norm: Whether to normalise all layers that are built here by their spectral norm, head and projection
             included (Miyato et al. 2018); not together with ``weight_norm``.
         input_noise: Standard deviation of the noise on ``x`` in training.
+        augment: Random changes of the images that the discriminator sees, see
+            :class:`~halikit.networks.augmentation.DifferentiableAugmentation`.
         slope: Negative slope of the leaky ReLUs.
         context: Number of classes or attributes of the context, for a projection on it in each game: the logit is
             ``head(features) + ⟨embedding(context), features⟩`` (Miyato & Koyama 2018). The context is found among the
@@ -135,6 +142,8 @@ def build_discriminator(
     if weight_norm and spectral_norm:
         raise ValueError(_TWO_NORMS)
     norm: Norm | None = "weight" if weight_norm else "spectral" if spectral_norm else None
+    if augment and not hierarchy.spaces[0].is_image:
+        raise ValueError(f"augment changes images (C, H, W), got {hierarchy.spaces[0]}")
     make = _StageMaker(family, width, depth, dropout, norm, slope, context)
     spaces = hierarchy.spaces
     if spaces[0].is_maps and not make.flattens(spaces[0].shape):
@@ -145,13 +154,15 @@ def build_discriminator(
             raise ValueError(
                 f"stages are 0 … {len(spaces) - 1} for {len(spaces)} spaces; there is no stage {unknown[0]}"
             )
-        return _build(spaces, make, stages or {}, head, input_noise)
+        return _build(spaces, make, stages or {}, head, input_noise, augment)
     if stages or head is not None:
         raise ValueError("stages and head are replaced in the joint game; build several games one by one")
     listed = [games] if isinstance(games, str) else games
     read = pairwise(spaces) if games == "pairwise" else [_named(spaces, names) for names in listed]
     parts = (
-        _build(each, make, {}, None, input_noise if each[0] == spaces[0] else 0.0, from_data=each[0] == spaces[0])
+        _build(each, make, {}, None, input_noise, augment)
+        if each[0] == spaces[0]
+        else _build(each, make, {}, None, 0.0, (), from_data=False)
         for each in read
     )
     return MultiGameDiscriminator(parts, spaces)
@@ -257,6 +268,7 @@ def _build(
     replaced: Mapping[int, nn.Module],
     head: nn.Sequential | None,
     input_noise: float,
+    augment: Sequence[Augmentation],
     *,
     from_data: bool = True,
 ) -> JointDiscriminator:
@@ -286,7 +298,10 @@ def _build(
     projection = None
     if make.context is not None:
         projection = normalised(_projection(make.context, _width_of(head, features)), norm)
-    return JointDiscriminator(spaces, stages, head, input_noise=input_noise, projection=projection)
+    augmentation = DifferentiableAugmentation(augment) if augment else None
+    return JointDiscriminator(
+        spaces, stages, head, input_noise=input_noise, projection=projection, augmentation=augmentation
+    )
 
 
 @torch.no_grad()
