@@ -193,11 +193,14 @@ def ladder_choices(
         ValueError: As in :func:`ladder`.
     """
     family = family or fitting_family(data_shape)
-    if size is not None and (family != "conv" or size not in SIZES):
+    if size not in (None, *SIZES) or (family != "conv" and (size or units)):
         raise ValueError(
-            f"sizes are {', '.join(SIZES)}, for the conv family; got {size!r} for {family}: "
+            f"sizes are {', '.join(SIZES)}, for the conv family; got {size!r} and units={units} for {family}: "
             "hidden and widths say how wide other stacks are"
         )
+    given = {name: number for name, number in (("hidden", hidden), ("depth", depth), ("units", units)) if number is not None}
+    if any(number < 1 for number in given.values()):
+        raise ValueError(f"networks need a positive depth and width, got depth={depth}, hidden={hidden}, units={units}")
     latents = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)[1:]
     choices = {
         "family": family,
@@ -206,14 +209,10 @@ def ladder_choices(
     }
     if family == "conv":
         chosen = SIZES[size or "tiny"]
-        choices |= {"size": size or "tiny", "units": units or chosen.dense}
-        choices |= {"hidden": hidden or chosen.hidden, "depth": depth or chosen.depth}
+        choices |= {"size": size or "tiny", "hidden": chosen.hidden, "depth": chosen.depth, "units": chosen.dense}
     else:
-        hidden = hidden or _UNITS
-        choices |= {"size": None, "units": None, "hidden": hidden, "depth": depth or _DEPTH}
-    if min(choices["hidden"], choices["depth"], choices["units"] or 1) < 1:
-        raise ValueError(f"networks need a positive depth and width, got depth={depth}, hidden={hidden}, units={units}")
-    return choices
+        choices |= {"size": None, "hidden": _UNITS, "depth": _DEPTH, "units": None}
+    return choices | given
 
 
 class _Reading(NamedTuple):
@@ -239,5 +238,3 @@ class _Reading(NamedTuple):
         if self.context is None:
             return network
         return Conditional(network, ContextEmbedding(self.context), flat=self.flat)
-
-
