@@ -37,7 +37,11 @@ class ModelSettings(Section):
     )
     maps: Annotated[int, Field(ge=0)] | None = Field(None, description="latents that are feature maps (conv family)")
     widths: tuple[Positive, ...] | None = Field(None, description="elements, or channels, of each latent from z1 up")
-    size: SizeName | None = Field(None, description="size of convolutional networks, which hidden, depth and units have")
+    size: SizeName | None = Field(
+        None,
+        description="size of convolutional stacks: default of hidden, depth, units and discriminator.width. None means "
+        "--model-size when training, tiny otherwise",
+    )
     hidden: Positive | None = Field(
         None, description="units of dense layers, or channels of feature maps at half of the data's resolution"
     )
@@ -77,9 +81,11 @@ class ModelSettings(Section):
         idle |= {name: f"it is for prior = {kind!r}" for name, kind in kinds.items() if self.prior != kind}
         idle |= {} if self.conditional else {"context_size": "it is for model.conditional"}
         if self.family != "paper":
-            sizes = {} if self.family in (None, "conv") else dict.fromkeys(("size", "units"), "it is for family = 'conv'")
+            reason = "it is for family = 'conv'; hidden and widths say how wide other stacks are"
+            sizes = {} if self.family in (None, "conv") else dict.fromkeys(("size", "units"), reason)
             return idle | sizes | {"rectified": "it is for family = 'paper'"}
-        names = ["maps", "widths", "size", "hidden", "depth", "units", "skips", "latent_noise", "conditional"] + ["rectified"] * (self.levels == 1)
+        names = ["maps", "widths", "size", "hidden", "depth", "units", "skips", "latent_noise", "conditional"]
+        names += ["rectified"] * (self.levels == 1)
         return idle | dict.fromkeys(names, "the paper's networks are those of Table 4")
 
 
