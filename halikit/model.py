@@ -25,13 +25,13 @@ from halikit.networks.discriminator import DENSE_WIDTH, discriminator_for
 from halikit.networks.ladder import ladder, ladder_choices
 from halikit.networks.paper import paper_hierarchy
 from halikit.networks.shapes import describe as ladder_in_words
-from halikit.networks.sizes import SIZES
+from halikit.networks.sizes import SIZES, SizeName
 from halikit.priors import make_prior
 from halikit.settings import ContextKind
 from halikit.supervision import with_classes
 from halikit.utils.files import write_atomically
 
-__all__ = ["Model", "ModelError", "build", "describe", "load", "resolved", "save_model"]
+__all__ = ["Model", "ModelError", "build", "describe", "load", "resolved", "save_model", "size_of"]
 
 FILE_NAME = "model.safetensors"
 SCHEMA = 3
@@ -135,7 +135,9 @@ def build(config: Config) -> Model:
         hierarchy = with_classes(hierarchy, settings.classes, gauge=settings.gauge, max_scale=settings.max_scale)
     try:
         size = settings.context_size
-        discriminator = discriminator_for(hierarchy, config.discriminator, context=size) if config.plays else None
+        # The size of a convolutional stack is that of its discriminator as well.
+        played = resolved(config).discriminator
+        discriminator = discriminator_for(hierarchy, played, context=size) if config.plays else None
     except ValueError as error:
         raise InputError(f"discriminator: {error}") from None
     model = Model(hierarchy, discriminator, config)
@@ -162,7 +164,7 @@ def resolved(config: Config) -> Config:
     except ValueError as error:
         raise InputError(f"model: {error}") from None
     changes = {f"model.{name}": value for name, value in choices.items()}
-    if config.discriminator.width is None:
+    if config.plays and config.discriminator.family != "paper" and config.discriminator.width is None:
         changes["discriminator.width"] = SIZES[choices["size"]].discriminator if choices["size"] else DENSE_WIDTH
     return override(config, changes)
 
@@ -172,8 +174,15 @@ def describe(model: Model) -> str:
     if model.config is None:
         return "of your own"
     spaces = model.hierarchy.spaces[: model.config.model.levels + 1]
-    family = model.config.model.family
-    return paper.describe(spaces) if family == "paper" else ladder_in_words(spaces, family)
+    family, size = model.config.model.family, size_of(model)
+    words = paper.describe(spaces) if family == "paper" else ladder_in_words(spaces, family)
+    return f"{words}; size {size}" if size else words
+
+
+def size_of(model: Model) -> SizeName | None:
+    """The size of a convolutional stack; ``None`` for other models."""
+    size: SizeName | None = resolved(model.config).model.size if model.config else None
+    return size
 
 
 # ``load`` has an argument of the same name.
@@ -344,7 +353,9 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
     config = Config.parse(upgraded_config(about["config"]), str(path))
     # Every level and every layer has tensors of its own, so a small file cannot describe a huge model.
     layers = config.model.prior_layers if config.model.prior == "flow" else 1
-    if max(config.model.levels, config.model.depth or 1, layers, config.discriminator.depth, about["levels"]) > len(tensors):
+    if max(config.model.levels, config.model.depth or 1, layers, config.discriminator.depth, about["levels"]) > len(
+        tensors
+    ):
         raise ModelError(f"{path} is damaged: its config is of a larger model than the {len(tensors)} tensors in it")
     try:
         # Tensors on the meta device have shapes, but take no memory.

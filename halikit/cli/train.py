@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 
 Labels = Annotated[int | None, typer.Option(min=1, help="Number of labelled examples to use, balanced over classes.")]
+ModelSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Size of convolutional networks: tiny, small, base, large, or auto, which chooses by the device, its "
+        "memory and the number of images.",
+        show_default="auto",
+    ),
+]
 Conditional = Annotated[
     bool, typer.Option("--conditional", help="Give all networks the class of each datum, or else its attributes.")
 ]
@@ -45,6 +53,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed for weights, data order and noise.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="32 or bf16.")] = None,
+    model_size: ModelSize = None,
     labels: Labels = None,
     conditional: Conditional = False,
     baseline: Baseline = None,
@@ -68,10 +77,13 @@ def train(
     from halikit.config import override, parse_assignments, to_toml
     from halikit.errors import InputError
     from halikit.model import build
+    from halikit.networks.sizes import SIZES
     from halikit.presets import BASELINES
 
     if baseline not in (None, *BASELINES):
         raise InputError(f"--baseline is one of {', '.join(BASELINES)}, got {baseline!r}")
+    if model_size not in (None, "auto", *SIZES):
+        raise InputError(f"--model-size is one of {', '.join(SIZES)}, auto; got {model_size!r}")
     flags = {
         "data.spec": data,
         "training.steps": steps,
@@ -90,7 +102,8 @@ def train(
         names = {"preset": None, "levels": None} if baseline else {"preset": preset, "levels": levels}
         chosen = _resumed(checkpoint, chosen, file=config, **names)
     flags = {name: value for name, value in flags.items() if value is not None}
-    changes = [flags, parse_assignments(assignments or [])]
+    size = _size_changes(chosen, model_size, resumes=checkpoint is not None)
+    changes = [size, flags, parse_assignments(assignments or [])]
     chosen = reduce(override, changes, chosen)
     check_together(chosen, steps, epochs)
     chosen, loaded = _with_data(chosen, changes, epochs, conditional, fits_family=not (checkpoint or config))
@@ -161,6 +174,15 @@ def _resumed(
     # Widths depend on the levels. The trainer then raises an error that lists all differences.
     other = levels and levels != config.model.levels
     return override(config, {"levels": levels, "widths": None, "maps": None, "sleep_weights": "auto"} if other else {})
+
+
+def _size_changes(config: Config, size: str | None, *, resumes: bool) -> dict[str, Any]:
+    """What ``--model-size`` changes: the size, and settings in a file that are those of another size."""
+    changes = dict.fromkeys(("model.size", "model.hidden", "model.depth", "model.units", "discriminator.width"))
+    if size in (None, "auto"):
+        # A run goes on with the size that was chosen at its start.
+        return changes if size and config.model.size and not resumes else {}
+    return changes | {"model.size": size}
 
 
 def check_together(config: Config, steps: int | None = None, epochs: float | None = None) -> None:
@@ -234,7 +256,11 @@ def _with_data(
 def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     from halikit.config import override
     from halikit.errors import InputError
+    from halikit.hardware.memory import device_memory
+    from halikit.hardware.processes import resolve_device
     from halikit.model import resolved
+    from halikit.networks.shapes import fitting_family
+    from halikit.networks.sizes import fitting_size
 
     # Checked before a model is built, which may take long.
     data.check_batch(config.training.batch_size)
@@ -258,6 +284,9 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
         changes["model.classes"] = config.model.classes or len(data.classes) or None
     if epochs is not None:
         changes["training.steps"] = max(1, round(epochs * (len(data.train) // config.training.batch_size)))
+    if config.model.size is None and (config.model.family or fitting_family(data.shape)) == "conv":
+        device = resolve_device(config.hardware.device)
+        changes["model.size"] = fitting_size(device.type, device_memory(device), len(data.train))
     return resolved(override(config, changes))
 
 
@@ -324,7 +353,7 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
 
 
 def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer) -> None:
-    from halikit.model import describe
+    from halikit.model import describe, size_of
     from halikit.training.sleep import RULE
 
     config, spaces = trainer.config, model.hierarchy.spaces
@@ -337,7 +366,9 @@ def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: T
     if config.model.conditional:
         say(f"context  the {config.model.context_size} {config.model.conditional} of each datum", markup=False)
     say(f"weights  {sizes}, on {trainer.hardware.device}", markup=False)
-    say(f"plan     {training.steps:,} steps of {training.batch_size}; {trainer.method.description}", markup=False)
+    size = f" at size {size_of(model)}" if size_of(model) else ""
+    plan = f"{training.steps:,} steps of {training.batch_size}{size}; {trainer.method.description}"
+    say(f"plan     {plan}", markup=False)
     if trainer.steps:
         say(f"resumes  at step {trainer.steps:,}", markup=False)
     if config.plays and isinstance(weights, tuple):

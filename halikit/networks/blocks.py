@@ -137,7 +137,7 @@ class LinearSkip(nn.Module):
         patches: For a linear map between feature maps whose sides differ by a factor of 2: a convolution with kernel
             size 1 on patches of the finer maps, which lie in its channels. ``"source"`` or ``"target"`` says which
             maps are the finer ones. The weight is ``(channels of the output, channels of the input)``, patches
-            included.
+            included. Odd sides are padded with zeros to make patches, and cropped after them.
 
     Raises:
         ValueError: If the network has no linear layer or convolution.
@@ -163,10 +163,12 @@ class LinearSkip(nn.Module):
             skip = nn.functional.linear(given.reshape(given.shape[0], -1), self.weight)
             return output + nn.functional.pad(skip, (0, output.shape[1] - skip.shape[1]))
         axes = given.dim() - 2
-        maps = to_patches(axes)(given) if self.patches == "source" else given
+        maps = to_patches(axes)(_even(given)) if self.patches == "source" else given
         skip = nn.functional.linear(maps.movedim(1, -1), self.weight).movedim(-1, 1)
         if self.patches == "target":
             skip = from_patches(axes)(skip)
+            for axis, side in enumerate(output.shape[2:], 2):
+                skip = skip.narrow(axis, 0, side)
         means, rest = output.tensor_split([skip.shape[1]], 1)
         return torch.cat([means + skip, rest], 1)
 
@@ -188,7 +190,8 @@ def linear_skips(up: nn.Module, down: nn.Module, lower: Space, upper: Space) -> 
         lower: Space of ``z_{l−1}``.
         upper: Space of ``z_l``: of any shape, or feature maps with half the sides of those of ``z_{l−1}``.
     """
-    if not (upper.is_maps and lower.shape[1:] == tuple(2 * side for side in upper.shape[1:])):
+    are_halves = upper.shape[1:] == tuple((side + 1) // 2 for side in lower.shape[1:])
+    if not (upper.is_maps and are_halves and upper.shape[1:] != lower.shape[1:]):
         weight = nn.init.orthogonal_(torch.empty(upper.size, lower.size))
         return LinearSkip(up, weight), LinearSkip(down, weight.T)
     weight = nn.init.orthogonal_(torch.empty(upper.shape[0], lower.shape[0] * 2 ** (lower.rank - 1)))
@@ -322,9 +325,12 @@ def from_patches(axes: int) -> nn.Module:
     return nn.PixelShuffle(2) if axes == 2 else FromPatches()
 
 
-def upsample(axes: int = 2) -> nn.Upsample:
-    """Linear upsampling to twice the resolution; bilinear for images."""
-    return nn.Upsample(scale_factor=2, mode=_UPSAMPLING[axes], align_corners=False)
+def upsample(axes: int = 2, size: Sequence[int] | None = None) -> nn.Upsample:
+    """Linear upsampling to twice the resolution, or to ``size`` if one of its sides is odd; bilinear for images."""
+    mode = _UPSAMPLING[axes]
+    if size is not None and any(side % 2 for side in size):
+        return nn.Upsample(size=tuple(size), mode=mode, align_corners=False)
+    return nn.Upsample(scale_factor=2, mode=mode, align_corners=False)
 
 
 class ResidualBlock(nn.Module):
@@ -410,6 +416,12 @@ def _surrounded(linear: nn.Module, batch_norm: type[nn.Module], outputs: int, op
 def _leaky(slope: float) -> nn.LeakyReLU:
     """A leaky ReLU in place. Linear maps and batch normalisation do not need their outputs for the backward pass."""
     return nn.LeakyReLU(slope, inplace=True)
+
+
+def _even(maps: Tensor) -> Tensor:
+    """Feature maps ``(n, C, *size)``, with a row of zeros behind each axis with an odd side."""
+    odd = [side % 2 for side in maps.shape[2:]]
+    return nn.functional.pad(maps, [pad for is_odd in reversed(odd) for pad in (0, is_odd)]) if any(odd) else maps
 
 
 def _is_channels_last(x: Tensor) -> bool:

@@ -35,7 +35,7 @@ from halikit.networks.blocks import (
 )
 from halikit.networks.context import ContextEmbedding
 from halikit.networks.paper import paper_discriminator
-from halikit.networks.shapes import Family
+from halikit.networks.shapes import Family, resolutions
 from halikit.settings import Fraction, InitialScale, NonNegative, Positive, Section
 from halikit.spaces import Space
 
@@ -60,7 +60,8 @@ class DiscriminatorSettings(Section):
         None, description="kind of networks; none chooses it by the shapes of the spaces"
     )
     width: Positive | None = Field(
-        None, description="units of dense layers; feature maps have an eighth to a half of it. 256, or that of model.size"
+        None,
+        description="units of dense layers; feature maps have an eighth to a half of it. 256, or that of model.size",
     )
     depth: Positive = Field(1, description="layers per stage beyond those that reduce the resolution")
     dropout: Fraction = Field(0.2, description="probability of dropping an activation")
@@ -246,10 +247,10 @@ class _StageMaker(NamedTuple):
         for _ in range(self.depth):
             layers.append(conv(channels, outputs, 3, 1, options, axes=axes))
             channels = outputs
-        while min(a // b for a, b in zip(size, goal, strict=True)) >= 2:
+        for half in resolutions(size, goal if goes_to_maps else None)[1:]:
             outputs = min(2 * channels, most)
             layers.append(conv(channels, outputs, 3, 2, options, axes=axes))
-            channels, size = outputs, [(side + 1) // 2 for side in size]
+            channels, size = outputs, list(half)
         if not goes_to_maps:
             linear = normalised(nn.Linear(channels * math.prod(size), self.width), self.norm)
             layers += [nn.Flatten(), linear]

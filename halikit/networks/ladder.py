@@ -37,7 +37,11 @@ class ModelSettings(Section):
     )
     maps: Annotated[int, Field(ge=0)] | None = Field(None, description="latents that are feature maps (conv family)")
     widths: tuple[Positive, ...] | None = Field(None, description="elements, or channels, of each latent from z1 up")
-    size: SizeName | None = Field(None, description="size of convolutional networks, which hidden, depth and units have")
+    size: SizeName | None = Field(
+        None,
+        description="size of convolutional stacks: default of hidden, depth, units and discriminator.width. None means "
+        "--model-size when training, tiny otherwise",
+    )
     hidden: Positive | None = Field(
         None, description="units of dense layers, or channels of feature maps at half of the data's resolution"
     )
@@ -77,9 +81,11 @@ class ModelSettings(Section):
         idle |= {name: f"it is for prior = {kind!r}" for name, kind in kinds.items() if self.prior != kind}
         idle |= {} if self.conditional else {"context_size": "it is for model.conditional"}
         if self.family != "paper":
-            sizes = {} if self.family in (None, "conv") else dict.fromkeys(("size", "units"), "it is for family = 'conv'")
+            reason = "it is for family = 'conv'; hidden and widths say how wide other stacks are"
+            sizes = {} if self.family in (None, "conv") else dict.fromkeys(("size", "units"), reason)
             return idle | sizes | {"rectified": "it is for family = 'paper'"}
-        names = ["maps", "widths", "size", "hidden", "depth", "units", "skips", "latent_noise", "conditional"] + ["rectified"] * (self.levels == 1)
+        names = ["maps", "widths", "size", "hidden", "depth", "units", "skips", "latent_noise", "conditional"]
+        names += ["rectified"] * (self.levels == 1)
         return idle | dict.fromkeys(names, "the paper's networks are those of Table 4")
 
 
@@ -156,7 +162,14 @@ def ladder(
     links = []
     reads = _Reading(context, flat=family == "dense")
     networks = {name: choices[name] for name in ("family", "hidden", "depth")}
-    make = partial(LinkNetworks, spaces[0], units=choices["units"] or choices["hidden"], slope=slope, noise=latent_noise, **networks)
+    make = partial(
+        LinkNetworks,
+        spaces[0],
+        units=choices["units"] or choices["hidden"],
+        slope=slope,
+        noise=latent_noise,
+        **networks,
+    )
     for level, (lower, upper) in enumerate(pairwise(spaces)):
         to_upper = reads(make(reads.beside(lower), upper).up())
         ascending = make(lower, reads.beside(upper))
@@ -193,11 +206,16 @@ def ladder_choices(
         ValueError: As in :func:`ladder`.
     """
     family = family or fitting_family(data_shape)
-    if size is not None and (family != "conv" or size not in SIZES):
+    if size not in (None, *SIZES) or (family != "conv" and (size or units)):
         raise ValueError(
-            f"sizes are {', '.join(SIZES)}, for the conv family; got {size!r} for {family}: "
+            f"sizes are {', '.join(SIZES)}, for the conv family; got {size!r} and units={units} for {family}: "
             "hidden and widths say how wide other stacks are"
         )
+    given = {
+        name: number for name, number in (("hidden", hidden), ("depth", depth), ("units", units)) if number is not None
+    }
+    if any(number < 1 for number in given.values()):
+        raise ValueError(f"networks need a positive depth and width, got depth={depth}, hidden={hidden}, units={units}")
     latents = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)[1:]
     choices = {
         "family": family,
@@ -206,14 +224,10 @@ def ladder_choices(
     }
     if family == "conv":
         chosen = SIZES[size or "tiny"]
-        choices |= {"size": size or "tiny", "units": units or chosen.dense}
-        choices |= {"hidden": hidden or chosen.hidden, "depth": depth or chosen.depth}
+        choices |= {"size": size or "tiny", "hidden": chosen.hidden, "depth": chosen.depth, "units": chosen.dense}
     else:
-        hidden = hidden or _UNITS
-        choices |= {"size": None, "units": None, "hidden": hidden, "depth": depth or _DEPTH}
-    if min(choices["hidden"], choices["depth"], choices["units"] or 1) < 1:
-        raise ValueError(f"networks need a positive depth and width, got depth={depth}, hidden={hidden}, units={units}")
-    return choices
+        choices |= {"size": None, "hidden": _UNITS, "depth": _DEPTH, "units": None}
+    return choices | given
 
 
 class _Reading(NamedTuple):
@@ -239,5 +253,3 @@ class _Reading(NamedTuple):
         if self.context is None:
             return network
         return Conditional(network, ContextEmbedding(self.context), flat=self.flat)
-
-

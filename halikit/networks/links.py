@@ -19,7 +19,7 @@ from halikit.networks.blocks import (
     to_patches,
     upsample,
 )
-from halikit.networks.shapes import Family
+from halikit.networks.shapes import Family, halved, resolutions
 from halikit.spaces import Space
 
 __all__ = ["LinkNetworks"]
@@ -106,7 +106,7 @@ class LinkNetworks:
         while not layers or min(size) > COARSEST:
             layers.append(conv(inputs, channels, kernel, 2, self.options, axes=self.axes))
             inputs, channels, kernel = channels, self._doubled(channels), 3
-            size = tuple((side + 1) // 2 for side in size)
+            size = halved(size)
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * math.prod(size), 2 * self.upper.size))
 
     def _doubled(self, channels: int) -> int:
@@ -114,18 +114,12 @@ class LinkNetworks:
 
     def _resolutions(self) -> list[tuple[int, ...]]:
         """Resolutions from ``lower`` down to ``upper``, or down to the coarsest maps if ``upper`` is a vector."""
-        size = self.lower.shape[1:]
-        goal = min(self.upper.shape[1:]) if self.upper.is_maps else COARSEST
-        sizes = [size]
-        while min(size) // 2 >= goal and (self.upper.is_maps or not any(side % 2 for side in size)):
-            size = tuple(side // 2 for side in size)
-            sizes.append(size)
-        return sizes
+        return resolutions(self.lower.shape[1:], self.upper.shape[1:] or None)
 
     def _channels(self, size: tuple[int, ...]) -> int:
         """Channels of feature maps at a resolution."""
-        halved = self.x.shape[1] / (2 * size[0])
-        return max(min(_FEWEST, self.hidden), min(round(self.hidden * halved), _MOST * self.hidden))
+        halvings = round(math.log2(self.x.shape[1] / size[0]))
+        return max(min(_FEWEST, self.hidden), min(round(self.hidden * 2.0 ** (halvings - 1)), _MOST * self.hidden))
 
     def _residual(self, channels: int) -> list[nn.Module]:
         return [ResidualBlock(channels, self.options, axes=self.axes) for _ in range(self.blocks)]
@@ -165,7 +159,7 @@ class LinkNetworks:
         layers += self._residual(channels)
         for size in reversed(finer):
             inputs, channels = channels, self._channels(size)
-            layers += [upsample(axes), conv(inputs, channels, 3, 1, self.options, axes=axes)]
+            layers += [upsample(axes, size), conv(inputs, channels, 3, 1, self.options, axes=axes)]
             if not (self.is_data and size == self.lower.shape[1:]):  # the full resolution would cost the most
                 layers += self._residual(channels)
         layers.append(convolution(channels, outputs * self.lower.shape[0], 3, padding=1, axes=axes))

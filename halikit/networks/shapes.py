@@ -9,7 +9,7 @@ from typing import Literal
 from halikit.networks.blocks import COARSEST, DENSE_PIXELS
 from halikit.spaces import Space
 
-__all__ = ["Family", "describe", "fitting_family", "fitting_levels", "ladder_spaces"]
+__all__ = ["Family", "describe", "fitting_family", "halved", "ladder_spaces", "resolutions"]
 
 Family = Literal["dense", "conv", "mixed"]
 
@@ -18,6 +18,8 @@ _SEARCHED = 2**13
 # A wide top latent with a standard normal prior does not couple (docs/results/images.md).
 _WIDEST_TOP = 256
 _FEWEST_MAPS = 16
+# The top vector has at least this many elements where the latent below allows it.
+_NARROWEST_TOP = 16
 
 
 def ladder_spaces(
@@ -77,7 +79,8 @@ def describe(spaces: Sequence[Space], family: Family | None = None) -> str:
     coarsest = next((space for space in reversed(latents) if space.is_maps), x)
     return (
         f"conv: {', '.join(vectors)} are vectors, because {'×'.join(map(str, coarsest.shape[1:]))} maps "
-        f"are not halved further (sizes must be even, and at least {COARSEST} after halving), or were not asked for"
+        f"are not halved further (to less than {COARSEST}, or from an odd side of at most {2 * COARSEST}), or were not "
+        "asked for"
     )
 
 
@@ -96,14 +99,37 @@ def _dense_widths(size: int, levels: int) -> list[int]:
     return [round(bottom * (top / bottom) ** (level / max(1, levels - 1))) for level in range(levels)]
 
 
-def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, ...]]:
-    """Resolutions of the latents that are feature maps, from a quarter of the data's down; the top is a vector."""
-    sizes: list[tuple[int, ...]] = []
-    factor = 4
-    while len(sizes) < levels - 1 and not any(side % factor for side in size) and min(size) >= factor * COARSEST:
-        sizes.append(tuple(side // factor for side in size))
-        factor *= 2
+def halved(size: Sequence[int]) -> tuple[int, ...]:
+    """Half of a resolution, as a convolution with stride 2 returns it: odd sides are rounded up."""
+    return tuple((side + 1) // 2 for side in size)
+
+
+def resolutions(size: Sequence[int], goal: Sequence[int] | None = None) -> list[tuple[int, ...]]:
+    """A resolution, its half, and so on, as far as no side gets smaller than the goal.
+
+    Args:
+        size: The resolution.
+        goal: The coarsest resolution; by default sides of :data:`~halikit.networks.blocks.COARSEST`. Small odd sides
+            are not halved towards the default, because that would leave them almost as they are: 7 would become 4.
+    """
+    sizes = [tuple(size)]
+    while goal is None or sizes[-1] != tuple(goal):
+        half = halved(sizes[-1])
+        if any(side < least for side, least in zip(half, goal or [COARSEST] * len(half), strict=True)):
+            break
+        if goal is None and any(side % 2 and side < 2 * COARSEST for side in sizes[-1]):
+            break
+        sizes.append(half)
     return sizes
+
+
+def _map_sizes(size: Sequence[int], levels: int) -> list[tuple[int, ...]]:
+    """Resolutions of the latents that are feature maps, from the finest down; the top is a vector.
+
+    The finest is a quarter of the data's resolution, or half of it for data that have no quarter.
+    """
+    _, *coarser = resolutions(size)
+    return (coarser[1:] or coarser)[: levels - 1]
 
 
 def _nearest_sizes(size: Sequence[int], levels: int, maps: int) -> str:
@@ -120,13 +146,18 @@ def _nearest_sizes(size: Sequence[int], levels: int, maps: int) -> str:
 def _conv_widths(x: Space, levels: int, sizes: Sequence[Sequence[int]]) -> list[int]:
     """Channels of maps, then widths of vectors, so that the number of elements falls gradually.
 
-    The maps of ``z_1`` have two thirds of the elements of the data, and each halving of the resolution halves their
-    number. The vectors lead from the last maps to the top in a geometric sequence.
+    The maps of ``z_1`` have two thirds of the elements of the data (but at least 16 channels, as far as this makes them
+    no larger than the data), and each halving of the resolution halves their number. The vectors lead from the last
+    maps to the top in a geometric sequence.
     """
     axes = x.rank - 1
-    first = max(_FEWEST_MAPS, round(2 / 3 * x.shape[0] * 4**axes))
-    channels = [first * 2 ** ((axes - 1) * level) for level in range(len(sizes))]
-    elements = channels[-1] * math.prod(sizes[-1]) if sizes else x.size
-    top = min(_WIDEST_TOP, max(_FEWEST_MAPS, elements // 4))
+    channels: list[int] = []
+    elements = x.size
+    if sizes:
+        patch = round(x.shape[1] / sizes[0][0]) ** axes * x.shape[0]
+        first = max(min(_FEWEST_MAPS, patch), round(2 / 3 * patch))
+        channels = [first * 2 ** ((axes - 1) * level) for level in range(len(sizes))]
+        elements = channels[-1] * math.prod(sizes[-1])
+    top = min(_WIDEST_TOP, max(elements // 4, min(_NARROWEST_TOP, max(1, elements // 2))))
     vectors = levels - len(sizes)
     return channels + [round(elements * (top / elements) ** (i / vectors)) for i in range(1, vectors + 1)]
