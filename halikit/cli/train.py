@@ -106,7 +106,9 @@ def train(
     changes = [size, flags, parse_assignments(assignments or [])]
     chosen = reduce(override, changes, chosen)
     check_together(chosen, steps, epochs)
-    chosen, loaded = _with_data(chosen, changes, epochs, conditional, fits_family=not (checkpoint or config))
+    fits_family = not (checkpoint or config)
+    has_levels = levels is not None or any(not {"levels", "model.levels"}.isdisjoint(change) for change in changes)
+    chosen, loaded = _with_data(chosen, changes, epochs, conditional, fits_family=fits_family, has_levels=has_levels)
     path = out or common.fresh(_default_path(chosen, loaded.spec, baseline))
     if baseline and not checkpoint:
         chosen = BASELINES[baseline](chosen)
@@ -223,7 +225,13 @@ def _load(config: Config) -> DataSet:
 
 
 def _with_data(
-    config: Config, changes: Sequence[Mapping[str, Any]], epochs: float | None, conditional: bool, *, fits_family: bool
+    config: Config,
+    changes: Sequence[Mapping[str, Any]],
+    epochs: float | None,
+    conditional: bool,
+    *,
+    fits_family: bool,
+    has_levels: bool,
 ) -> tuple[Config, DataSet]:
     """The data, and the settings that depend on them.
 
@@ -234,6 +242,7 @@ def _with_data(
         conditional: Whether the model is to be given the labels or attributes of the data.
         fits_family: Whether settings that are neither of a preset nor of the paper are those of the family that fits
             the shape of the data.
+        has_levels: Whether the number of levels was asked for; otherwise it is the recommended one too.
 
     Raises:
         InputError: If the labels are to be both given and found, or there is nothing to give.
@@ -249,7 +258,8 @@ def _with_data(
         changes = [*changes, {"model.conditional": _context_kind(data)}]
         config = override(config, changes[-1])
     if fits_family and config.preset is None and config.model.family != "paper":
-        config = reduce(override, changes, families.fitting(config.model.levels, data.shape, config.model.family))
+        levels = config.model.levels if has_levels else None
+        config = reduce(override, changes, families.fitting(levels, data.shape, config.model.family))
     return _fitted(config, data, epochs), data
 
 
