@@ -1,4 +1,4 @@
-"""Processes of our own to kill: forked, so that none has to import torch again."""
+"""Forked processes: the command line as a shell sees it, and processes to kill. None has to import torch again."""
 
 from __future__ import annotations
 
@@ -6,17 +6,28 @@ import contextlib
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-__all__ = ["Child", "fill_disk", "fork", "limit_memory", "tmpfs", "until"]
+from halikit.cli import main
 
+__all__ = ["Child", "command", "fill_disk", "fork", "limit_memory", "tmpfs", "until"]
+
+
+# What a training imports once it needs it, which takes seconds: imported here, so that no child has to.
+for _name in (
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+    *("sklearn.datasets", "torch._dynamo", "torch.utils.tensorboard.writer"),
+):
+    import_module(_name)
 
 ALIVE: list[Child] = []
 
@@ -58,8 +69,8 @@ class Child:
         os.kill(self.pid, number)
 
 
-def fork(run: Callable[[], object], cwd: Path | None = None) -> Child:
-    """Run a function in a process of its own; it exits as the function does."""
+def fork(run: Callable[[], object], cwd: Path | None = None, errors: int | None = None) -> Child:
+    """Run a function in a process of its own, which exits as the function does; ``errors`` is a file for its stderr."""
     output = os.memfd_create("output")
     pid = os.fork()
     if pid:
@@ -68,7 +79,7 @@ def fork(run: Callable[[], object], cwd: Path | None = None) -> Child:
     code = 70
     try:
         os.dup2(output, 1)
-        os.dup2(output, 2)
+        os.dup2(output if errors is None else errors, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
         if cwd:
             os.chdir(cwd)
@@ -79,9 +90,29 @@ def fork(run: Callable[[], object], cwd: Path | None = None) -> Child:
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        # Whatever happens here, the child must not go on with the tests of its parent.
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def command(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """The command line in a forked process: what a shell sees of it, without the seconds that a start takes."""
+    errors = os.memfd_create("errors")
+
+    def run() -> None:
+        os.environ |= {"COLUMNS": "200", "NO_COLOR": "1"}
+        sys.argv = ["halikit", *arguments]
+        main()
+
+    child = fork(run, cwd, errors)
+    code = child.wait()
+    complaint = os.pread(errors, os.fstat(errors).st_size, 0).decode(errors="replace")
+    os.close(errors)
+    assert code == 0 or not check, complaint
+    return subprocess.CompletedProcess(["halikit", *arguments], code, child.said, complaint)
 
 
 def until(condition: Callable[[], object], timeout: float = 200) -> None:

@@ -30,11 +30,15 @@ def main() -> None:
         (Path(place) / "corpus").mkdir()
         reader = READERS[name](Path(place) / "files")
         words: set[bytes] = set()
-        for number, content in enumerate(reader.good):
+        for number, (content, _) in enumerate(reader.good):
             (Path(place) / "corpus" / str(number)).write_bytes(content)
             words |= set(re.findall(rb"[\w.]{3,32}", content)) | {b"0"}
         (Path(place) / "words").write_bytes(b"".join(b'"%s"\n' % word for word in sorted(words)))
-        limits = [f"-max_len={2 * max(map(len, reader.good)) + 64}", "-timeout=20", "-rss_limit_mb=2000"]
+        limits = [
+            f"-max_len={2 * max(len(content) for content, _ in reader.good) + 64}",
+            "-timeout=20",
+            "-rss_limit_mb=2000",
+        ]
         atheris.Setup(
             [sys.argv[0], f"-dict={place}/words", *limits, *options, f"{place}/corpus"],
             lambda content: survives(lambda: reader.read(content)),

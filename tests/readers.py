@@ -7,7 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,39 +28,58 @@ __all__ = ["READERS", "Reader", "survives"]
 
 @dataclass(frozen=True)
 class Reader:
-    """Contents of valid files, and a function that writes other contents to the same place and reads them."""
+    """A reader of files.
 
-    good: list[bytes]
+    Attributes:
+        good: Contents of valid files, each with what reading it gives.
+        read: Writes other contents to the same place and reads them.
+        named: What every complaint names: the file, or what it belongs to.
+    """
+
+    good: list[tuple[bytes, object]]
     read: Callable[[bytes], object]
+    named: str
 
 
-def survives(read: Callable[[], object]) -> None:
-    """Check that reading ends within seconds of processor time, without an error or with a short InputError."""
-    began, message = time.process_time(), "no error"
+def survives(read: Callable[[], object]) -> str | None:
+    """Check that reading ends within seconds of processor time, without an error or with a short InputError.
+
+    Returns:
+        The message of the error; ``None`` without one.
+    """
+    began, message = time.process_time(), None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             read()
         except InputError as error:
             message = str(error)
-    assert 1 <= len(message.splitlines()) <= 3, message[:5000]
-    assert len(message) < 2000, message[:5000]
-    assert all(line.isprintable() for line in message.split("\n")), ascii(message)
     assert time.process_time() - began < 20
+    if message is not None:
+        assert 1 <= len(message.splitlines()) <= 3, message[:5000]
+        assert len(message) < 2000, message[:5000]
+        assert all(line.isprintable() for line in message.split("\n")), ascii(message)
+    return message
 
 
-def _of_file(path: Path, good: list[bytes], load: Callable[[], object]) -> Reader:
-    def read(content: bytes) -> None:
+def _of_file(path: Path, good: list[tuple[bytes, object]], load: Callable[[], object]) -> Reader:
+    def read(content: bytes) -> object:
         path.write_bytes(content)
-        load()
+        return load()
 
-    return Reader(good, read)
+    return Reader(good, read, path.name)
 
 
-def _of_set(place: Path, name: str, file: str, write: Callable[[Path], object]) -> Reader:
+def _images(spec: str) -> list[int]:
+    """Number of images in each part of a data set."""
+    return [len(part) for part in data.load(spec).distinct_parts]
+
+
+def _of_set(place: Path, name: str, file: str, write: Callable[[Path], object], images: list[int]) -> Reader:
     write(place)
     path = place / file
-    return _of_file(path, [path.read_bytes()], lambda: data.load(f"{name}:{place}"))
+    reader = _of_file(path, [(path.read_bytes(), images)], lambda: _images(f"{name}:{place}"))
+    return replace(reader, named=place.name)
 
 
 def _run(place: Path) -> Path:
@@ -70,13 +89,13 @@ def _run(place: Path) -> Path:
 
 def _configs(place: Path) -> Reader:
     path = place / "config.toml"
-    good = [to_toml(settings).encode() for settings in (config(), hk.presets.mnist_semi())]
+    good = [(to_toml(settings).encode(), settings) for settings in (config(), hk.presets.mnist_semi())]
     return _of_file(path, good, lambda: read_toml(path))
 
 
 def _models(place: Path) -> Reader:
     path = _run(place) / "model.safetensors"
-    return _of_file(path, [path.read_bytes()], lambda: hk.load(path))
+    return _of_file(path, [(path.read_bytes(), 1)], lambda: len(hk.load(path).hierarchy))
 
 
 def _checkpoints(place: Path, name: str, *, mends: bool) -> Reader:
@@ -84,12 +103,12 @@ def _checkpoints(place: Path, name: str, *, mends: bool) -> Reader:
     path = _run(place) / "checkpoints" / "step-0000002"
     manifest = (path / "manifest.json").read_bytes()
 
-    def read(content: bytes) -> None:
+    def read(content: bytes) -> int:
         (path / "manifest.json").write_bytes(manifest)
         rewritten(path, name, content) if mends else (path / name).write_bytes(content)
-        trainer(config(1, training__steps=2), place / "run", resume=path, on_notice=lambda _: None)
+        return trainer(config(1, training__steps=2), place / "run", resume=path, on_notice=lambda _: None).steps
 
-    return Reader([(path / name).read_bytes()], read)
+    return Reader([((path / name).read_bytes(), 2)], read, path.name)
 
 
 def _old(place: Path, file: str) -> Reader:
@@ -97,35 +116,37 @@ def _old(place: Path, file: str) -> Reader:
     run = shutil.copytree(Path(__file__).parent / "data" / "run-0.1.0", place / "run")
     path = run / file
     if path.parent == run:
-        load = (lambda: hk.load(run)) if path.suffix == ".safetensors" else (lambda: read_config(path))
-        return _of_file(path, [path.read_bytes()], load)
+        weights = path.suffix == ".safetensors"
+        load = (lambda: len(hk.load(run).hierarchy)) if weights else (lambda: read_config(path).model.levels)
+        return _of_file(path, [(path.read_bytes(), 3)], load)
     good = path.read_bytes()
     settings = hk.load(run).config
 
-    def read(content: bytes) -> None:
+    def read(content: bytes) -> int:
         rewritten(path.parent, path.name, content)
-        trainer(settings, run, resume=path.parent, on_notice=lambda _: None)
+        return trainer(settings, run, resume=path.parent, on_notice=lambda _: None).steps
 
-    return Reader([good], read)
+    return Reader([(good, 60)], read, path.parent.name)
 
 
 def _mnist(place: Path, file: str) -> Reader:
-    return _of_set(place, "mnist", file, write_mnist)
+    return _of_set(place, "mnist", file, write_mnist, [36, 4, 10])
 
 
 def _cifar(place: Path, file: str) -> Reader:
-    return _of_set(place, "cifar10", file, partial(write_cifar10, n=2))
+    return _of_set(place, "cifar10", file, partial(write_cifar10, n=2), [9, 1, 2])
 
 
 def _svhn(place: Path, *, compressed: bool) -> Reader:
-    return _of_set(place, "svhn", "train_32x32.mat", partial(write_svhn, train=6, test=6, compressed=compressed))
+    write = partial(write_svhn, train=6, test=6, compressed=compressed)
+    return _of_set(place, "svhn", "train_32x32.mat", write, [6, 6])
 
 
 def _packs(place: Path) -> Reader:
     path = place / "some.pack"
     np.savez(place / "some.npz", images=np.arange(4 * 16, dtype=np.uint8).reshape(4, 4, 4), labels=np.arange(4) % 2)
     data.pack(f"array:{place / 'some.npz'}", path)
-    return _of_file(path, [path.read_bytes()], lambda: data.load(f"pack:{path}"))
+    return _of_file(path, [(path.read_bytes(), [3, 1])], lambda: _images(f"pack:{path}"))
 
 
 def _arrays(place: Path) -> Reader:
@@ -133,13 +154,14 @@ def _arrays(place: Path) -> Reader:
     good = []
     for save in (np.savez, np.savez_compressed):
         save(path, images=np.arange(4 * 16, dtype=np.uint8).reshape(4, 4, 4), labels=np.arange(4) % 2)
-        good.append(path.read_bytes())
-    return _of_file(path, good, lambda: data.load(f"array:{path}"))
+        good.append((path.read_bytes(), [3, 1]))
+    return _of_file(path, good, lambda: _images(f"array:{path}"))
 
 
 def _metrics(place: Path) -> Reader:
     run = _run(place)
-    return _of_file(run / "metrics.csv", [(run / "metrics.csv").read_bytes()], lambda: Run(run).metrics())
+    path = run / "metrics.csv"
+    return _of_file(path, [(path.read_bytes(), [2.0])], lambda: Run(run).metrics()["step"])
 
 
 def _findings(place: Path) -> Reader:
@@ -148,12 +170,12 @@ def _findings(place: Path) -> Reader:
     run.keep(Result("health", "Health", {}, ["a level", "another"]), "halikit evaluate health run")
     path = run.figures_folder / "health.json"
     write_report(run)  # draws the curves, which are kept
-    return _of_file(path, [path.read_bytes()], lambda: write_report(Run(run.path)))
+    return _of_file(path, [(path.read_bytes(), run.report_file)], lambda: write_report(Run(run.path)))
 
 
 def _dumps(place: Path) -> Reader:
     values = {"trouble": "some", "step": 3, "skipped": 4, "learning_rates": [0.1], "gradients_not_finite": []}
-    return _of_file(place / "diverged.json", [json.dumps(values).encode()], lambda: Run(place).divergence())
+    return _of_file(place / "diverged.json", [(json.dumps(values).encode(), values)], lambda: Run(place).divergence())
 
 
 READERS: dict[str, Callable[[Path], Reader]] = {

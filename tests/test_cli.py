@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from children import _no_child_survives as _no_child_survives
+from children import command as halikit
 from PIL import Image
 
 QUICK = ["--steps", "12", "--batch-size", "16", "--set", "evaluate_every=6", "--set", "hidden=16", "--set", "width=16"]
 
 
-def halikit(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+def started(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """The command line in a new Python; every command is started so once."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1", "PYTHONWARNINGS": "error"}
     done = subprocess.run(
         [sys.executable, "-m", "halikit", *arguments],
@@ -41,7 +44,7 @@ def size_of(path: Path) -> tuple[int, int]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     here = tmp_path_factory.mktemp("shell")
-    return here, halikit("train", "--levels", "3", *QUICK, "--out", "run", cwd=here).stdout
+    return here, started("train", "--levels", "3", *QUICK, "--out", "run", cwd=here).stdout
 
 
 def test_training_says_what_it_does(trained: tuple[Path, str]) -> None:
@@ -72,7 +75,7 @@ def test_a_run_can_be_repeated_from_its_config(trained: tuple[Path, str]) -> Non
 
 def test_sample(trained: tuple[Path, str]) -> None:
     here, _ = trained
-    said = json.loads(halikit("sample", "run", "-n", "9", "--json", cwd=here).stdout)
+    said = json.loads(started("sample", "run", "-n", "9", "--json", cwd=here).stdout)
     assert said["samples"] == 9
     assert size_of(here / said["path"]) == (152, 152)
     halikit("sample", "run", "-n", "9", "--out", "other.png", cwd=here)
@@ -81,7 +84,7 @@ def test_sample(trained: tuple[Path, str]) -> None:
 
 def test_reconstruct(trained: tuple[Path, str]) -> None:
     here, _ = trained
-    output = halikit("reconstruct", "run", cwd=here).stdout.splitlines()
+    output = started("reconstruct", "run", cwd=here).stdout.splitlines()
     assert [line.split(":")[0] for line in output[:3]] == ["level 1", "level 2", "level 3"]
     assert size_of(here / output[-1])[1] == 4 * 52
     said = json.loads(halikit("reconstruct", "run", "--level", "2", "--json", cwd=here).stdout)
@@ -90,7 +93,7 @@ def test_reconstruct(trained: tuple[Path, str]) -> None:
 
 
 def test_evaluate(trained: tuple[Path, str]) -> None:
-    said = json.loads(halikit("evaluate", "labels", "run", "-n", "50", "--json", cwd=trained[0]).stdout)
+    said = json.loads(started("evaluate", "labels", "run", "-n", "50", "--json", cwd=trained[0]).stdout)
     assert len(said["kept"]) == 3
     assert 0.95 < said["reference"] < 0.97
     assert sum(said["class_shares"]) == pytest.approx(1)
@@ -108,7 +111,7 @@ def test_inspect(trained: tuple[Path, str], what: str) -> None:
 
 
 def test_inspect_prints_table_4_without_data(tmp_path: Path) -> None:
-    lines = [" ".join(line.split()) for line in halikit("inspect", "imagenet128", cwd=tmp_path).stdout.splitlines()]
+    lines = [" ".join(line.split()) for line in started("inspect", "imagenet128", cwd=tmp_path).stdout.splitlines()]
     assert "Convolution 3×3 2×2 64 BN 0.0 Leaky ReLU 0.02 64×64×64 18,560 75,497,472" in lines
     assert "Convolution 4×4 valid 512 WN 0.2 Leaky ReLU 0.02 512×1×1 4,195,328 4,194,304" in lines
     assert "networks Table 4" in lines
@@ -121,7 +124,7 @@ def test_presets_print_where_settings_come_from(tmp_path: Path) -> None:
 
 
 def test_presets_print_as_toml_that_train_reads(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text(halikit("presets", "digits", cwd=tmp_path).stdout)
+    (tmp_path / "mine.toml").write_text(started("presets", "digits", cwd=tmp_path).stdout)
     dry = halikit("train", "--config", "mine.toml", "--dry-run", cwd=tmp_path).stdout
     assert 'preset = "digits"' in dry
     assert "data_shape = [1, 8, 8]" in dry
@@ -129,7 +132,7 @@ def test_presets_print_as_toml_that_train_reads(tmp_path: Path) -> None:
 
 
 def test_benchmark_compares_ways_to_step_with_what_the_machine_can_do(tmp_path: Path) -> None:
-    said = json.loads(halikit("benchmark", "--rounds", "3", "--set", "batch_size=16", "--json", cwd=tmp_path).stdout)
+    said = json.loads(started("benchmark", "--rounds", "3", "--set", "batch_size=16", "--json", cwd=tmp_path).stdout)
     book, careful, *_, two_passes, own = said["timings"]
     assert own["name"] == "halikit"
     assert book["ratio"] == 1
@@ -227,6 +230,13 @@ def test_wrong_usage_is_told_in_a_line_or_two(tmp_path: Path, arguments: list[st
     assert 1 <= len(done.stderr.strip().splitlines()) <= 3
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_new_python_tells_it_the_same_way(tmp_path: Path) -> None:
+    arguments = ["train", "--set", "bath_size=3"]
+    shell, fork = (run(*arguments, cwd=tmp_path, check=False) for run in (started, halikit))
+    assert shell.returncode == 2
+    assert (shell.returncode, shell.stdout, shell.stderr) == (fork.returncode, fork.stdout, fork.stderr)
 
 
 def test_debug_shows_a_traceback(tmp_path: Path) -> None:

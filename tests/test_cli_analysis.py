@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from children import command as forked
 from conftest import Shell, size_of
 from PIL import Image
 
@@ -27,8 +26,7 @@ QUICK += ["--set", "discriminator.width=16"]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    command = [sys.executable, "-m", "halikit", "train", "--levels", "3", *QUICK, "--out", str(path)]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    forked("train", "--levels", "3", *QUICK, "--out", str(path), cwd=path.parent)
     return path
 
 

@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from children import _no_child_survives as _no_child_survives
+from children import command as halikit
 from makers import plant, write_celeba, write_mnist
 from PIL import Image
-from test_cli import QUICK, halikit
+from test_cli import QUICK, started
 
 TREE = [f"{c}/{i:02}.png" for c in ("cat", "dog") for i in range(40)]
 MAPS = ["--set", "model.family=conv", "--set", "model.maps=3"]
@@ -17,7 +19,7 @@ MAPS = ["--set", "model.family=conv", "--set", "model.maps=3"]
 def test_info(tmp_path):
     plant(tmp_path / "photos", TREE)
     (tmp_path / "photos" / "cat" / "bad.png").write_bytes(b"")
-    said = json.loads(halikit("data", "info", "photos", "--json", "--out", "sheet.png", cwd=tmp_path).stdout)
+    said = json.loads(started("data", "info", "photos", "--json", "--out", "sheet.png", cwd=tmp_path).stdout)
     assert said["spec"] == "folder:photos"
     assert said["shape"] == [3, 8, 8]
     assert sum(said["parts"].values()) == 80
@@ -40,7 +42,7 @@ def test_info_of_attributes(tmp_path):
 
 def test_pack_and_train(tmp_path):
     write_mnist(tmp_path / "mnist", train=80, shape=(8, 8))
-    said = json.loads(halikit("data", "pack", "mnist:mnist", "digits.pack", "--json", cwd=tmp_path).stdout)
+    said = json.loads(started("data", "pack", "mnist:mnist", "digits.pack", "--json", cwd=tmp_path).stdout)
     assert said["origin"] == "mnist:mnist"
     assert said["parts"] == {"train": 72, "validation": 8, "test": 10}
     for run, spec in (("a", "mnist:mnist"), ("b", "digits.pack")):

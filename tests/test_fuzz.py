@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -70,13 +71,15 @@ def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @QUICK
 @given(change=changes(), which=st.integers(0, 1))
 def test_changed_files(reader: Reader, change: Change, which: int) -> None:
-    survives(lambda: reader.read(change(reader.good[which % len(reader.good)])))
+    content, _ = reader.good[which % len(reader.good)]
+    complaint = survives(lambda: reader.read(change(content)))
+    assert complaint is None or reader.named in complaint
 
 
 def test_good_files(reader: Reader) -> None:
-    """They are read, so that what is found is found behind the door."""
-    for content in reader.good:
-        reader.read(content)
+    """They are read, so that changed ones get beyond the first check."""
+    for content, expected in reader.good:
+        assert reader.read(content) == expected
 
 
 @pytest.mark.soak
@@ -95,17 +98,18 @@ def test_coverage_guided(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-5000:]
 
 
-def bounded(read: Callable[[], object]) -> None:
-    """In 300 MiB more than there is, and a minute of time, it is refused."""
+def refused(read: Callable[[], object]) -> str:
+    """The message of the InputError with which it is refused, in 300 MiB more than there is and a minute of time."""
 
     def check() -> None:
         limit_memory(300)
         with pytest.raises(InputError) as error:
             read()
-        print(error.value)
+        print(error.value, end="")
 
     child = fork(check)
     assert child.wait(60) == 0, child.said
+    return child.said
 
 
 def model_with(path: Path, **changed: object) -> Path:
@@ -129,6 +133,9 @@ def model_with(path: Path, **changed: object) -> Path:
     return path
 
 
+TOO_LARGE = "does not fit the model built|holds a config that no model can be built from|is of a larger model than"
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -147,7 +154,7 @@ def model_with(path: Path, **changed: object) -> Path:
 )
 def test_a_model_larger_than_its_file_is_refused_in_bounded_memory(tmp_path: Path, changed: dict[str, object]) -> None:
     path = model_with(tmp_path / "model.safetensors", **changed)
-    bounded(lambda: hk.load(path))
+    assert re.fullmatch(f"{re.escape(str(path))} .*({TOO_LARGE}).*", refused(lambda: hk.load(path)))
 
 
 def hostile_files() -> dict[str, bytes]:
@@ -172,21 +179,33 @@ def hostile_files() -> dict[str, bytes]:
 def test_hostile_model_files_are_refused_in_bounded_memory(tmp_path: Path, name: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(hostile_files()[name])
-    bounded(lambda: hk.load(path))
+    complaint = refused(lambda: hk.load(path))
+    assert complaint.startswith(f"{path} is no halikit model, or damaged: ")
+    assert len(complaint.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    "text", ["a = " + "[" * 10**5, "steps = " + "9" * 10**5, "a" * 2**21, "training.steps = {", "\0"]
+    ("text", "reason"),
+    [
+        ("a = " + "[" * 10**5, "is not valid TOML"),
+        ("steps = " + "9" * 10**5, "is not valid TOML"),
+        ("a" * 2**21, "it is longer than 1,048,576 bytes"),
+        ("training.steps = {", "is not valid TOML"),
+        ("\0", "is not valid TOML"),
+    ],
+    ids=["nested", "a large number", "long", "open", "a zero"],
 )
-def test_hostile_toml_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "config.toml").write_text(text)
-    bounded(lambda: read_toml(tmp_path / "config.toml"))
+def test_hostile_toml_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    assert re.fullmatch(f".*{re.escape(str(path))}:? {reason}.*", refused(lambda: read_toml(path)))
 
 
 def test_files_without_end_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (Path("/dev/zero"), tmp_path / "pipe"):
-        bounded(lambda path=path: read_toml(path))
+        complaint = refused(lambda path=path: read_toml(path))
+        assert complaint == f"cannot read the config {path}: it is no regular file"
 
 
 def test_no_pickle_is_written(run: Path) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import math
-import os
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from children import _no_child_survives as _no_child_survives
+from children import command
 from conftest import (
     KernelCase,
     MixtureKernel,
@@ -1017,16 +1015,7 @@ def test_the_command_line_says_the_weights_and_writes_them(tmp_path, halikit):
     def written(out: str) -> dict[str, object]:
         return tomllib.loads((tmp_path / out / "config.toml").read_text())["game"]["sleep_weights"]
 
-    done = subprocess.run(
-        [sys.executable, "-m", "halikit", "train", "--levels", "2", "--out", "rule", *sizes],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = command("train", "--levels", "2", "--out", "rule", *sizes, cwd=tmp_path)
     assert f"sleep    weights z1 1 · z2 1: {RULE}" in done.stdout
     assert written("rule") == [1.0, 1.0]
     said = halikit("train", "--levels", "3", "--set", "sleep_weights=[0, 0.5, 1]", "--out", tmp_path / "asked", *sizes)
