@@ -338,7 +338,9 @@ def test_a_users_kernels_with_skips_play_a_step(scale):
     outputs = 2 if scale == "diagonal" else 1
     links = []
     for lower, upper in ((x, z1), (z1, z2)):
-        up, down = linear_skips(Network(lower, outputs * upper.size), Network(upper, outputs * lower.size), lower, upper)
+        up, down = linear_skips(
+            Network(lower, outputs * upper.size), Network(upper, outputs * lower.size), lower, upper
+        )
         links.append(
             hk.Link(
                 hk.GaussianKernel(lower, upper, up, scale=scale), hk.GaussianKernel(upper, lower, down, scale=scale)

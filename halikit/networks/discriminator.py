@@ -60,7 +60,8 @@ class DiscriminatorSettings(Section):
         None, description="kind of networks; none chooses it by the shapes of the spaces"
     )
     width: Positive | None = Field(
-        None, description="units of dense layers; feature maps have an eighth to a half of it. 256, or that of model.size"
+        None,
+        description="units of dense layers; feature maps have an eighth to a half of it. 256, or that of model.size",
     )
     depth: Positive = Field(1, description="layers per stage beyond those that reduce the resolution")
     dropout: Fraction = Field(0.2, description="probability of dropping an activation")

@@ -162,7 +162,14 @@ def ladder(
     links = []
     reads = _Reading(context, flat=family == "dense")
     networks = {name: choices[name] for name in ("family", "hidden", "depth")}
-    make = partial(LinkNetworks, spaces[0], units=choices["units"] or choices["hidden"], slope=slope, noise=latent_noise, **networks)
+    make = partial(
+        LinkNetworks,
+        spaces[0],
+        units=choices["units"] or choices["hidden"],
+        slope=slope,
+        noise=latent_noise,
+        **networks,
+    )
     for level, (lower, upper) in enumerate(pairwise(spaces)):
         to_upper = reads(make(reads.beside(lower), upper).up())
         ascending = make(lower, reads.beside(upper))
@@ -204,7 +211,9 @@ def ladder_choices(
             f"sizes are {', '.join(SIZES)}, for the conv family; got {size!r} and units={units} for {family}: "
             "hidden and widths say how wide other stacks are"
         )
-    given = {name: number for name, number in (("hidden", hidden), ("depth", depth), ("units", units)) if number is not None}
+    given = {
+        name: number for name, number in (("hidden", hidden), ("depth", depth), ("units", units)) if number is not None
+    }
     if any(number < 1 for number in given.values()):
         raise ValueError(f"networks need a positive depth and width, got depth={depth}, hidden={hidden}, units={units}")
     latents = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)[1:]
