@@ -92,6 +92,11 @@ def losses_of(objective: Objective, s_q: Tensor, s_p: Tensor) -> Losses:
     Raises:
         InputError: If the objective does not return one number for each player.
     """
+    if not callable(objective):
+        raise InputError(
+            f"an objective is a function of the logits of both joints, got {objective!r}; the setting game.objective "
+            "takes a name"
+        )
     pair = objective(s_q, s_p)
     listed = pair if isinstance(pair, tuple) else (pair,)
     shapes = [tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__ for loss in listed]

@@ -346,6 +346,8 @@ class Flow(Prior):
 
     def _pushed(self, z: Tensor) -> Tensor:
         """What the flow makes of noise ``(n, D)``: ``(n, *space.shape)``."""
+        if not len(z):  # Pyro's transforms fail on an empty batch.
+            return z.reshape(0, *self.space.shape)
         for transform in self._transforms():
             z = transform(z)
         return z
@@ -373,6 +375,7 @@ class _Coupling(nn.Module):
         self.layers = nn.Sequential(*hidden_layers, last)
 
     def forward(self, given: Tensor) -> tuple[Tensor, ...]:
+        """Two tensors ``(n, outputs)`` for ``(n, inputs)``."""
         # Latents and their densities stay in single precision.
         with torch.autocast(given.device.type, enabled=False):
             return self.layers(given).chunk(2, -1)

@@ -154,6 +154,8 @@ def test_errors_of_reconstructions(halikit: Shell, run: Path) -> None:
         (["inpaint", "--rectangle", 0, 0, 9, 1], "does not lie within 8×8"),
         (["inpaint", "--mask", "no.png"], "cannot read the mask"),
         (["sample", "--out", "no/where.png"], "there is no directory"),
+        (["reconstruct", "--out", "x.npy"], "halikit sample alone writes numbers"),
+        (["encode", "--out", "x.npy"], "halikit sample alone writes numbers"),
     ],
 )
 def test_what_cannot_be_done_is_told(halikit: Shell, trained: Path, arguments: list[object], message: str) -> None:

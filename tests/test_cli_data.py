@@ -57,6 +57,7 @@ def test_pack_and_train(tmp_path):
     [
         (["data", "info", "nowhere"], "no such file"),
         (["data", "info", "digits", "--out", "no/sheet.png"], "no directory"),
+        (["data", "info", "digits", "--out", "sheet.npy"], "halikit sample alone writes numbers"),
         (["data", "pack", "digits", "keep.txt"], "is not a pack"),
         (["data", "pack", "digits"], "OUT"),
         (["data", "pack", "folder:photos", "a.pack", "--size", "0"], "size"),

@@ -548,6 +548,14 @@ def test_the_explorer_gives_each_subject_its_context(run):
     assert picked["levels"][1]["error"] == pytest.approx(float((rebuilt - x).square().mean().sqrt()), rel=1e-3)
     assert f"“{int(test.labels[5])}”" in picked["title"]
     assert "“" in explorer.sample()["title"]
+    assert explorer.about()["classes"] == [str(digit) for digit in range(10)]
+    of_3, of_7 = (explorer.sample(seed=1, label=label) for label in (3, 7))
+    assert ("“3”" in of_3["title"], "“7”" in of_7["title"]) == (True, True)
+    assert of_3["view"] != of_7["view"]
+    with pytest.raises(InputError, match="one of 10 classes here; there is no 10"):
+        explorer.sample(label=10)
+    fixed = Explorer(opened.hierarchy, "run", data=opened.data, contexts=(test.labels[:1], train.labels[:1]))
+    assert fixed.about()["classes"] == []
     assert explorer.level(1)["entries"]
     assert explorer.move(picked["id"], 1, {0: 2.0}, keep=True)["id"]
     assert explorer.inpaint(picked["id"], "1" * 32 + "0" * 32)["missing"] == 32

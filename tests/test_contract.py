@@ -136,6 +136,18 @@ def test_a_network_that_does_not_fit_is_refused_in_one_line(network, words):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("make", [laplace, lambda out: dist.Delta(out + 1).to_event(1), lambda out: out.exp()])
+def test_a_users_network_that_gives_a_tuple_is_refused_in_one_line(make):
+    kernel = UserKernel(make)
+    kernel.network = Pair()
+    with pytest.raises(ValueError, match=r"^a network of T_\{w\|v\} gives a tuple where a tensor is needed") as refused:
+        kernel.sample(torch.randn(5, 3))
+    assert str(refused.value).count("a network of") == 1
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"the network of T_\{w\|v\} gives a tensor, got tuple"):
+        hk.FlowKernel(V, W, Pair())
+
+
 def test_a_sleep_loss_gives_one_number_a_sample():
     class Summed(UserDraw):
         def sleep_loss(self, target, given):
@@ -268,6 +280,10 @@ def test_a_context_has_one_row_for_each_row_of_what_is_given(index):
         kernel.sample(given)
     with pytest.raises(ValueError, match="as many rows as states are given, 5; got 3"):
         kernel.sample(given, context=context[:3])
+    with pytest.raises(ValueError, match=r"a context is a tensor \(n, …\) or \(1, …\), got \(\)"):
+        kernel.sample(given, context=torch.tensor(3))
+    with pytest.raises(ValueError, match=r"a context is a tensor \(n, …\) or \(1, …\), got list"):
+        kernel.sample(given, context=[1, 2])
 
 
 def conditional_hierarchy():

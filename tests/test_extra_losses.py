@@ -657,6 +657,11 @@ def test_machine_code_with_extra_losses_has_the_gradients_of_the_eager_step():
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
+def test_a_function_alone_is_no_extra_loss():
+    with pytest.raises(InputError, match=r"an extra loss is an ExtraLoss\(function, player\), got function"):
+        hk.Trainer(small(), extra_losses=[on_both_joints])
+
+
 @pytest.mark.parametrize(
     ("value", "got"),
     [(torch.zeros(3), r"\(3,\)"), (1.0, "float"), (None, "NoneType")],

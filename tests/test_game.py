@@ -111,6 +111,10 @@ def test_a_run_with_an_objective_of_ones_own_is_read_and_resumed(tmp_path, halik
 def test_what_is_no_objective_is_refused_before_the_first_step():
     with pytest.raises(InputError, match=r"an objective returns two losses \(\), .*; lambda gives \[\(2,\)\]"):
         hk.Trainer(small(), objective=lambda s_q, s_p: s_q - s_p)
+    with pytest.raises(InputError, match=r"a function of the logits of both joints, got 'hinge'; .*takes a name"):
+        hk.Trainer(small(), objective="hinge")
+    with pytest.raises(InputError, match="depend on the logits; one of lambda is constant"):
+        hk.Trainer(small(), objective=lambda s_q, s_p: ((s_p - s_q).mean(), s_q.detach().mean()))
     with pytest.raises(ConfigError, match=r"'hinges' is not an objective; there are jensen_shannon, .*hellinger"):
         configured(objective="hinges")
     autoencoder = configured(

@@ -193,6 +193,27 @@ def test_every_prior_that_ships_has_a_likelihood(kind: str) -> None:
     torch.testing.assert_close(*found, atol=0.2, rtol=0)
 
 
+class Around(hk.DensityKernel):
+    """``N(given, 0.5²)``, from a space to another of the same shape."""
+
+    def forward(self, given: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(given, 0.5).to_event(1)
+
+
+def test_the_density_outside_a_uniform_prior_is_zero() -> None:
+    """Against the closed form, at data whose encodings lie outside of [−√3, √3] in part."""
+    torch.manual_seed(0)
+    x_space, z_space = hk.Space("x", (1,)), hk.Space("z1", (1,))
+    links = [hk.Link(Around(x_space, z_space), Around(z_space, x_space))]
+    hierarchy = hk.Hierarchy(links, hk.priors.Uniform(z_space)).eval()
+    x, end = torch.tensor([[0.0], [1.7], [2.5]]), math.sqrt(3)
+    noise = torch.distributions.Normal(0.0, 0.5)
+    exact = ((noise.cdf(end - x) - noise.cdf(-end - x)) / (2 * end)).log().squeeze(1)
+    for proposal in ("mixture", "encoder"):
+        found = log_likelihood(hierarchy, x, num_samples=4096, proposal=proposal)
+        torch.testing.assert_close(found.values, exact, atol=0.1, rtol=0)
+
+
 def test_states_outside_a_support_are_refused_in_one_line() -> None:
     """Relaxed bits of the encoder have no density under hard bits of the prior."""
     x_space, z_space = hk.Space("x", (3,)), hk.Space("z1", (2,))

@@ -363,3 +363,9 @@ def test_settings_of_another_prior_are_refused() -> None:
     for changes in ({"prior_components": 3}, {"prior": "flow", "prior_components": 3}, {"prior": "flow", "classes": 3}):
         with pytest.raises(ConfigError, match="has no effect"):
             override(hk.Config(), changes)
+
+
+@pytest.mark.parametrize("name", ["StandardNormal", "Uniform", "Mixture", "Flow"])
+def test_no_samples_are_an_empty_tensor(name):
+    over = space(2, 3)
+    assert getattr(hk.priors, name)(over).sample(0).shape == (0, 2, 3)

@@ -315,3 +315,18 @@ def test_each_datum_keeps_its_own_context(monkeypatch: pytest.MonkeyPatch) -> No
         ]
     )
     torch.testing.assert_close(together, alone, rtol=0.1, atol=0.5)
+
+
+def test_a_measurement_of_nothing_is_refused() -> None:
+    hierarchy, x = opaque(linear_hierarchy(2)), torch.zeros(4, 3, dtype=torch.float64)
+    for measure in (reconstruction_error, log_likelihood):
+        with pytest.raises(InputError, match="no data to measure on"):
+            measure(hierarchy, x[:0])
+        for name in ("num_samples", "most"):
+            with pytest.raises(InputError, match=f"{name} is at least 1, got 0"):
+                measure(hierarchy, x, **{name: 0})
+    with pytest.raises(InputError, match="num_between is at least 1, got -1"):
+        reconstruction_error(hierarchy, x, num_between=-1)
+    for level in (0, 3):
+        with pytest.raises(ValueError, match=f"level must be between 1 and 2, got {level}"):
+            reconstruction_error(hierarchy, x, level)

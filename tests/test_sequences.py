@@ -65,7 +65,7 @@ def test_other_ranks_are_refused() -> None:
 
 
 def test_channels_stop_growing() -> None:
-    """A sequence of 4,096 is halved ten times. Doubled each time, 8 channels would be 4,096; they stop at 64."""
+    """A sequence of 4,096 is halved ten times: channels that double each time would be 4,096, not eight times 8."""
     h = hk.ladder(2, (1, 4096), maps=0, hidden=8)
     assert max(m.out_channels for m in h.modules() if isinstance(m, nn.Conv1d)) == 64
 

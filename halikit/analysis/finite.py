@@ -59,9 +59,11 @@ def finite_joints(hierarchy: Hierarchy, data: Tensor) -> FiniteJoints:
     """
 
     def states(space: Space, count: int) -> Tensor:
+        """All states of a space, one-hot or as indices."""
         return torch.eye(count) if space.rank else torch.arange(count)
 
     def table(kernel: Kernel, count: int) -> Tensor:
+        """The probabilities of the kernel, one row for each state of its source."""
         if not isinstance(kernel, CategoricalKernel) or kernel.temperature is not None:
             raise TypeError(f"finite spaces need categorical kernels that are not relaxed, and {kernel} is not one")
         return kernel.logits(states(kernel.source, count)).double().softmax(-1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +18,21 @@ from torch import Tensor
 from halikit.analysis.batched import batches, sizes
 from halikit.errors import InputError
 from halikit.kernels import Composite, DensityKernel, Kernel, NoDensityError
-from halikit.kernels.kernel import effective_sample_size
+from halikit.kernels.paths import effective_sample_size
 
-__all__ = ["CHUNK", "Bounds", "Draws", "Paths", "PathsName", "Proposal", "bound_log_density", "choose_paths", "rows_of"]
+__all__ = [
+    "CHUNK",
+    "Bounds",
+    "Draws",
+    "Paths",
+    "PathsName",
+    "Proposal",
+    "behind",
+    "bound_log_density",
+    "check_request",
+    "choose_paths",
+    "rows_of",
+]
 
 PathsName = Literal["mixture", "encoder", "decoder"]
 # Who draws the paths: both in halves, the encoder, the decoder, or a kernel from the data.
@@ -56,6 +68,28 @@ class Draws:
         if self.settled is False:
             return f"{text}; not settled: the last doubling moved the mean by {self.change:.2g} nats"
         return text
+
+
+def check_request(x: Tensor, **counts: int | None) -> None:
+    """Check that there are data, and that numbers of draws are positive where they are given.
+
+    Args:
+        x: ``(n, *shape of x)``.
+        counts: Numbers of draws, by the name of the argument.
+
+    Raises:
+        InputError: If there are no data, or a number is below 1.
+    """
+    if not len(x):
+        raise InputError("there are no data to measure on: x has no rows")
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name} is at least 1, got {count}")
+
+
+def behind(draws: Draws | None) -> dict[str, Any]:
+    """Who drew, and whether the mean settled, as JSON takes it; all are ``None`` for a number without draws."""
+    return {name: getattr(draws, name, None) for name in ("proposal", "change", "settled")}
 
 
 class Paths(NamedTuple):
@@ -215,6 +249,7 @@ class _Sums:
 
     @property
     def effective_sample_sizes(self) -> Tensor:
+        """``(Σ w)² / Σ w²`` of each value, ``(k, n)``."""
         return effective_sample_size(self._log_sum, self._log_squares)
 
 

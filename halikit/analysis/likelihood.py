@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from halikit.analysis.importance import Draws, Proposal, bound_log_density, choose_paths
+from halikit.analysis.importance import Draws, Proposal, behind, bound_log_density, check_request, choose_paths
 from halikit.analysis.quantity import Kind, Quantity
 from halikit.analysis.reconstruction import observed_decoder
 from halikit.hierarchy import Hierarchy
@@ -42,7 +42,7 @@ class LogLikelihood:
     @property
     def mean(self) -> Quantity:
         """``E_{q(x)}[log p(x)]`` in nats, an estimate or a bound, with its standard error over data and draws."""
-        return Quantity.mean(self.values, "estimate" if self.kind == "exact" else self.kind, "nats")
+        return Quantity.mean_over_data(self.values, self.kind, "nats")
 
     @property
     def num_draws(self) -> int:
@@ -59,9 +59,7 @@ class LogLikelihood:
             "num_draws": self.num_draws,
             "effective_sample_size": draws.effective_sample_size if draws else None,
             "effective_sample_sizes": None if sizes is None else sizes.tolist(),
-            "proposal": draws.proposal if draws else None,
-            "change": draws.change if draws else None,
-            "settled": draws.settled if draws else None,
+            **behind(draws),
         }
 
     def __str__(self) -> str:
@@ -104,8 +102,10 @@ def log_likelihood(
 
     Raises:
         NoDensityError: If a density that is needed does not exist, and ``scale`` does not give one.
-        InputError: If the proposal is none of the names, or ``scale`` is given though ``p(x|z_1)`` has a density.
+        InputError: If the proposal is none of the names, ``scale`` is given though ``p(x|z_1)`` has a density, there
+            are no data, or a number of draws is below 1.
     """
+    check_request(x, num_samples=num_samples, most=most)
     hierarchy = hierarchy.conditioned(context)
     downs = observed_decoder(hierarchy, scale)
     decoder, prior = compose(*downs), _normal(hierarchy.prior, x)

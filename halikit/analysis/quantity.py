@@ -41,6 +41,11 @@ class Quantity:
         return cls(float(values.mean()), kind, unit, _standard_error(values), len(values))
 
     @classmethod
+    def mean_over_data(cls, values: Tensor, kind: Kind, unit: str = "") -> Quantity:
+        """The mean of numbers of this kind, ``(n,)``, one for each datum; a mean of exact numbers is an estimate."""
+        return cls.mean(values, "estimate" if kind == "exact" else kind, unit)
+
+    @classmethod
     def root_mean_square(cls, squares: Tensor, kind: Kind, unit: str = "") -> Quantity:
         """The square root of the mean of squares, such as the mean squared error of each image.
 

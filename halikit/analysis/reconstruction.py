@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from halikit.analysis.batched import batches
-from halikit.analysis.importance import CHUNK, Draws, Proposal, bound_log_density, choose_paths, rows_of
+from halikit.analysis.importance import (
+    CHUNK,
+    Draws,
+    Proposal,
+    behind,
+    bound_log_density,
+    check_request,
+    choose_paths,
+    rows_of,
+)
 from halikit.analysis.quantity import Kind, Quantity
 from halikit.discriminator import CONTEXT, Discriminator
 from halikit.errors import InputError
@@ -62,7 +71,7 @@ class ReconstructionError:
     @property
     def mean(self) -> Quantity:
         """``E_{q(x)}[L^l(x)]`` in nats, an estimate or a bound, with its standard error over data and draws."""
-        return Quantity.mean(self.values, "estimate" if self.kind == "exact" else self.kind, "nats")
+        return Quantity.mean_over_data(self.values, self.kind, "nats")
 
     @property
     def num_between(self) -> int:
@@ -76,14 +85,11 @@ class ReconstructionError:
 
     def as_dict(self) -> dict[str, Any]:
         """The mean and the draws behind it, as JSON takes them."""
-        draws = self.draws
         return self.mean.as_dict() | {
             "num_samples": self.num_samples,
             "num_between": self.num_between,
             "effective_sample_size": self.effective_sample_size,
-            "proposal": draws.proposal if draws else None,
-            "change": draws.change if draws else None,
-            "settled": draws.settled if draws else None,
+            **behind(self.draws),
         }
 
     def __str__(self) -> str:
@@ -113,8 +119,7 @@ def reconstruction_error(
 
     Linear-Gaussian kernels give it exactly. Where ``p(x|z_l)`` has a density, such as at level 1, it is an unbiased
     estimate: a mean over ``num_samples`` draws of ``z_l``. At other levels that density is itself an expectation over
-    the states in between, and its logarithm can only be bounded from below. The error is then an upper bound in
-    expectation; it falls as ``num_between`` grows.
+    the states in between. The error is then an upper bound in expectation, which falls as ``num_between`` grows.
 
     By default the encoder and the decoder draw half of the states in between each, weighted by the density of the
     mixture of whole paths. The decoder draws all of them where one of the other kernels has no density.
@@ -123,8 +128,7 @@ def reconstruction_error(
         hierarchy: A hierarchy in evaluation mode.
         x: ``(n, *shape of x)``.
         level: Level, between 1 and L; L by default.
-        num_samples: Draws of ``z_l`` for each datum; by default 16 at level 1, and 2 where each needs many draws of the
-            states in between. The standard error of the mean over data counts their spread.
+        num_samples: Draws of ``z_l`` for each datum; by default 16 at level 1, and 2 where each needs ``num_between``.
         num_between: Draws of ``z_1 … z_{l−1}`` for each draw of ``z_l``; by default they are doubled, from 64 on, until
             the mean over data changes by less than ``tolerance``.
         most: The largest number that doubling comes to.
@@ -137,27 +141,27 @@ def reconstruction_error(
 
     Raises:
         NoDensityError: If a density that is needed does not exist, and ``scale`` does not give one.
-        InputError: If the proposal is none of the names, or ``scale`` is given though ``p(x|z_1)`` has a density.
+        InputError: If there are no data, a number of draws is below 1, the proposal is none of the names, or ``scale``
+            is given though ``p(x|z_1)`` has a density.
         ValueError: If there is no such level.
     """
+    check_request(x, num_samples=num_samples, num_between=num_between, most=most)
     level = len(hierarchy) if level is None else level
-    stack = hierarchy.conditioned(context)[:level]
-    if len(stack) != level:
+    if not 1 <= level <= len(hierarchy):
         raise ValueError(f"level must be between 1 and {len(hierarchy)}, got {level}")
+    stack = hierarchy.conditioned(context)[:level]
     decoder, encoder = compose(*observed_decoder(stack, scale)), stack.encoder
     if isinstance(encoder, LinearGaussian) and isinstance(decoder, LinearGaussian):
         return ReconstructionError(level, _expected_error(encoder, decoder, x), "exact", 0)
+    num_samples = num_samples or (2 if isinstance(decoder, Composite) else 16)
     if not isinstance(decoder, Composite):
-        num_samples = num_samples or 16
-        errors = _estimated(encoder, decoder, x, num_samples, stack.context, generator)
-        return ReconstructionError(level, errors, "estimate", num_samples)
-    paths = choose_paths(decoder, encoder, proposal)
-    num_samples = num_samples or 2
+        values = _estimated(encoder, decoder, x, num_samples, stack.context, generator)
+        return ReconstructionError(level, values, "estimate", num_samples)
     bounds = bound_log_density(
         decoder,
         x,
         _drawn(encoder, x, num_samples, stack.context, generator),
-        paths,
+        choose_paths(decoder, encoder, proposal),
         num_draws=num_between,
         most=most,
         tolerance=tolerance,

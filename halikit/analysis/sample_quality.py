@@ -113,6 +113,7 @@ def kernel_distance(data: Tensor, samples: Tensor, *, subsets: int = 50, size: i
         x, y = (z[torch.randperm(len(z), generator=generator)[:size]] for z in (data, samples))
 
         def kernel(u: Tensor, v: Tensor) -> Tensor:
+            """The polynomial kernel of degree 3, ``(n, m)``."""
             return (u @ v.T / u.shape[1] + 1) ** 3
 
         within = sum((k.sum() - k.trace()) / (size * (size - 1)) for k in (kernel(x, x), kernel(y, y)))
@@ -144,6 +145,7 @@ def onnx_features(path: Path | str) -> Callable[[Tensor], Tensor]:
     name = session.get_inputs()[0].name
 
     def features(images: Tensor) -> Tensor:
+        """Features ``(n, k)`` of images, on the CPU."""
         try:
             (found, *_) = session.run(None, {name: images.detach().float().cpu().numpy()})
         except Exception as error:

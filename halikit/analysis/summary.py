@@ -171,9 +171,11 @@ def _recorded(
     counter = FlopCounterMode(display=False)
 
     def start(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Note what was counted before the part."""
         started[part] = counter.get_total_flops()
 
     def note(part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        """Describe the part once it has run."""
         output = output if isinstance(output, Tensor) else output[0]
         multiply_adds = (counter.get_total_flops() - started[part]) // 2
         found.append((part, _described(part, tuple(output.shape[1:]), multiply_adds)))

@@ -299,10 +299,12 @@ def _ways(model: Model) -> dict[str, _Way]:
     threads = config.hardware.threads or default
 
     def textbook(is_careful: bool = False) -> Callable[[], object]:
+        """A step of the textbook loop."""
         yardstick = Yardstick(model, is_careful=is_careful)
         return lambda: yardstick.step(x)
 
     def halikit(single_pass: bool) -> Callable[[], object]:
+        """A step of halikit's trainer."""
         trainer = Trainer(model)
         trainer.method.single_pass &= single_pass
         return lambda: trainer.step(x)
@@ -334,6 +336,7 @@ def _bytes_moved(model: Model, step: Callable[[], object]) -> int:
     saved: dict[int, int] = {}
 
     def save(tensor: Tensor) -> Tensor:
+        """Count the storage of a tensor that is saved for the backward pass."""
         storage = tensor.untyped_storage()
         saved[storage.data_ptr()] = storage.nbytes()
         return tensor

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from halikit.cli import common
 
+if TYPE_CHECKING:
+    from halikit.benchmark.steps import Benchmark, Share
+
 
 def benchmark(
     preset: Annotated[str, typer.Option(help="Preset with the networks and the batch size.")] = "digits",
     rounds: Annotated[int, typer.Option(min=3, help="Number of turns of each implementation.")] = 20,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any setting; may be repeated.")
-    ] = None,
+    assignments: common.Assignments = None,
     as_json: common.Json = False,
 ) -> None:
     """Time a training step, compared with a textbook loop and with the speed of the machine.
@@ -26,7 +28,6 @@ def benchmark(
     from dataclasses import asdict
 
     import torch
-    from rich.table import Table
 
     from halikit.benchmark.steps import peak_memory, profile_step, time_steps
     from halikit.cli.train import chosen_config, with_data_shape
@@ -46,6 +47,12 @@ def benchmark(
             {"preset": preset, **asdict(result), "profile": list(map(asdict, shares)), "peak_memory": memory}
         )
         return
+    _print(result, shares, memory)
+
+
+def _print(result: Benchmark, shares: Sequence[Share], memory: Mapping[str, int]) -> None:
+    from rich.table import Table
+
     out = common.console()
     table = Table("step", box=None, pad_edge=False)
     for title in ("threads", "ms", "images/s", "times the first", "GFLOP", "GFLOP/s", "of the matrix rate"):

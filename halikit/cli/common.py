@@ -51,6 +51,9 @@ Attribute = Annotated[
         show_default=False,
     ),
 ]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any setting; may be repeated.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[str, typer.Option(help="averaged or raw.")]
@@ -173,16 +176,22 @@ def with_context(runs: Sequence[Run], result: Result) -> Result:
     return result._replace(lines=lines, values={"context": "; ".join(words)} | result.values)
 
 
-def check_writable(out: Path | None) -> None:
-    """Check that the directory of an output file exists, before any work is done.
+def check_writable(out: Path | None, *, takes_npy: bool = False) -> None:
+    """Check an output file before any work is done.
+
+    Args:
+        out: The file.
+        takes_npy: Whether the command writes numbers into a .npy file.
 
     Raises:
-        InputError: If the directory does not exist.
+        InputError: If its directory does not exist, or it is a .npy file and the command writes no numbers.
     """
     from halikit.errors import InputError
 
     if out is not None and not out.parent.is_dir():
         raise InputError(f"cannot write {out}: there is no directory {out.parent}")
+    if is_npy(out) and not takes_npy:
+        raise InputError(f"cannot write {out}: halikit sample alone writes numbers to .npy files; give another name")
 
 
 def is_npy(out: Path | None) -> bool:

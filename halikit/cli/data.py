@@ -47,11 +47,9 @@ def info(
 
     from halikit import data
     from halikit.data.report import report
-    from halikit.errors import InputError
     from halikit.plotting import contact_sheet, save_png
 
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"cannot write {out}: there is no directory {out.parent}")
+    common.check_writable(out)
     with common.progress("reading the data") as advance:
         loaded = data.load(spec, size=size, strict=strict, kind=kind, on_progress=advance)
     found = report(loaded)

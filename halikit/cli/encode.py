@@ -5,14 +5,16 @@ from __future__ import annotations
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from halikit.cli import common
 
 if TYPE_CHECKING:
+    from halikit.analysis.features import Written
     from halikit.hierarchy import Hierarchy
+    from halikit.runs.run import Result, Run
 
 
 class DataPart(StrEnum):
@@ -55,13 +57,11 @@ def encode(
 
     Example: halikit encode runs/digits --part test --pool --out features.safetensors
     """
-    from dataclasses import asdict
     from typing import get_args
 
     from halikit.analysis.features import write_features
     from halikit.analysis.inference import Mode
     from halikit.errors import InputError
-    from halikit.runs.run import Result
 
     common.check_writable(out)
     if compile not in (None, *get_args(Mode)):
@@ -75,16 +75,6 @@ def encode(
     if out is None:
         opened.make(opened.path)
     path = out or opened.features_file(part.value)
-    about = {
-        "model": _digest(opened.hierarchy),
-        "weights": weights,
-        "data": loaded.spec,
-        "part": part.value,
-        "classes": loaded.classes,
-        "attributes": loaded.attributes,
-    }
-    if opened.context_in_words:
-        about["context"] = opened.context_in_words
     with common.progress("encoding") as advance:
         written = write_features(
             opened.conditioned(loaded.parts[part.value]),
@@ -95,20 +85,38 @@ def encode(
             pool=pool,
             batch_size=batch_size,
             seed=seed,
-            about=about,
+            about=_about(opened, part),
             resume=resume,
             compile=compile,  # type: ignore[arg-type]
             on_progress=advance,
         )
-    line = (
-        f"{written.rows:,} images, {written.size / 2**20:,.1f} MiB, {written.images_per_second:,.0f} images a second"
-        + (f", resumed from image {written.resumed_from:,}" if written.resumed_from else "")
-    )
-    values = asdict(written) | {"images_per_second": written.images_per_second, "path": str(path)}
-    result = Result(f"encode-{part.value}", f"Features of the {part.value} part", values, [line])
-    common.present(opened, common.with_context([opened], result), as_json=as_json)
+    common.present(opened, common.with_context([opened], _result(written, part, path)), as_json=as_json)
     if not as_json:
         common.report_path(path)
+
+
+def _result(written: Written, part: DataPart, path: Path) -> Result:
+    from dataclasses import asdict
+
+    from halikit.runs.run import Result
+
+    line = f"{written.rows:,} images, {written.size / 2**20:,.1f} MiB, {written.images_per_second:,.0f} images a second"
+    line += f", resumed from image {written.resumed_from:,}" if written.resumed_from else ""
+    values = asdict(written) | {"images_per_second": written.images_per_second, "path": str(path)}
+    return Result(f"encode-{part.value}", f"Features of the {part.value} part", values, [line])
+
+
+def _about(run: Run, part: DataPart) -> dict[str, Any]:
+    """What the file says of its features; an interrupted command continues a file that says the same alone."""
+    about = {
+        "model": _digest(run.hierarchy),
+        "weights": run.weights,
+        "data": run.data.spec,
+        "part": part.value,
+        "classes": run.data.classes,
+        "attributes": run.data.attributes,
+    }
+    return about | ({"context": run.context_in_words} if run.context_in_words else {})
 
 
 def _digest(hierarchy: Hierarchy) -> str:

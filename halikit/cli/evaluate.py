@@ -17,6 +17,7 @@ class _Measures(TyperGroup):
     """A group of commands that names all measures where the first word is not one."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of a measure, or an error that names all measures."""
         if args[0] not in self.commands:
             usage = "halikit evaluate MEASURE RUN"
             ctx.fail(f"{args[0]!r} is not a measure; {usage} takes one of {', '.join(self.commands)}")

@@ -43,7 +43,7 @@ def run_command(function: Callable[..., Result]) -> Callable[..., None]:
 
     def command(**given: Any) -> None:
         out, as_json = given.pop("out"), given.pop("as_json")
-        common.check_writable(out)
+        common.check_writable(out, takes_npy=takes_out)
         if takes_out:
             given["out"] = out
         opening = {name: given.pop(name) for name in ("weights", "device", "data", "class_name", "attribute")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import reduce
 from pathlib import Path
@@ -21,6 +21,27 @@ if TYPE_CHECKING:
     from halikit.training.trainer import Trainer
 
 
+Labels = Annotated[int | None, typer.Option(min=1, help="Number of labelled examples to use, balanced over classes.")]
+ModelSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Size of convolutional networks: tiny, small, base, large, or auto, which chooses by the device, its "
+        "memory and the number of images.",
+        show_default="auto",
+    ),
+]
+Conditional = Annotated[
+    bool, typer.Option("--conditional", help="Give all networks the class of each datum, or else its attributes.")
+]
+Baseline = Annotated[
+    str | None, typer.Option(help="Train a baseline with the same networks and budget: ali, vae or hvae.")
+]
+ResumeFrom = Annotated[
+    str | None, typer.Option(metavar="STEP|PATH", help="Continue from this checkpoint.", show_default=False)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Load the data and print the settings; do not train.")]
+
+
 def train(
     preset: Annotated[str | None, typer.Option(help="Name of a preset; see halikit presets.")] = None,
     levels: Annotated[int | None, typer.Option(min=1, help="Number of latent levels, 1 or more.")] = None,
@@ -32,36 +53,15 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed for weights, data order and noise.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="32 or bf16.")] = None,
-    labels: Annotated[
-        int | None, typer.Option(min=1, help="Number of labelled examples to use, balanced over classes.")
-    ] = None,
-    model_size: Annotated[
-        str | None,
-        typer.Option(
-            help="Size of convolutional networks: tiny, small, base, large, or auto, which chooses by the device, its "
-            "memory and the number of images.",
-            show_default="auto",
-        ),
-    ] = None,
-    conditional: Annotated[
-        bool,
-        typer.Option("--conditional", help="Give all networks the class of each datum, or else its attributes."),
-    ] = False,
-    baseline: Annotated[
-        str | None,
-        typer.Option(help="Train a baseline with the same networks and budget: ali, vae or hvae."),
-    ] = None,
+    model_size: ModelSize = None,
+    labels: Labels = None,
+    conditional: Conditional = False,
+    baseline: Baseline = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.", show_default=False)] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change any setting; may be repeated.")
-    ] = None,
+    assignments: common.Assignments = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's newest valid checkpoint.")] = False,
-    resume_from: Annotated[
-        str | None, typer.Option(metavar="STEP|PATH", help="Continue from this checkpoint.", show_default=False)
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Load the data and print the settings; do not train.")
-    ] = False,
+    resume_from: ResumeFrom = None,
+    dry_run: DryRun = False,
     as_json: common.Json = False,
 ) -> None:
     """Train a model. Without options: three levels on scikit-learn's handwritten digits, without a download.
@@ -78,7 +78,7 @@ def train(
     from halikit.errors import InputError
     from halikit.model import build
     from halikit.networks.sizes import SIZES
-    from halikit.presets import BASELINES, families
+    from halikit.presets import BASELINES
 
     if baseline not in (None, *BASELINES):
         raise InputError(f"--baseline is one of {', '.join(BASELINES)}, got {baseline!r}")
@@ -106,16 +106,9 @@ def train(
     changes = [size, flags, parse_assignments(assignments or [])]
     chosen = reduce(override, changes, chosen)
     check_together(chosen, steps, epochs)
-    if conditional and chosen.labels is not None:
-        raise InputError("--conditional gives the model the labels that --labels is to find: give one of them")
-    loaded = _load(chosen)
-    if conditional:
-        changes.append({"model.conditional": _context_kind(loaded)})
-        chosen = override(chosen, changes[-1])
-    if chosen.preset is None and not (checkpoint or config) and chosen.model.family != "paper":
-        # The shape of the data determines the family, and the family determines the settings.
-        chosen = reduce(override, changes, families.fitting(chosen.model.levels, loaded.shape, chosen.model.family))
-    chosen = _fitted(chosen, loaded, epochs)
+    fits_family = not (checkpoint or config)
+    has_levels = levels is not None or any(not {"levels", "model.levels"}.isdisjoint(change) for change in changes)
+    chosen, loaded = _with_data(chosen, changes, epochs, conditional, fits_family=fits_family, has_levels=has_levels)
     path = out or common.fresh(_default_path(chosen, loaded.spec, baseline))
     if baseline and not checkpoint:
         chosen = BASELINES[baseline](chosen)
@@ -229,6 +222,45 @@ def _load(config: Config) -> DataSet:
         )
     settings.augmentation().check(loaded.shape)
     return loaded
+
+
+def _with_data(
+    config: Config,
+    changes: Sequence[Mapping[str, Any]],
+    epochs: float | None,
+    conditional: bool,
+    *,
+    fits_family: bool,
+    has_levels: bool,
+) -> tuple[Config, DataSet]:
+    """The data, and the settings that depend on them.
+
+    Args:
+        config: The settings, with the changes.
+        changes: The changes that the options name, one after the other.
+        epochs: Passes over the data, instead of the steps of the settings.
+        conditional: Whether the model is to be given the labels or attributes of the data.
+        fits_family: Whether settings that are neither of a preset nor of the paper are those of the family that fits
+            the shape of the data.
+        has_levels: Whether the number of levels was asked for; otherwise it is the recommended one too.
+
+    Raises:
+        InputError: If the labels are to be both given and found, or there is nothing to give.
+    """
+    from halikit.config import override
+    from halikit.errors import InputError
+    from halikit.presets import families
+
+    if conditional and config.labels is not None:
+        raise InputError("--conditional gives the model the labels that --labels is to find: give one of them")
+    data = _load(config)
+    if conditional:
+        changes = [*changes, {"model.conditional": _context_kind(data)}]
+        config = override(config, changes[-1])
+    if fits_family and config.preset is None and config.model.family != "paper":
+        levels = config.model.levels if has_levels else None
+        config = reduce(override, changes, families.fitting(levels, data.shape, config.model.family))
+    return _fitted(config, data, epochs), data
 
 
 def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:

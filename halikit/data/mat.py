@@ -36,7 +36,10 @@ class BadMatError(ValueError):
 
 
 class _Readable(Protocol):
-    def read(self, n: int, /) -> bytes: ...
+    """A stream of bytes."""
+
+    def read(self, n: int, /) -> bytes:
+        """The next ``n`` bytes, or fewer at the end."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ class Explorer:
 
         Returns:
             Its ``name``; ``spaces``; ``size`` of an image (height, width) or ``None``; ``opens``: whether image files
-            can be opened; ``images``: number of held-out data; ``fill``: initial values of missing pixels, in words.
+            can be opened; ``images``: number of held-out data; ``classes``: names of the classes that a sample can be
+            given; ``fill``: initial values of missing pixels, in words.
         """
         x = self._x
         return {
@@ -98,6 +99,7 @@ class Explorer:
             "size": x.shape[1:] if x.is_image else None,
             "opens": x.is_image and x.shape[0] in (1, 3) and not self._has_own_contexts,
             "images": 0 if self.data is None else len(self.data.held_out),
+            "classes": self._classes,
             "fill": "the mean training image" if self._fill is not None else f"the mean of {_DRAWS} samples",
         }
 
@@ -122,16 +124,22 @@ class Explorer:
         return self._levels[level]
 
     @torch.no_grad()
-    def sample(self, seed: int | None = None) -> dict[str, Any]:
+    def sample(self, seed: int | None = None, label: int | None = None) -> dict[str, Any]:
         """A subject sampled from the decoder's joint, with the sampled latents.
 
         Args:
             seed: Seed of the sample; by default the next one.
+            label: Index of the class that the model is given; by default that of a training datum, drawn at random.
+
+        Raises:
+            InputError: If the model is given no such class.
         """
+        if label is not None and not 0 <= label < len(self._classes):
+            raise InputError(f"a sample can be given one of {len(self._classes)} classes here; there is no {label}")
         if seed is None:
             seed = self._seed
             self._seed += 1
-        states, hierarchy = self._sampled(1, seed)
+        states, hierarchy = self._sampled(1, seed, label)
         title = f"sample, seed {seed}" + self._class_of(hierarchy.context)
         return self._description(self._store(_Subject(title, states, hierarchy)))
 
@@ -255,6 +263,15 @@ class Explorer:
         """Whether each datum has a context of its own, which those of a file do not have."""
         return self._contexts is not None and len(self._contexts[1]) > 1
 
+    @property
+    def _classes(self) -> list[str]:
+        """The names of the classes that a sample can be given; none if the model reads no classes, or a fixed one."""
+        if self.data is None or self._contexts is None or len(self._contexts[1]) == 1:
+            return []
+        if self._contexts[1].is_floating_point():
+            return []
+        return list(self.data.classes)
+
     def _class_of(self, context: Tensor | None) -> str:
         """The class of a datum for its title; empty if it has none."""
         if context is None or context.is_floating_point():
@@ -291,10 +308,12 @@ class Explorer:
             raise InputError("this image is not kept any longer; draw a sample, or pick or open an image")
         return self._subjects[number]
 
-    def _sampled(self, n: int, seed: int) -> tuple[dict[str, Tensor], Hierarchy]:
-        """Samples, and the hierarchy given the contexts that were drawn for them."""
+    def _sampled(self, n: int, seed: int, label: int | None = None) -> tuple[dict[str, Tensor], Hierarchy]:
+        """Samples, and the hierarchy given a class, or the contexts that were drawn for them."""
         device = self.hierarchy.prior.device
         context = None if self._contexts is None else rows_at_random(self._contexts[1], n, seed)
+        if context is not None and label is not None:
+            context = torch.full_like(context, label)
         hierarchy = self.hierarchy.conditioned(context)
         with torch.no_grad():
             return hierarchy.sample_states(n, generator=torch.Generator(device).manual_seed(seed)), hierarchy

@@ -38,6 +38,7 @@ class _Level(_Request):
 
 class _Sample(_Request):
     seed: int | None = None
+    label: int | None = None
 
 
 class _Pick(_Request):
@@ -124,9 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _SECONDS
 
     def do_GET(self) -> None:
+        """Answer with the page, or a file of it."""
         self._answer(self._page)
 
     def do_POST(self) -> None:
+        """Answer a call of the page."""
         self._answer(self._call)
 
     def _answer(self, respond: Callable[[], None]) -> None:

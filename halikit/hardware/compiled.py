@@ -128,4 +128,5 @@ class _FunctionModule(nn.Module):
         self._function, self._used = function, nn.ModuleList(modules)
 
     def forward(self, *batch: Tensor) -> dict[str, Tensor]:
+        """Call the function."""
         return self._function(*batch)

@@ -43,6 +43,7 @@ class _Recomputed(nn.Module):
     """
 
     def forward(self, *inputs: Any) -> Any:
+        """Run the module; with gradients, without storing its activations."""
         forward = super().forward
         if not torch.is_grad_enabled():
             return forward(*inputs)
@@ -69,4 +70,5 @@ class _Forward(nn.Module):
         self._run = forward
 
     def forward(self, *inputs: Tensor) -> Any:
+        """Run the module in this way."""
         return self._run(*inputs)

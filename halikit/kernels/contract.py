@@ -29,6 +29,9 @@ _UNREADABLE = re.compile(
     r"invalid for input of size|Expected \dD|should contain \d+ elements"
 )
 
+# What Python and torch say where a network's tuple is used as a tensor.
+_TUPLE = re.compile(r"'tuple' object|not tuple|concatenate tuple|'tuple'|instances of Number, torch\.Tensor")
+
 
 class Kernel(Protocol):
     """What the guards read of a kernel; see :class:`halikit.Kernel`."""
@@ -67,6 +70,9 @@ def _rows(kernel: Kernel, batch: torch.Size) -> Tensor:
     context = kernel.context
     if context is None:
         raise ValueError(f"{kernel} takes a context, and none was given: pass context=, a tensor (n, …) or (1, …)")
+    if not isinstance(context, Tensor) or not context.dim():
+        got = "()" if isinstance(context, Tensor) else type(context).__name__
+        raise ValueError(f"{kernel}: a context is a tensor (n, …) or (1, …), got {got}")
     # With len(), an exported program would accept one batch size only.
     if len(batch) == 1 and context.shape[0] == batch[0]:
         return context
@@ -162,7 +168,7 @@ def _takes_context(method: Callable[..., Any]) -> bool:
 
 
 class _explained:
-    """Within the context, a network that cannot read its input is an error that names the kernel."""
+    """Within the context, a network that cannot read its input or gives a tuple is an error that names the kernel."""
 
     def __init__(self, kernel: Kernel, given: Tensor) -> None:
         self._kernel, self._given = kernel, given
@@ -171,11 +177,13 @@ class _explained:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        reason = str(error).strip().partition("\n")[0]
         if kind is RuntimeError and _UNREADABLE.search(str(error)):
-            given, reason = self._given, str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"a network of {self._kernel} cannot read states {tuple(given.shape)} of {given.dtype}: {reason}"
-            ) from error
+            states = f"{tuple(self._given.shape)} of {self._given.dtype}"
+            raise ValueError(f"a network of {self._kernel} cannot read states {states}: {reason}") from error
+        is_explained = reason.startswith("a network of")
+        if kind in (TypeError, ValueError, AttributeError) and _TUPLE.search(reason) and not is_explained:
+            raise ValueError(f"a network of {self._kernel} gives a tuple where a tensor is needed: {reason}") from error
 
 
 def _checked_states(kernel: Kernel, states: Any, given: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel, Representative, network_takes_context
+from halikit.kernels.density import DensityKernel
+from halikit.kernels.kernel import Representative, network_takes_context
 from halikit.kernels.relaxed import RelaxedBits, RelaxedOneHot
 from halikit.spaces import Space
 from halikit.utils.random import drawing_from

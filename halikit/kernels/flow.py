@@ -8,7 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel, Kernel, Representative, network_takes_context
+from halikit.kernels.density import DensityKernel
+from halikit.kernels.kernel import Kernel, Representative, network_takes_context
 from halikit.kernels.scales import bounded_scale
 from halikit.spaces import Space
 from halikit.utils.modes import evaluating
@@ -116,7 +117,7 @@ def _number_of_features(kernel: Kernel, network: nn.Module) -> int:
         raise ValueError(f"{kernel}: its network takes a context, so features, the size of its output, must be given")
     like = next(network.parameters(), torch.empty(0))
     with evaluating(network), torch.no_grad():
-        return int(network(like.new_zeros(2, *kernel.source.shape)).numel() // 2)
+        return kernel.call_network(network, like.new_zeros(2, *kernel.source.shape)).numel() // 2
 
 
 class _Dense(nn.Module):

@@ -8,9 +8,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from halikit.kernels.density import DensityKernel
 from halikit.kernels.gauge import Gauge, Normalise, check_evaluates, check_gauge
 from halikit.kernels.gaussian import GaussianKernel
-from halikit.kernels.kernel import DensityKernel, Kernel, Representative
+from halikit.kernels.kernel import Kernel, Representative
 from halikit.utils.modes import evaluating
 from halikit.utils.random import seeded
 
@@ -91,8 +92,8 @@ class _GaugeMap(nn.Module):
         return _Map(1 / scale, -mean / scale)
 
 
-class GaugedKernel(Kernel):
-    """A kernel without a density, with a gauge.
+class _Gauged(Kernel):
+    """A kernel with a gauge.
 
     Args:
         kernel: The kernel.
@@ -113,6 +114,10 @@ class GaugedKernel(Kernel):
     def has_sleep_loss(self) -> bool:
         """Whether the kernel without the gauge has one."""
         return self.kernel.has_sleep_loss
+
+
+class GaugedKernel(_Gauged):
+    """A kernel without a density, with a gauge; the arguments are those of :func:`gauged`."""
 
     def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """A draw under the gauge, ``(n, *target.shape)``."""
@@ -138,23 +143,10 @@ class GaugedKernel(Kernel):
         return self.map.by_mean(kernel.mean(given), scale)
 
 
-class GaugedDensityKernel(DensityKernel):
-    """A kernel with a density and a gauge.
+class GaugedDensityKernel(_Gauged, DensityKernel):
+    """A kernel with a density and a gauge; the arguments are those of :func:`gauged`."""
 
-    Args:
-        kernel: The kernel.
-        gauge: Its gauge; see :func:`gauged`.
-    """
-
-    def __init__(self, kernel: DensityKernel, gauge: Gauge) -> None:
-        super().__init__(kernel.source, kernel.target)
-        self.kernel, self.gauge, self.takes_context = kernel, gauge, kernel.takes_context
-        self.map = _GaugeMap(kernel, gauge)
-
-    @property
-    def representative(self) -> Representative:
-        """That of the kernel without the gauge."""
-        return self.kernel.representative
+    kernel: DensityKernel
 
     def forward(self, given: Tensor) -> dist.TorchDistribution:
         """The distribution under the gauge, event shape ``target.shape``.
@@ -219,10 +211,10 @@ def _sleep_loss(kernel: Kernel, to_state: _Map, target: Tensor, given: Tensor) -
 
 
 def _check_variance_preserving(kernel: Kernel) -> None:
-    """Refuse a kernel whose mean or standard deviation is not known, or not below 1.
+    """Refuse a kernel whose variance cannot be preserved.
 
     Raises:
-        ValueError: The message says what would be right.
+        ValueError: If its mean or its standard deviation is not known, or a standard deviation is 1 or more.
     """
     if not kernel.knows_mean:
         raise ValueError(

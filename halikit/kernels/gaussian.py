@@ -9,8 +9,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from halikit.kernels.density import DensityKernel
 from halikit.kernels.gauge import Gauge, Normalise, check_evaluates, check_gauge
-from halikit.kernels.kernel import DensityKernel, network_takes_context
+from halikit.kernels.kernel import network_takes_context
 from halikit.kernels.scales import MIN_SCALE, SLEEP_SCALE, bounded_scale
 from halikit.spaces import Space
 from halikit.utils.tensors import at_least_single, per_element

@@ -93,6 +93,7 @@ class _WithNoise(nn.Module):
         self.network, self.noise, self.takes_context = network, noise, network_takes_context(network)
 
     def forward(self, given: Tensor, *context: Tensor) -> Tensor:
+        """The output for ``(n, *source.shape)`` and, if the network takes one, the context."""
         out: Tensor = self.network(given, *context, self.noise)
         return out
 

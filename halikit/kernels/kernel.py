@@ -10,38 +10,32 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import reduce
 from itertools import pairwise
 from operator import matmul
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from halikit.kernels.contract import GUARDS, guarded_draw, guarded_loss
+from halikit.kernels.paths import (
+    LogProbEstimate,
+    NoDensityError,
+    effective_sample_size,
+    log_density,
+    repeated,
+    weigh,
+)
 from halikit.spaces import Space
-from halikit.utils.modes import evaluating
-from halikit.utils.random import drawing_from, seeded
+from halikit.utils.random import seeded
 from halikit.utils.tensors import at_least_single, per_element
 
-__all__ = [
-    "Composite",
-    "DensityKernel",
-    "Kernel",
-    "LogProbEstimate",
-    "NoDensityError",
-    "compose",
-    "effective_sample_size",
-]
+__all__ = ["Composite", "Kernel", "Representative", "compose", "network_takes_context"]
 
 
 Representative = Literal["mean", "mode", "median", "probabilities", "draw at fixed noise"]
-
-
-class NoDensityError(TypeError):
-    """The kernel has no density in closed form."""
 
 
 class Kernel(nn.Module, ABC):
@@ -282,128 +276,9 @@ class Kernel(nn.Module, ABC):
         return f"{self}: {self.source} → {self.target}"
 
 
-class DensityKernel(Kernel):
-    """A kernel with a density: :meth:`forward` returns it as a Pyro distribution.
-
-    Subclasses implement :meth:`forward`; samples and mean are then those of the distribution. If the distribution knows
-    no finite mean, its mode stands for it, then its median, then the draw at fixed noise.
-    """
-
-    @abstractmethod
-    def forward(self, given: Tensor) -> TorchDistributionMixin:
-        """The distribution over ``target``, batch shape ``(...)``, event shape ``target.shape``.
-
-        Args:
-            given: ``(..., *source.shape)``.
-        """
-
-    def sample(self, given: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """A sample of :meth:`forward`, ``(..., *target.shape)``; it passes gradients if it is reparametrised."""
-        return _drawn(self(given), generator, given.device)
-
-    def sample_from(self, distribution: Any, given: Tensor, generator: torch.Generator | None) -> Tensor:
-        """As :meth:`sample`, ``(n, *target.shape)``, from the distribution that :meth:`forward` has given already."""
-        if type(self).sample is DensityKernel.sample:
-            return _drawn(distribution, generator, given.device)
-        return self.sample(given, generator=generator)
-
-    def mean(self, given: Tensor) -> Tensor:
-        """The mean of :meth:`forward`, ``(..., *target.shape)``, or what :attr:`representative` says."""
-        found = _REPRESENTATIVES[self.representative](self(given))
-        return super().mean(given) if found is None else found
-
-    def sleep_loss(self, target: Tensor, given: Tensor) -> Tensor:
-        """The negative log-density of ``target``, ``(n,)``, in nats per element.
-
-        Args:
-            target: ``(n, *target.shape)``.
-            given: ``(n, *source.shape)``.
-        """
-        return -at_least_single(self.log_prob(target, given)) / self.target.size
-
-    @property
-    def representative(self) -> Representative:
-        """What :meth:`mean` returns: the first that the distribution knows of mean, mode and median."""
-        if type(self).mean is not DensityKernel.mean:
-            return "mean"
-        if self._representative is None:
-            self._representative = self._find_representative()
-        return self._representative
-
-    # Found at the first use.
-    _representative: Representative | None = None
-
-    def _find_representative(self) -> Representative:
-        like = next(self.parameters(), torch.empty(0))
-        kernel = self if self.context is None else self.conditioned(self.context[:1])
-        with evaluating(self), torch.no_grad():
-            distribution = kernel(like.new_zeros(2, *self.source.shape))
-            for name, representative_of in _REPRESENTATIVES.items():
-                found = representative_of(distribution)
-                if found is not None and found.isfinite().all():
-                    return name
-        return "draw at fixed noise"
-
-
-def _drawn(distribution: Any, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """A draw of a distribution, which passes gradients if it can."""
-    with drawing_from(generator, device):
-        return distribution.rsample() if distribution.has_rsample else distribution.sample()
-
-
-def _mean_of(distribution: Any) -> Tensor | None:
-    try:
-        return distribution.mean
-    except NotImplementedError:
-        return None
-
-
-def _mode_of(distribution: Any) -> Tensor | None:
-    try:
-        return distribution.mode
-    except NotImplementedError:
-        return None
-
-
-def _median_of(distribution: Any) -> Tensor | None:
-    """The median of each element, where the elements are independent."""
-    while isinstance(distribution, torch.distributions.Independent):
-        distribution = distribution.base_dist
-    if distribution.event_shape:
-        return None
-    try:
-        return distribution.icdf(torch.tensor(0.5))
-    except NotImplementedError:
-        return None
-
-
-_REPRESENTATIVES: dict[Representative, Callable[[Any], Tensor | None]] = {
-    "mean": _mean_of,
-    "mode": _mode_of,
-    "median": _median_of,
-    "draw at fixed noise": lambda distribution: None,
-}
-
-
 def network_takes_context(network: nn.Module) -> bool:
     """Whether a network takes a context as its second argument: it says so by an attribute ``takes_context``."""
     return bool(getattr(network, "takes_context", False))
-
-
-class LogProbEstimate(NamedTuple):
-    """A stochastic lower bound on a log-density: the logarithm of a mean of importance weights.
-
-    Attributes:
-        value: The bound, ``(...)``, in nats. Its expectation is at most the true log-density, and converges to it as
-            ``num_samples`` grows.
-        effective_sample_size: ``(...)``, between 1 and ``num_samples``. Near 1 a single sample dominates the mean, and
-            the bound is loose.
-        num_samples: Number of samples of the intermediate states for each value.
-    """
-
-    value: Tensor
-    effective_sample_size: Tensor
-    num_samples: int
 
 
 class Composite(Kernel):
@@ -563,11 +438,11 @@ class Composite(Kernel):
             raise ValueError("a mixture needs a proposal beside the factors themselves")
         factors = self.conditioned(context)
         if proposal is None:
-            values, givens = _repeated(value, num_samples), _repeated(given, num_samples)
-            return _log_density(factors[-1], values, factors[:-1].sample(givens, generator=generator))
+            values, givens = repeated(value, num_samples), repeated(given, num_samples)
+            return log_density(factors[-1], values, factors[:-1].sample(givens, generator=generator))
         back = self._way_back(proposal.conditioned(context))
         own = num_samples - num_samples // 2 if mixed else 0
-        return _weighed(factors.factors, back, value, given, num_samples - own, own, generator)
+        return weigh(factors.factors, back, value, given, num_samples - own, own, generator)
 
     def _way_back(self, proposal: Kernel) -> tuple[Kernel, ...]:
         """The factors of the proposal that draw the intermediate states from a value."""
@@ -599,74 +474,3 @@ def _check_fit(outer: Kernel, inner: Kernel) -> None:
         raise ValueError(
             f"cannot compose {outer} ∘ {inner}: {inner} leads to {inner.target}, but {outer} starts from {outer.source}"
         )
-
-
-def effective_sample_size(log_sum: Tensor, log_sum_of_squares: Tensor) -> Tensor:
-    """``(Σ w)² / Σ w²`` of importance weights, from the logarithms of both sums; 1 if all weights are zero."""
-    return (2 * log_sum - log_sum_of_squares).exp().nan_to_num(nan=1.0)
-
-
-def _weighed(
-    factors: Sequence[Kernel],
-    back: Sequence[Kernel],
-    value: Tensor,
-    given: Tensor,
-    proposed: int,
-    own: int,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Log-weights of ``proposed`` paths from ``value`` and ``own`` paths from ``given``, ``(proposed + own, ...)``."""
-    *forth, last = factors
-    # Paths as lists of states, in the order of the way back.
-    paths = [_drawn_path(back, _repeated(value, proposed), generator)] if proposed else []
-    if own:
-        paths.append(_drawn_path(forth, _repeated(given, own), generator)[::-1])
-    path = [torch.cat(states) for states in zip(*paths, strict=True)]
-    values, givens = _repeated(value, proposed + own), _repeated(given, proposed + own)
-    log_back = _path_log_density(back, [values, *path])
-    log_forth = _path_log_density(forth, [givens, *reversed(path)])
-    log_mixture = torch.logaddexp(log_back + _log_share(proposed, own), log_forth + _log_share(own, proposed))
-    return _log_density(last, values, path[0]) + log_forth - log_mixture
-
-
-def _repeated(states: Tensor, count: int) -> Tensor:
-    return states.expand(count, *states.shape)
-
-
-def _log_share(one: int, other: int) -> float:
-    return math.log(one / (one + other)) if one else -math.inf
-
-
-def _drawn_path(kernels: Sequence[Kernel], given: Tensor, generator: torch.Generator | None) -> list[Tensor]:
-    """The states that the kernels draw, one from another."""
-    path = []
-    for kernel in kernels:
-        given = kernel.sample(given, generator=generator)
-        path.append(given)
-    return path
-
-
-def _path_log_density(kernels: Sequence[Kernel], states: Sequence[Tensor]) -> Tensor:
-    """``Σ log T(states[i + 1] | states[i])`` over the kernels, ``(...)``."""
-    steps = zip(kernels, pairwise(states), strict=True)
-    return torch.stack([_log_density(kernel, state, given) for kernel, (given, state) in steps]).sum(0)
-
-
-def _log_density(kernel: Kernel, value: Tensor, given: Tensor) -> Tensor:
-    try:
-        return at_least_single(_with_density(kernel).log_prob(value, given))
-    except ValueError as error:
-        if "within the support" not in str(error):
-            raise
-        raise NoDensityError(
-            f"{kernel} has no density at states outside its support, such as relaxed classes under a kernel of hard "
-            "ones: let the kernels of one direction draw alone, or give both directions the same kind of states"
-        ) from error
-
-
-def _with_density(kernel: Kernel) -> DensityKernel:
-    if not isinstance(kernel, DensityKernel):
-        raise NoDensityError(
-            f"{kernel} is a {type(kernel).__name__} without a density, so no log-density can be estimated"
-        )
-    return kernel

@@ -11,7 +11,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from halikit.kernels.kernel import DensityKernel, Kernel
+from halikit.kernels.density import DensityKernel
+from halikit.kernels.kernel import Kernel
 from halikit.spaces import Space
 
 __all__ = ["Gaussian", "LinearGaussian", "LinearGaussianComposite", "LinearGaussianKernel"]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from halikit.kernels.kernel import DensityKernel, network_takes_context
+from halikit.kernels.density import DensityKernel
+from halikit.kernels.kernel import network_takes_context
 from halikit.kernels.scales import SLEEP_SCALE, bounded_scale, check_max_scale
 from halikit.spaces import Space
 from halikit.utils.tensors import at_least_single

@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halikit.measures.shared import (
-    MostDraws,
-    OnTest,
-    ProposalName,
-    ProposalOption,
-    Scale,
-    observed,
-)
+from halikit.measures.shared import MostDraws, OnTest, ProposalName, ProposalOption, Scale, observed
 
 if TYPE_CHECKING:
     from halikit.runs.run import Result, Run

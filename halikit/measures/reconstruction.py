@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halikit.measures.shared import (
-    MostDraws,
-    Observed,
-    OnTest,
-    ProposalName,
-    ProposalOption,
-    Scale,
-    observed,
-)
+from halikit.measures.shared import MostDraws, Observed, OnTest, ProposalName, ProposalOption, Scale, observed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,14 @@ __all__ = ["Family", "describe", "fitting_family", "halved", "ladder_spaces", "r
 
 Family = Literal["dense", "conv", "mixed"]
 
+# More levels than any data have sizes of maps.
+_MOST_LEVELS = 64
 # Largest image side for which an error message suggests other sizes.
 _SEARCHED = 2**13
 # A wide top latent with a standard normal prior does not couple (docs/results/images.md).
-_WIDEST_TOP = 256
+_WIDEST_TOP = 64
+# Levels of vectors are as many as make each at least this share of the level below, where nobody says how many.
+_FALL = 1 / 4
 _FEWEST_MAPS = 16
 # The top vector has at least this many elements where the latent below allows it.
 _NARROWEST_TOP = 16
@@ -87,6 +91,24 @@ def describe(spaces: Sequence[Space], family: Family | None = None) -> str:
 def fitting_family(data_shape: Sequence[int]) -> Family:
     """The default family: conv for data of more than 256 positions (16×16 pixels), dense for others and vectors."""
     return "conv" if len(data_shape) > 1 and math.prod(data_shape[1:]) > DENSE_PIXELS else "dense"
+
+
+def fitting_levels(data_shape: Sequence[int], family: Family | None = None) -> int:
+    """The number of levels that is recommended for data of a shape.
+
+    Three for the dense and the mixed family. In the conv family all feature maps that fit, then as many vectors as let
+    the number of elements fall gradually: a level that falls from thousands of elements to some dozens often does not
+    couple (docs/results/images.md).
+
+    Args:
+        data_shape: Shape of the data.
+        family: Family of networks; by default that of :func:`fitting_family`.
+    """
+    if (family or fitting_family(data_shape)) != "conv":
+        return 3
+    maps = len(_map_sizes(data_shape[1:], _MOST_LEVELS))
+    last = ladder_spaces(maps + 1, data_shape, family="conv")[maps]
+    return maps + max(1, math.ceil(math.log(_WIDEST_TOP / last.size, _FALL) - 1e-9))
 
 
 def _dense_widths(size: int, levels: int) -> list[int]:

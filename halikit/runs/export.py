@@ -110,20 +110,26 @@ def export(hierarchy: Hierarchy, out: Path | str, *, format: Format = "onnx") ->
 
 
 class _Encoder(nn.Module):
+    """All levels of the encoder as one module."""
+
     def __init__(self, hierarchy: Hierarchy) -> None:
         super().__init__()
         self.hierarchy = hierarchy
 
     def forward(self, given: Tensor) -> tuple[Tensor, ...]:
+        """The means of all latents for ``(n, *shape of x)``, from z1 up."""
         return tuple(self.hierarchy.encode(given).values())[1:]
 
 
 class _Decoder(nn.Module):
+    """The decoder of a level as one module."""
+
     def __init__(self, hierarchy: Hierarchy, level: int) -> None:
         super().__init__()
         self.hierarchy, self.level = hierarchy, level
 
     def forward(self, given: Tensor) -> tuple[Tensor, ...]:
+        """The data along the means for ``(n, *shape of z_l)``, as the only element."""
         return tuple(self.hierarchy.decode(given, self.level).values())[-1:]
 
 

@@ -92,6 +92,7 @@ class _Cycle(nn.Module):
         self.hierarchy, self.weights = hierarchy, weights
 
     def forward(self, states: dict[str, Tensor]) -> Tensor:
+        """The weighted loss of all levels at samples of the encoder by name, a scalar."""
         hierarchy = self.hierarchy.conditioned(states.get(CONTEXT))
         down = [link.down for link in hierarchy]
         x = states[hierarchy.spaces[0].name]
@@ -113,6 +114,7 @@ class _Bound(nn.Module):
         self.hierarchy = hierarchy
 
     def forward(self, x: Tensor) -> Tensor:
+        """The bound at data ``(n, *shape of x)``, a scalar."""
         # Pyro's validation raises errors for NaN, where the guard of the training skips the step.
         with pyro.validation_enabled(False):
             guide: Any = poutine.trace(self.hierarchy.guide).get_trace(x)

@@ -13,7 +13,16 @@ from halikit.discriminator import Discriminator
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 
-__all__ = ["ExtraLoss", "NotCapturableError", "Player", "StepContext", "add_gradients", "check_names", "parameters_of"]
+__all__ = [
+    "ExtraLoss",
+    "NotCapturableError",
+    "Player",
+    "StepContext",
+    "add_gradients",
+    "check_names",
+    "modules_of",
+    "parameters_of",
+]
 
 Player = Literal["encoder", "decoder", "generators", "discriminator"]
 
@@ -116,6 +125,18 @@ def check_names(losses: Iterable[ExtraLoss], taken: Iterable[str]) -> None:
                 f"an extra loss needs a name of its own that is an identifier, got {loss.name!r}: ExtraLoss(…, name=…)"
             )
         seen.add(loss.name)
+
+
+def modules_of(losses: Iterable[ExtraLoss]) -> list[nn.Module]:
+    """The functions of the extra losses, as far as they are modules.
+
+    Raises:
+        InputError: If one is not an extra loss.
+    """
+    for loss in losses:
+        if not isinstance(loss, ExtraLoss):
+            raise InputError(f"an extra loss is an ExtraLoss(function, player), got {type(loss).__name__}")
+    return [loss.module for loss in losses if loss.module is not None]
 
 
 def parameters_of(player: Player, hierarchy: Hierarchy, discriminator: nn.Module | None) -> list[nn.Parameter]:

@@ -29,8 +29,8 @@ from halikit.hardware.compiled import CompiledStep, NotCompilableError
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import DensityKernel
 from halikit.model import Model
-from halikit.objectives import CUSTOM, OBJECTIVES, Objective, losses_of, setting_of
-from halikit.training.extra_losses import ExtraLoss, Player, StepContext, check_names, parameters_of
+from halikit.objectives import CUSTOM, OBJECTIVES, Objective, losses_of, name_of, setting_of
+from halikit.training.extra_losses import ExtraLoss, Player, StepContext, check_names, modules_of, parameters_of
 from halikit.training.extra_losses import add_gradients as add_extra_gradients
 from halikit.training.kernels import gauge_notices, gradient_notices
 from halikit.training.method import Method
@@ -230,7 +230,7 @@ class GameMethod(Method):
         if (players, penalty) not in self._compiled:
             self._compiled[players, penalty] = CompiledStep(
                 partial(_with_names, partial(self._play, players, penalty, losses, None), tuple(beside)),
-                [self._hierarchy, self._discriminator, *(loss.module for loss in losses if loss.module is not None)],
+                [self._hierarchy, self._discriminator, *modules_of(losses)],
                 mode=self._compile_mode,
                 keep_gradients=self._keep_gradients,
             )
@@ -275,7 +275,9 @@ class GameMethod(Method):
 def _objective(name: str, given: Objective | None) -> Objective:
     """The objective of a name, or the given one, once it has been tried."""
     if given is not None:
-        losses_of(given, *torch.zeros(2, 2, requires_grad=True))
+        losses = losses_of(given, *torch.zeros(2, 2, requires_grad=True))
+        if not (losses.discriminator.requires_grad and losses.generator.requires_grad):
+            raise InputError(f"the losses of an objective depend on the logits; one of {name_of(given)} is constant")
         return given
     if name.startswith(CUSTOM):
         raise InputError(

@@ -169,6 +169,7 @@ class _WeightedEncoder(nn.Module):
         self.data, self.noise = hierarchy.spaces[0].name, noise
 
     def forward(self, states: dict[str, Tensor]) -> Tensor:
+        """The weighted loss of all levels at samples of the decoder by name, a scalar."""
         if self.noise:
             x = states[self.data]
             states = {**states, self.data: x.add(torch.randn_like(x), alpha=self.noise)}

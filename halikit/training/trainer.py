@@ -23,7 +23,7 @@ from halikit.runs.run import Run
 from halikit.training.alarms import Alarms
 from halikit.training.batches import Batches
 from halikit.training.evaluation import Evaluation
-from halikit.training.extra_losses import ExtraLoss
+from halikit.training.extra_losses import ExtraLoss, modules_of
 from halikit.training.game import resolve_game
 from halikit.training.meter import Meter
 from halikit.training.methods import make_method
@@ -95,7 +95,7 @@ class Trainer:
         self._settings = resolve_sleep_weights(config, given, self.hardware.notify)
         augmentation = augmentation or config.data.augmentation()
         self._batches = self._make_batches(augmentation)
-        self.hardware.place(loss.module for loss in extra_losses if loss.module is not None)
+        self.hardware.place(modules_of(extra_losses))
         averager = Averager(model.hierarchy, config.training.ema_decay)
         self.averaged = averager.average
         self.method = make_method(
