@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from halikit.config import Config, override
 from halikit.data import DataSet
 from halikit.discriminator import Discriminator, JointDiscriminator, PlainDiscriminator
-from halikit.earlier import adapter_in, first_levels, upgraded_config, upgraded_tensors
+from halikit.earlier import (
+    OTHER_NETWORKS,
+    adapter_in,
+    first_levels,
+    has_other_networks,
+    upgraded_config,
+    upgraded_tensors,
+)
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.networks import paper
@@ -34,7 +41,7 @@ from halikit.utils.files import write_atomically
 __all__ = ["Model", "ModelError", "build", "describe", "load", "resolved", "save_model", "size_of"]
 
 FILE_NAME = "model.safetensors"
-SCHEMA = 3
+SCHEMA = 4
 # Models that are part of the package, by name: averaged weights in half precision.
 _SHIPPED = Path(__file__).parent / "pretrained"
 
@@ -346,16 +353,17 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
     The file may come from an untrusted source, so no memory is allocated before the check.
 
     Raises:
-        ModelError: If the config is damaged or describes other tensors.
+        ModelError: If the config is damaged, describes other tensors, or is of networks that are not built any more.
     """
     if not isinstance(about["config"], Mapping):
         raise ModelError(f"{path} is damaged: its config is no table")
     config = Config.parse(upgraded_config(about["config"]), str(path))
+    if has_other_networks(config, about["schema"]):
+        raise ModelError(f"{path} {OTHER_NETWORKS}")
     # Every level and every layer has tensors of its own, so a small file cannot describe a huge model.
     layers = config.model.prior_layers if config.model.prior == "flow" else 1
-    if max(config.model.levels, config.model.depth or 1, layers, config.discriminator.depth, about["levels"]) > len(
-        tensors
-    ):
+    layers = max(layers, config.model.depth or 1, config.discriminator.depth)
+    if max(config.model.levels, layers, about["levels"]) > len(tensors):
         raise ModelError(f"{path} is damaged: its config is of a larger model than the {len(tensors)} tensors in it")
     try:
         # Tensors on the meta device have shapes, but take no memory.
