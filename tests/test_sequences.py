@@ -28,6 +28,8 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "odd sequence": (1, 27),
     "volume": (1, 8, 8, 8),
     "oblong volume": (2, 8, 6, 4),
+    "odd image": (1, 33, 21),
+    "oblong image": (3, 26, 50),
 }
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
