@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -161,18 +160,11 @@ def ladder(
     spaces = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)
     links = []
     reads = _Reading(context, flat=family == "dense")
-    networks = {name: choices[name] for name in ("family", "hidden", "depth")}
-    make = partial(
-        LinkNetworks,
-        spaces[0],
-        units=choices["units"] or choices["hidden"],
-        slope=slope,
-        noise=latent_noise,
-        **networks,
-    )
+    options = {name: choices[name] for name in ("family", "hidden", "depth")}
+    options |= {"units": choices["units"] or choices["hidden"], "slope": slope, "noise": latent_noise}
     for level, (lower, upper) in enumerate(pairwise(spaces)):
-        to_upper = reads(make(reads.beside(lower), upper).up())
-        ascending = make(lower, reads.beside(upper))
+        to_upper = reads(LinkNetworks(spaces[0], reads.beside(lower), upper, **options).up())
+        ascending = LinkNetworks(spaces[0], lower, reads.beside(upper), **options)
         down: Kernel
         if level:
             to_lower = reads(ascending.down(2))
@@ -217,7 +209,7 @@ def ladder_choices(
     if any(number < 1 for number in given.values()):
         raise ValueError(f"networks need a positive depth and width, got depth={depth}, hidden={hidden}, units={units}")
     latents = ladder_spaces(levels, data_shape, family=family, maps=maps, widths=widths)[1:]
-    choices = {
+    choices: dict[str, Any] = {
         "family": family,
         "maps": sum(space.is_maps for space in latents),
         "widths": tuple(space.shape[0] for space in latents),
