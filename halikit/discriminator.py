@@ -180,6 +180,7 @@ class JointDiscriminator(Discriminator):
         input_noise: Standard deviation of the Gaussian noise added to ``x`` in training, data and samples alike.
         projection: Maps the context, which is found among the states, to ``(n, width)``. Its product with the
             features is added to the logit (Miyato & Koyama 2018).
+        augmentation: Changes ``x`` at random in training, data and samples alike, before the noise.
 
     Raises:
         ValueError: If the numbers of spaces and stages do not fit.
@@ -195,6 +196,7 @@ class JointDiscriminator(Discriminator):
         *,
         input_noise: float = 0.0,
         projection: nn.Module | None = None,
+        augmentation: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.spaces = tuple(spaces)
@@ -202,6 +204,7 @@ class JointDiscriminator(Discriminator):
         self.head = head
         self.noise = InputNoise(input_noise)
         self.projection = projection
+        self.augmentation = augmentation or nn.Identity()
         self.takes_context = projection is not None
         if len(self.stages) != len(self.spaces) or len(self.spaces) < 2:
             raise ValueError(f"{len(self.spaces)} spaces need as many stages and at least two, got {len(self.stages)}")
@@ -221,7 +224,7 @@ class JointDiscriminator(Discriminator):
                 f"the discriminator reads {', '.join(s.name for s in self.spaces)}; missing: {', '.join(missing)}"
             )
         first, *latents = (at_least_vectors(states[space.name]) for space in self.spaces)
-        h = self.stages[0](self.noise(first))
+        h = self.stages[0](self.noise(self.augmentation(first)))
         for stage, z in zip(self.stages[1:], latents, strict=True):
             h = stage(concatenate(h, z))
         return self.head[:-1](h)
@@ -259,7 +262,9 @@ class JointDiscriminator(Discriminator):
                 f"{Space('features', shapes[kept])}, and its head reads {Space('features', shapes[-1])}"
             )
         stages = list(self.stages)[: kept + 1]
-        view = JointDiscriminator(self.spaces[: kept + 1], stages, self.head, projection=self.projection)
+        view = JointDiscriminator(
+            self.spaces[: kept + 1], stages, self.head, projection=self.projection, augmentation=self.augmentation
+        )
         view.noise = self.noise
         view.training = self.training
         return view

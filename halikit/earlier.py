@@ -2,6 +2,9 @@
 
 In halikit 0.1.0 stacks of three levels or more grew level by level, and a discriminator had one adapter for each level
 in front of its head. The adapter of the top level is now the first layer of the head, so Eq. 8 has the same values.
+
+Convolutional stacks, and discriminators that convolve their data, have had other networks since schema 4. Earlier ones
+are refused.
 """
 
 from __future__ import annotations
@@ -15,12 +18,15 @@ from torch import Tensor, nn
 
 from halikit.config import Config, read_table
 from halikit.discriminator import JointDiscriminator
+from halikit.networks.shapes import fitting_family
 from halikit.renamed import RENAMED
 
 __all__ = [
+    "OTHER_NETWORKS",
     "adapter_in",
     "columns_of",
     "first_levels",
+    "has_other_networks",
     "levels_in",
     "read_config",
     "upgraded_config",
@@ -33,6 +39,13 @@ _GROWTH = ("grow_every", "settled_rate")
 _TENSOR = re.compile(
     r"(?P<before>.*?(?P<pair>parts\.\d+\.)?)(adapters\.(?P<level>\d+)\.1|head\.(?P<layer>\d+))\.(?P<rest>.+)"
 )
+# Schema of models and checkpoints since which convolutional networks are those of this version.
+_CONVOLUTIONS = 4
+# What is wrong with earlier ones, and what would be right.
+OTHER_NETWORKS = (
+    "has convolutional networks of an earlier version, which this version does not build: train again, or load it with "
+    "the halikit that wrote it, such as 0.1"
+)
 # Number of layers in front of the old head: a flattening and the adapter.
 _ADDED = 2
 
@@ -41,11 +54,14 @@ def upgraded_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """The table of a config with the names and defaults of this version.
 
     A config of 0.1.0 has settings of growth, which are removed. Its model had neither linear skips nor a sleep phase.
+    Later no value for linear skips meant that dense and mixed stacks have them, which is now the default.
     """
     training, model = values.get("training"), values.get("model")
     if not isinstance(training, Mapping) or not isinstance(model, Mapping):
         return dict(values)
     tables = {name: dict(table) if isinstance(table, Mapping) else table for name, table in values.items()}
+    if model.get("skips") in (None, "none"):
+        tables["model"].pop("skips", None)
     if _GROWTH[0] in training:
         tables["training"] = {name: value for name, value in training.items() if name not in _GROWTH} | {"sleep": 0.0}
         if model.get("family") != "paper":
@@ -71,6 +87,22 @@ def read_config(path: Path) -> Config:
         ConfigError: If it is missing, is not TOML, or holds an unknown setting.
     """
     return Config.parse(upgraded_config(read_table(path)), str(path))
+
+
+def has_other_networks(config: Config, schema: int) -> bool:
+    """Whether a model was written with other networks than this version builds from its config.
+
+    Args:
+        config: Config of the model.
+        schema: Schema of the model file or the checkpoint.
+    """
+    model, discriminator = config.model, config.discriminator
+    if schema >= _CONVOLUTIONS or model.data_shape is None:
+        return False
+    is_large = fitting_family(model.data_shape) == "conv"
+    convolves = discriminator.family == "conv" or (discriminator.family is None and is_large)
+    is_conv = model.family == "conv" or (model.family is None and is_large)
+    return is_conv or (config.plays and convolves and len(model.data_shape) > 1)
 
 
 def levels_in(names: Iterable[str]) -> int:

@@ -16,24 +16,32 @@ from torch import Tensor, nn
 from halikit.config import Config, override
 from halikit.data import DataSet
 from halikit.discriminator import Discriminator, JointDiscriminator, PlainDiscriminator
-from halikit.earlier import adapter_in, first_levels, upgraded_config, upgraded_tensors
+from halikit.earlier import (
+    OTHER_NETWORKS,
+    adapter_in,
+    first_levels,
+    has_other_networks,
+    upgraded_config,
+    upgraded_tensors,
+)
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.networks import paper
 from halikit.networks.blocks import initialise
-from halikit.networks.discriminator import discriminator_for
-from halikit.networks.ladder import describe as ladder_in_words
+from halikit.networks.discriminator import DENSE_WIDTH, discriminator_for
 from halikit.networks.ladder import ladder, ladder_choices
 from halikit.networks.paper import paper_hierarchy
+from halikit.networks.shapes import describe as ladder_in_words
+from halikit.networks.sizes import SIZES, SizeName
 from halikit.priors import make_prior
 from halikit.settings import ContextKind
 from halikit.supervision import with_classes
 from halikit.utils.files import write_atomically
 
-__all__ = ["Model", "ModelError", "build", "describe", "load", "resolved", "save_model"]
+__all__ = ["Model", "ModelError", "build", "describe", "load", "resolved", "save_model", "size_of"]
 
 FILE_NAME = "model.safetensors"
-SCHEMA = 3
+SCHEMA = 4
 # Models that are part of the package, by name: averaged weights in half precision.
 _SHIPPED = Path(__file__).parent / "pretrained"
 
@@ -134,7 +142,9 @@ def build(config: Config) -> Model:
         hierarchy = with_classes(hierarchy, settings.classes, gauge=settings.gauge, max_scale=settings.max_scale)
     try:
         size = settings.context_size
-        discriminator = discriminator_for(hierarchy, config.discriminator, context=size) if config.plays else None
+        # The size of a convolutional stack is that of its discriminator as well.
+        played = resolved(config).discriminator
+        discriminator = discriminator_for(hierarchy, played, context=size) if config.plays else None
     except ValueError as error:
         raise InputError(f"discriminator: {error}") from None
     model = Model(hierarchy, discriminator, config)
@@ -155,12 +165,15 @@ def resolved(config: Config) -> Config:
     settings = config.model
     if settings.family == "paper" or settings.data_shape is None:
         return config
-    arguments = settings.model_dump(include={"family", "maps", "widths", "hidden", "skips"})
+    arguments = settings.model_dump(include={"family", "maps", "widths", "size", "hidden", "depth", "units"})
     try:
         choices = ladder_choices(settings.levels, settings.data_shape, **arguments)
     except ValueError as error:
         raise InputError(f"model: {error}") from None
-    return override(config, {f"model.{name}": value for name, value in choices.items()})
+    changes = {f"model.{name}": value for name, value in choices.items()}
+    if config.plays and config.discriminator.family != "paper" and config.discriminator.width is None:
+        changes["discriminator.width"] = SIZES[choices["size"]].discriminator if choices["size"] else DENSE_WIDTH
+    return override(config, changes)
 
 
 def describe(model: Model) -> str:
@@ -168,8 +181,15 @@ def describe(model: Model) -> str:
     if model.config is None:
         return "of your own"
     spaces = model.hierarchy.spaces[: model.config.model.levels + 1]
-    family = model.config.model.family
-    return paper.describe(spaces) if family == "paper" else ladder_in_words(spaces, family)
+    family, size = model.config.model.family, size_of(model)
+    words = paper.describe(spaces) if family == "paper" else ladder_in_words(spaces, family)
+    return f"{words}; size {size}" if size else words
+
+
+def size_of(model: Model) -> SizeName | None:
+    """The size of a convolutional stack; ``None`` for other models."""
+    size: SizeName | None = resolved(model.config).model.size if model.config else None
+    return size
 
 
 # ``load`` has an argument of the same name.
@@ -333,14 +353,17 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
     The file may come from an untrusted source, so no memory is allocated before the check.
 
     Raises:
-        ModelError: If the config is damaged or describes other tensors.
+        ModelError: If the config is damaged, describes other tensors, or is of networks that are not built any more.
     """
     if not isinstance(about["config"], Mapping):
         raise ModelError(f"{path} is damaged: its config is no table")
     config = Config.parse(upgraded_config(about["config"]), str(path))
+    if has_other_networks(config, about["schema"]):
+        raise ModelError(f"{path} {OTHER_NETWORKS}")
     # Every level and every layer has tensors of its own, so a small file cannot describe a huge model.
     layers = config.model.prior_layers if config.model.prior == "flow" else 1
-    if max(config.model.levels, config.model.depth, layers, config.discriminator.depth, about["levels"]) > len(tensors):
+    layers = max(layers, config.model.depth or 1, config.discriminator.depth)
+    if max(config.model.levels, layers, about["levels"]) > len(tensors):
         raise ModelError(f"{path} is damaged: its config is of a larger model than the {len(tensors)} tensors in it")
     try:
         # Tensors on the meta device have shapes, but take no memory.

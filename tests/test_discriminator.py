@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 import halikit as hk
 from halikit.discriminator import couples_samples
 from halikit.errors import InputError
+from halikit.networks.blocks import DenseResidualBlock, LayerOptions
 from halikit.networks.context import ContextEmbedding
 
 STACKS = {
@@ -114,10 +115,41 @@ def test_every_state_matters_to_the_logit(shapes, games):
 @stacks
 @forms
 def test_every_parameter_gets_a_gradient(shapes, games):
-    d = build(shapes, games=games)
-    d(states_for(d, 16)).square().sum().backward()
-    for game in d.games:
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in game.parameters())
+    """In the first step, or in the second: residual blocks are the identity until their last layers have moved."""
+    d, learned = build(shapes, games=games), set()
+    for _ in range(2):
+        d.zero_grad()
+        d(states_for(d, 16)).square().sum().backward()
+        learned |= {name for name, p in d.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        torch.optim.SGD(d.parameters(), 0.1).step()
+    assert learned == {name for name, _ in d.named_parameters()}
+
+
+@pytest.mark.parametrize("norm", [None, "weight"])
+def test_a_dense_residual_block_is_the_identity_at_the_start(norm):
+    block, x = DenseResidualBlock(6, LayerOptions(norm, dropout=0.5)), torch.randn(4, 6)
+    assert torch.equal(block(x), x)
+    block(x).square().sum().backward()
+    torch.optim.SGD(block.parameters(), 0.1).step()
+    assert not torch.equal(block(x), x)
+
+
+def test_stages_of_vectors_are_residual_where_the_data_are_convolved():
+    """Such a stage starts as a linear map of the features before it and of the latent."""
+    d = build([(3, 32, 32), (4, 8, 8), (7,)]).eval()
+    blocks = [sum(isinstance(m, DenseResidualBlock) for m in stage.modules()) for stage in d.stages]
+    assert blocks == [0, 0, 2]
+    with torch.no_grad():
+        x = torch.randn(5, d.stages[2][0].in_features)
+        torch.testing.assert_close(d.stages[2](x), x @ d.stages[2][0].weight.T + d.stages[2][0].bias)
+    assert not any(isinstance(m, DenseResidualBlock) for m in build([(1, 8, 8), (7,)]).modules())
+
+
+@pytest.mark.parametrize(("size", "above"), [((33, 33), (9, 9)), ((50, 38), (13, 10)), ((7, 100), (4, 50))])
+def test_odd_sides_are_halved_by_convolutions_down_to_the_maps_above(size, above):
+    d = build([(3, *size), (4, *above), (5,)])
+    assert not any(isinstance(m, nn.AdaptiveAvgPool2d) for m in d.modules())
+    assert d(states_for(d, 4)).shape == (4,)
 
 
 def test_a_missing_state_is_named():

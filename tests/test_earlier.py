@@ -138,9 +138,8 @@ def as_of_0_1_0(path: Path, model: hk.Model, level: int) -> list[hk.JointDiscrim
 
 KINDS = {
     "joint, vectors": ((1, 8, 8), {"model.family": "dense", "discriminator.family": "dense"}),
-    "joint, maps": ((1, 32, 32), {"model.family": "conv", "discriminator.family": "conv"}),
     "pairs, vectors": ((1, 8, 8), {"discriminator.games": "pairwise", "model.family": "dense"}),
-    "pairs, maps": ((1, 32, 32), {"discriminator.games": "pairwise", "model.family": "conv"}),
+    "joint, strided": ((1, 20, 20), {"model.family": "mixed", "discriminator.family": "dense"}),
 }
 
 
@@ -165,7 +164,7 @@ def test_every_form_and_family_gives_the_features_of_its_top_level(
 @pytest.mark.parametrize("level", [2, 4])
 @torch.no_grad()
 def test_kernels_of_the_users_own_load_with_their_code(level: int, tmp_path: Path) -> None:
-    shape, changes = KINDS["joint, maps"]
+    shape, changes = (1, 32, 32), {"model.family": "conv", "discriminator.family": "conv"}
     small = {"model.levels": 4, "model.data_shape": shape, "model.hidden": 4, "model.skips": False}
     config = override(Config(), small | {"discriminator.width": 8} | changes)
     path = tmp_path / "model.safetensors"
@@ -174,6 +173,68 @@ def test_kernels_of_the_users_own_load_with_their_code(level: int, tmp_path: Pat
     loaded = hk.load(path, build=lambda: hk.build(config))
     states = loaded.hierarchy.encode(torch.rand(3, *shape))
     torch.testing.assert_close(loaded.discriminator.features(states), game.features(states))
+
+
+CONVOLUTIONS = {
+    "a convolutional stack": ((1, 8, 8), {"model.family": "conv"}, True),
+    "one by default": ((1, 20, 20), {}, True),
+    "an autoencoder of it": ((1, 20, 20), {"training.method": "elbo", "observation_scale": 0.5}, True),
+    "a discriminator": ((1, 8, 8), {"model.family": "dense", "discriminator.family": "conv"}, True),
+    "one of large images by default": ((1, 20, 20), {"model.family": "mixed"}, True),
+    "a dense stack": ((1, 20, 20), {"model.family": "dense", "discriminator.family": "dense"}, False),
+    "a mixed stack": ((1, 20, 20), {"model.family": "mixed", "discriminator.family": "dense"}, False),
+    "a mixed autoencoder": (
+        (1, 20, 20),
+        {"model.family": "mixed", "training.method": "elbo", "observation_scale": 0.5},
+        False,
+    ),
+    "vectors": ((9,), {}, False),
+}
+
+
+@pytest.mark.parametrize("schema", [2, 3, 4])
+@pytest.mark.parametrize(("shape", "changes", "changed"), CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_convolutional_networks_of_earlier_versions_are_refused(
+    shape: tuple[int, ...], changes: dict[str, object], changed: bool, schema: int, tmp_path: Path
+) -> None:
+    config = override(Config(), {"model.levels": 2, "data_shape": shape, "hidden": 4, "model.depth": 1} | changes)
+    model = hk.build(config)
+    path = tmp_path / "model.safetensors"
+    save_model(path, model, model.hierarchy, config=config, step=1)
+    changed_model(path, schema=schema)
+    if not changed or schema == 4:
+        assert hk.load(path).hierarchy.spaces == model.hierarchy.spaces
+        return
+    with pytest.raises(InputError) as error:
+        hk.load(path)
+    assert "convolutional networks of an earlier version" in str(error.value)
+    assert str(error.value).endswith("train again, or load it with the halikit that wrote it, such as 0.1")
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("schema", [3, 4])
+def test_a_checkpoint_of_earlier_convolutional_networks_is_refused(schema: int, tmp_path: Path, halikit: Shell) -> None:
+    options = ["--set", "model.family=conv", "--set", "hidden=4", "--set", "width=8", "--batch-size", 16]
+    halikit("train", "--levels", 1, "--steps", 2, *options, "--out", tmp_path / "run")
+    path = checkpoint_of(tmp_path / "run")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"schema": schema}))
+    complaint = halikit("train", "--resume", "--out", tmp_path / "run", "--steps", 3, code=2 if schema == 3 else 0)
+    assert ("networks of an earlier version, which this version does not build: train again" in complaint) == (
+        schema == 3
+    )
+
+
+def test_no_value_for_skips_means_that_there_are_skips(tmp_path: Path) -> None:
+    """As in a model of a development version that was built in Python: dense stacks had them by default."""
+    config = override(Config(), {"model.levels": 2, "data_shape": (9,), "hidden": 4})
+    model = hk.build(config)
+    save_model(tmp_path / "model.safetensors", model, model.hierarchy, config=config, step=1)
+    values = config.model_dump(mode="json")
+    values["model"]["skips"] = None
+    changed_model(tmp_path / "model.safetensors", schema=3, config=values)
+    assert hk.load(tmp_path / "model.safetensors").config.model.skips is True
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------

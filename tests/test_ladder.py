@@ -1,6 +1,7 @@
 """The ladder: any number of levels on data of any shape."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import halikit as hk
-from halikit.networks.ladder import describe, ladder_spaces
+from halikit.networks.shapes import describe, ladder_spaces
 
 data_shapes = st.one_of(
     st.tuples(st.integers(1, 300)), st.tuples(st.integers(1, 3), st.integers(4, 70), st.integers(4, 70))
@@ -26,16 +27,35 @@ def test_spaces_are_named_in_order_and_start_at_the_data(levels, shape):
 
 
 @given(st.integers(1, 9), st.tuples(st.integers(1, 3), st.integers(4, 130), st.integers(4, 130)))
-def test_maps_come_before_vectors_and_divide_the_image(levels, shape):
+def test_maps_come_before_vectors_and_halve_the_image(levels, shape):
+    """From a quarter of the image, or its half where there is no quarter; halves are rounded up."""
     spaces = ladder_spaces(levels, shape, family="conv")
     images = [space.is_image for space in spaces]
     assert images == sorted(images, reverse=True)
+    assert images[1] == (levels > 1 and min(shape[1:]) >= 7 and 7 not in shape[1:])
     for lower, upper in zip(spaces, spaces[1:], strict=False):
         if upper.is_image:
-            ratios = {a / b for a, b in zip(lower.shape[1:], upper.shape[1:], strict=True)}
-            assert len(ratios) == 1
-            assert ratios.pop() in (2, 4)
+            divisors = (2, 4) if lower.name == "x" else (2,)
+            assert any(upper.shape[1:] == tuple(-(-side // by) for side in lower.shape[1:]) for by in divisors)
             assert min(upper.shape[1:]) >= 4
+
+
+@given(
+    st.integers(1, 8),
+    st.one_of(
+        st.tuples(st.integers(1, 4), st.integers(8, 300)),
+        st.tuples(st.integers(1, 4), st.integers(8, 130), st.integers(8, 130)),
+        st.tuples(st.integers(1, 4), st.integers(8, 40), st.integers(8, 40), st.integers(8, 40)),
+    ),
+)
+def test_the_number_of_elements_falls_from_level_to_level(levels, shape):
+    x, *sizes = (space.size for space in ladder_spaces(levels, shape, family="conv"))
+    assert all(lower >= upper for lower, upper in pairwise(sizes))
+    if sizes[0] >= 256:
+        assert all(lower > upper for lower, upper in pairwise(sizes))
+    # Rounding up at the border of a small image adds up to two thirds to each side's quarter.
+    assert sizes[0] <= 2 * x
+    assert min(2, x) <= sizes[-1] <= 256
 
 
 @given(st.integers(1, 9), data_shapes)
@@ -76,28 +96,57 @@ def test_small_images_and_vectors_are_dense_and_large_images_convolutional():
     ("levels", "shape", "maps"),
     [
         (2, (1, 28, 28), [(7, 7)]),
-        (3, (1, 28, 28), [(14, 14), (7, 7)]),
+        (3, (1, 28, 28), [(7, 7)]),
         (3, (3, 32, 32), [(8, 8), (4, 4)]),
         (2, (1, 8, 8), [(4, 4)]),
+        (3, (1, 12, 12), [(6, 6)]),
         (5, (3, 64, 64), [(16, 16), (8, 8), (4, 4)]),
+        (4, (3, 33, 33), [(9, 9), (5, 5)]),
+        (4, (3, 45, 45), [(12, 12), (6, 6)]),
+        (4, (3, 50, 38), [(13, 10), (7, 5)]),
+        (4, (3, 100, 75), [(25, 19), (13, 10), (7, 5)]),
     ],
 )
-def test_maps_start_at_a_quarter_unless_more_levels_need_a_half(levels, shape, maps):
+def test_maps_start_at_a_quarter_or_a_half_of_small_images(levels, shape, maps):
     latents = ladder_spaces(levels, shape, family="conv")[1:]
     assert [space.shape[1:] for space in latents if space.is_image] == maps
 
 
 @pytest.mark.parametrize("levels", [1, 2])
-def test_nothing_is_convolved_at_full_resolution(levels):
+def test_generators_end_in_convolutions_at_full_resolution_and_nothing_else_does(levels):
+    """Two of them: after the last upsampling, and on the way out. A shuffle of patches would leave a checkerboard."""
     h = hk.ladder(levels, (3, 32, 32), hidden=4, depth=1).eval()
     discriminator = hk.build_discriminator(h, width=32).eval()
-    sides = []
-    for module in (*h.modules(), *discriminator.modules()):
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda _, args, out: sides.append(max(args[0].shape[-1], out.shape[-1])))
-    with torch.no_grad():
-        discriminator(h.encode(h.sample(2)))
+
+    def largest(part, run):
+        sides = []
+        for module in part.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(lambda _, args, out: sides.append(max(args[0].shape[-1], out.shape[-1])))
+        with torch.no_grad():
+            result = run()
+        return result, sides
+
+    encoder = nn.ModuleList(link.up for link in h)
+    states, sides = largest(encoder, lambda: h.encode(torch.zeros(2, 3, 32, 32)))
     assert max(sides) == 16
+    _, sides = largest(h.links[0].down, lambda: h.links[0].down.mean(states["z1"]))
+    assert sides.count(32) == 2
+    _, sides = largest(discriminator, lambda: discriminator(states))
+    assert max(sides) == 16
+    assert not any(isinstance(m, nn.PixelShuffle) for m in h.links[0].down.modules())
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 9), (3, 33, 33), (3, 50, 38), (3, 45, 45), (3, 100, 75)])
+@pytest.mark.parametrize("levels", [1, 3])
+def test_odd_sides_have_networks_of_a_sensible_size(levels, shape):
+    """About as large as those of the next even image: within a factor of 2."""
+    even = (shape[0], *(16 * -(-side // 16) for side in shape[1:]))
+    with torch.device("meta"):
+        odd, larger = (hk.ladder(levels, each, family="conv") for each in (shape, even))
+    numbers = [sum(p.numel() for p in h.parameters()) for h in (odd, larger)]
+    assert numbers[0] < 2 * numbers[1]
+    assert numbers[0] < 15e6
 
 
 def test_odd_images_are_convolved_as_they_are():
@@ -179,6 +228,10 @@ def test_deeper_networks_have_more_layers():
         (2, (5,), {"widths": [3, 0]}, "2 positive widths"),
         (2, (5,), {"depth": 0}, "positive depth"),
         (2, (5,), {"hidden": 0}, "positive depth and width"),
+        (2, (3, 32, 32), {"units": 0}, "positive depth and width"),
+        (2, (5,), {"size": "base"}, "sizes are tiny, small, base, large, for the conv family; got 'base' .* for dense"),
+        (2, (5,), {"units": 8}, "units=8 for dense"),
+        (2, (3, 32, 32), {"size": "huge"}, "sizes are tiny, small, base, large, .* got 'huge'"),
         (2, (5,), {"max_scale": None}, "bounded below 1"),
     ],
 )
@@ -201,8 +254,8 @@ def test_default_widths_are_sensible():
     [
         (3, (1, 8, 8), "every latent is a vector"),
         (2, (3, 32, 32), "a vector on top"),
-        (3, (3, 30, 45), "z1, z2, z3 are vectors, because 30×45 maps are not halved further"),
-        (5, (1, 28, 28), "z3, z4, z5 are vectors, because 7×7 maps"),
+        (5, (3, 30, 45), "z3, z4, z5 are vectors, because 4×6 maps are not halved further"),
+        (5, (1, 28, 28), "z2, z3, z4, z5 are vectors, because 7×7 maps"),
     ],
 )
 def test_falling_back_to_vectors_is_said(levels, shape, expected):

@@ -19,7 +19,7 @@ from halikit.config import override
 from halikit.errors import InputError
 from halikit.explore import Explorer
 from halikit.networks.blocks import FromPatches, ToPatches, initialise
-from halikit.networks.ladder import ladder_spaces
+from halikit.networks.shapes import ladder_spaces
 from halikit.presets.families import conv
 from halikit.training.sleep import sleep_weights
 
@@ -28,6 +28,8 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "odd sequence": (1, 27),
     "volume": (1, 8, 8, 8),
     "oblong volume": (2, 8, 6, 4),
+    "odd image": (1, 33, 21),
+    "oblong image": (3, 26, 50),
 }
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -54,8 +56,8 @@ def test_the_family_is_chosen_by_the_number_of_positions() -> None:
 
 def test_maps_of_sequences_and_volumes_shrink_on_every_axis() -> None:
     assert [space.shape[1:] for space in ladder_spaces(4, (1, 256), family="conv")[1:]] == [(64,), (32,), (16,), ()]
-    assert [space.shape[1:] for space in ladder_spaces(3, (1, 16, 16, 32))[1:]] == [(8, 8, 16), (4, 4, 8), ()]
-    with pytest.raises(ValueError, match=r"the nearest sizes that have 2: 16×16×16"):
+    assert [space.shape[1:] for space in ladder_spaces(3, (1, 32, 32, 64))[1:]] == [(8, 8, 16), (4, 4, 8), ()]
+    with pytest.raises(ValueError, match=r"the nearest sizes that have 2: 29×29×29"):
         ladder_spaces(3, (1, 11, 11, 11), family="conv", maps=2)
 
 
@@ -65,9 +67,9 @@ def test_other_ranks_are_refused() -> None:
 
 
 def test_channels_stop_growing() -> None:
-    """A sequence of 4,096 is halved ten times; channels that double each time would be 8,192."""
+    """A sequence of 4,096 is halved ten times: channels that double each time would be 4,096, not eight times 8."""
     h = hk.ladder(2, (1, 4096), maps=0, hidden=8)
-    assert max(m.out_channels for m in h.modules() if isinstance(m, nn.Conv1d)) == 256
+    assert max(m.out_channels for m in h.modules() if isinstance(m, nn.Conv1d)) == 64
 
 
 def test_only_images_end_in_tanh() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from itertools import product as cartesian
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 import halikit as hk
 from halikit.config import Config
-from halikit.errors import InputError
+from halikit.discriminator import InputNoise
 from halikit.model import resolved
 from halikit.networks.blocks import LayerOptions, LinearSkip, dense, initialise, linear_skips
 
@@ -27,6 +28,10 @@ def settings(levels: int = 3, shape: tuple[int, ...] = DIGITS, **changes: object
     return configured(**small | changes)
 
 
+def vectors(lower: int, upper: int) -> tuple[hk.Space, hk.Space]:
+    return hk.Space("z1", (lower,)), hk.Space("z2", (upper,))
+
+
 def skips_of(h: hk.Hierarchy) -> list[tuple[bool, bool]]:
     return [tuple(isinstance(kernel.network, LinearSkip) for kernel in (link.up, link.down)) for link in h]
 
@@ -36,7 +41,7 @@ def skips_of(h: hk.Hierarchy) -> list[tuple[bool, bool]]:
 
 @given(sizes, sizes)
 def test_up_is_orthogonal_and_down_its_transpose(lower, upper):
-    up, down = linear_skips(nn.Linear(lower, upper), nn.Linear(upper, lower), lower, upper)
+    up, down = linear_skips(nn.Linear(lower, upper), nn.Linear(upper, lower), *vectors(lower, upper))
     assert up.weight.shape == (upper, lower)
     assert torch.equal(down.weight, up.weight.T)
     product = up.weight @ up.weight.T if upper <= lower else up.weight.T @ up.weight
@@ -102,7 +107,7 @@ def test_maps_and_scalars_are_flattened():
 
 def test_a_scalar_is_a_vector_of_one():
     v, w = hk.Space("v", ()), hk.Space("w", (2,))
-    up, down = linear_skips(Network(v, 4), Network(w, 2), 1, 2)
+    up, down = linear_skips(Network(v, 4), Network(w, 2), v, w)
     link = hk.Link(hk.GaussianKernel(v, w, up), hk.GaussianKernel(w, v, down))
     given = torch.randn(5)
     torch.testing.assert_close(link.down.mean(link.up.mean(given)), given)
@@ -118,9 +123,9 @@ def test_a_network_without_a_last_layer_is_refused():
 @torch.no_grad()
 def test_a_level_passes_on_what_it_is_given_and_the_way_back_undoes_it(scale, lower, upper):
     """Encoded and decoded along the means: the projection onto the rows of the map, all of it where nothing is lost."""
-    below, above = hk.Space("z1", (lower,)), hk.Space("z2", (upper,))
+    below, above = vectors(lower, upper)
     outputs = 2 if scale == "diagonal" else 1
-    networks = linear_skips(Network(below, outputs * upper), Network(above, outputs * lower), lower, upper)
+    networks = linear_skips(Network(below, outputs * upper), Network(above, outputs * lower), below, above)
     link = hk.Link(
         hk.GaussianKernel(below, above, networks[0], scale=scale),
         hk.GaussianKernel(above, below, networks[1], scale=scale),
@@ -148,41 +153,98 @@ def test_a_ladder_starts_as_a_chain_of_projections():
     torch.testing.assert_close(h.decode(states["z4"], 4)["z1"], z1 @ product.T @ product)
 
 
+MAPS = {
+    "sequence": ((3, 14), (4, 7)),
+    "image": ((3, 8, 6), (5, 4, 3)),
+    "more maps than patches have elements": ((2, 8, 8), (9, 4, 4)),
+    "odd image": ((3, 7, 6), (5, 4, 3)),
+    "volume": ((2, 4, 6, 4), (5, 2, 3, 2)),
+    "odd volume": ((2, 5, 4, 3), (5, 3, 2, 2)),
+}
+
+
+@pytest.mark.parametrize(("lower", "upper"), MAPS.values(), ids=MAPS)
+@torch.no_grad()
+def test_between_maps_the_mean_is_an_orthogonal_map_of_each_patch(lower, upper):
+    """Each position above is the same orthogonal map of the 2×2 pixels below it, which are zero beyond the border."""
+    h = maps_with_skips(lower, upper)
+    link = h.links[1]
+    weight = link.up.network.weight
+    channels, outputs, axes = lower[0], upper[0], len(lower) - 1
+    assert weight.shape == (outputs, channels * 2**axes)
+    product = weight @ weight.T if outputs <= weight.shape[1] else weight.T @ weight
+    torch.testing.assert_close(product, torch.eye(len(product)), atol=1e-5, rtol=0)
+    z = torch.randn(4, *lower)
+    padded = torch.zeros(4, channels, *(2 * side for side in upper[1:]))
+    padded[(..., *(slice(side) for side in lower[1:]))] = z
+    found = link.up.mean(z)
+    assert found.shape == (4, *upper)
+    for position in cartesian(*map(range, upper[1:])):
+        patch = padded[(..., *(slice(2 * i, 2 * i + 2) for i in position))].flatten(1)
+        torch.testing.assert_close(found[(..., *position)], patch @ weight.T)
+
+
+@pytest.mark.parametrize(("lower", "upper"), MAPS.values(), ids=MAPS)
+@torch.no_grad()
+def test_between_maps_the_way_back_is_the_transpose(lower, upper):
+    """⟨up(z), w⟩ = ⟨z, down(w)⟩ for all z and w, to rounding; where nothing is lost, down undoes up."""
+    link = maps_with_skips(lower, upper).links[1]
+    z, w = torch.randn(6, *lower), torch.randn(6, *upper)
+    above, below = link.up.mean(z), link.down.mean(w)
+    torch.testing.assert_close((above * w).flatten(1).sum(1), (z * below).flatten(1).sum(1), rtol=1e-4, atol=1e-4)
+    if upper[0] >= lower[0] * 2 ** (len(lower) - 1):
+        torch.testing.assert_close(link.down.mean(above), z, atol=1e-5, rtol=0)
+    torch.testing.assert_close(link.up.scale(z), torch.ones(6, *upper))
+    torch.testing.assert_close(link.down.scale(w), torch.ones(6, *lower))
+
+
+def maps_with_skips(lower: tuple[int, ...], upper: tuple[int, ...]) -> hk.Hierarchy:
+    """A hierarchy whose second link has the linear skips between these maps, without a gauge."""
+    convolution = {2: nn.Conv1d, 3: nn.Conv2d, 4: nn.Conv3d}[len(lower)]
+    x, z1, z2 = hk.Space("x", (2,)), hk.Space("z1", lower), hk.Space("z2", upper)
+    to_x, to_z1 = nn.Linear(z1.size, 4), nn.Linear(2, 2 * z1.size)
+    down = nn.Sequential(nn.Upsample(size=lower[1:]), convolution(upper[0], 2 * lower[0], 3, padding=1))
+    ways = linear_skips(convolution(lower[0], 2 * upper[0], 3, stride=2, padding=1), down, z1, z2)
+    return hk.Hierarchy(
+        [
+            hk.Link(hk.GaussianKernel(x, z1, to_z1), hk.GaussianKernel(z1, x, nn.Sequential(nn.Flatten(), to_x))),
+            hk.Link(hk.GaussianKernel(z1, z2, ways[0]), hk.GaussianKernel(z2, z1, ways[1])),
+        ]
+    )
+
+
+@torch.no_grad()
+def test_noise_on_latents_is_for_the_networks_in_training_alone():
+    """The skip has no noise, so at the start the means are the same; then they differ in training mode alone."""
+    h = tiny_ladder(3, (1, 32, 32), family="conv", latent_noise=0.5, gauge=None)
+    assert not any(isinstance(m, InputNoise) for m in h.links[0].up.modules())
+    assert not any(isinstance(m, InputNoise) for link in h for m in link.down.modules())
+    for link in list(h)[1:]:
+        z = torch.randn(8, *link.up.source.shape)
+        h.train()
+        assert torch.equal(link.up.mean(z), link.up.mean(z))
+        initialise(link.up.network.network, 0.1)
+        assert not torch.equal(link.up.mean(z), link.up.mean(z))
+        h.eval()
+        assert torch.equal(link.up.mean(z), link.up.mean(z))
+
+
 # --- which ladders have them ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("family", "asked", "has"),
-    [
-        ("dense", None, True),
-        ("dense", True, True),
-        ("dense", False, False),
-        ("mixed", None, True),
-        ("mixed", True, True),
-        ("mixed", False, False),
-        ("conv", None, False),
-        ("conv", False, False),
-    ],
-)
-def test_kernels_between_latents_have_them_where_latents_are_vectors(family, asked, has):
-    h = tiny_ladder(3, (1, 16, 16), family=family, skips=asked)
+@pytest.mark.parametrize("family", ["dense", "mixed", "conv"])
+@pytest.mark.parametrize("has", [True, False])
+def test_kernels_between_latents_have_them(family, has):
+    """By default; vectors, maps, and a vector above maps."""
+    assert skips_of(tiny_ladder(3, (1, 16, 16), family=family))[1:] == [(True, True)] * 2
+    h = tiny_ladder(3, (1, 32, 32), family=family, skips=has)
+    assert [space.is_maps for space in h.spaces[1:]] == [family == "conv"] * 2 + [False]
     assert skips_of(h) == [(False, False), (has, has), (has, has)]
-    x = torch.randn(4, 1, 16, 16)
+    x = torch.randn(4, 1, 32, 32)
     assert h.reconstruct(x).shape == h.sample(4).shape == x.shape
     if has:
         for link in list(h)[1:]:
             assert torch.equal(link.down.network.weight, link.up.network.weight.T)
-
-
-def test_feature_maps_have_none():
-    with pytest.raises(ValueError, match="families whose latents are vectors, got skips=True with family='conv'"):
-        hk.ladder(2, (1, 16, 16), family="conv", skips=True)
-    with pytest.raises(ValueError, match="got skips=True"):
-        hk.ladder(2, (3, 32, 32), skips=True)  # convolutional by default
-    config = settings(2, (1, 16, 16), **{"model.family": "conv", "skips": True})
-    for make in (hk.build, resolved):
-        with pytest.raises(InputError, match="model: linear skips"):
-            make(config)
 
 
 def test_one_level_has_none():
@@ -211,7 +273,8 @@ def test_skips_do_not_change_what_else_a_ladder_is():
         ({"skips": False}, False),
         ({"skips": True}, True),
         ({"model.family": "mixed"}, True),
-        ({"model.family": "conv"}, False),
+        ({"model.family": "conv"}, True),
+        ({"model.family": "conv", "skips": False}, False),
     ],
 )
 def test_the_setting_is_resolved_saved_and_loaded(changes, written, tmp_path):
@@ -237,9 +300,8 @@ def test_the_command_line_writes_it_resolved(halikit, tmp_path):
 
     assert skips("--levels", "3") is True
     assert skips("--levels", "3", "--set", "skips=false") is False
-    assert skips("--levels", "2", "--set", "model.family=conv") is False
-    complaint = halikit("train", "--dry-run", "--levels", "2", "--set", "family=conv", "--set", "skips=true", code=2)
-    assert complaint
+    assert skips("--levels", "2", "--set", "model.family=conv") is True
+    assert skips("--levels", "2", "--set", "model.family=conv", "--set", "skips=false") is False
 
 
 def test_shapes_alone_can_be_built():
@@ -277,7 +339,7 @@ def test_a_users_kernels_with_skips_play_a_step(scale):
     links = []
     for lower, upper in ((x, z1), (z1, z2)):
         up, down = linear_skips(
-            Network(lower, outputs * upper.size), Network(upper, outputs * lower.size), lower.size, upper.size
+            Network(lower, outputs * upper.size), Network(upper, outputs * lower.size), lower, upper
         )
         links.append(
             hk.Link(

@@ -38,9 +38,11 @@ def small(shape: tuple[int, ...] = DENSE, levels: int = 2, **settings: object) -
     """A tiny model, all of whose noise is on unless told otherwise."""
     torch.manual_seed(0)
     conv = shape == CONV
+    family = "conv" if conv else "dense"
+    sizes = {"widths": (4,) * levels, "hidden": 4 if conv else 16, "depth": 1}
     config = Config(
-        model=ModelSettings(levels=levels, data_shape=shape, widths=(4,) * levels, hidden=4 if conv else 16, depth=1),
-        discriminator=DiscriminatorSettings(width=16, weight_norm=True),
+        model=ModelSettings(levels=levels, data_shape=shape, family=family, **sizes),
+        discriminator=DiscriminatorSettings(width=16, weight_norm=True, family=family),
     )
     training = {"steps": 8, "batch_size": 12, "log_every": 2, "evaluate_every": 4, "checkpoint_every": 2}
     return hk.build(override(config, training | settings))
@@ -414,9 +416,10 @@ def test_convolutions_on_a_cpu_give_one_layout_whatever_the_channels(channels: i
     torch.testing.assert_close(given, wanted)
 
 
-def test_channels_last_resumes(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")
+@pytest.mark.parametrize("options", [{"memory_format": "channels_last"}, {"precision": "bf16"}], ids=["32", "bf16"])
+def test_channels_last_resumes(options: dict[str, object], tmp_path: Path) -> None:
     x = torch.rand(60, *CONV, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    options = {"memory_format": "channels_last"}
     whole = hk.Trainer(small(CONV, **options), x)
     whole.fit(4)
     hk.Trainer(small(CONV, **options), x, out=tmp_path / "run").fit(2)
@@ -425,9 +428,24 @@ def test_channels_last_resumes(tmp_path: Path) -> None:
     assert_same(rest, whole)
 
 
-def test_feature_maps_are_contiguous_on_a_cpu_unless_asked_for() -> None:
-    assert hk.Trainer(small(CONV)).hardware.memory_format == torch.contiguous_format
-    assert hk.Trainer(small(CONV, memory_format="channels_last")).hardware.memory_format == torch.channels_last
+@pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")
+@pytest.mark.parametrize(
+    ("shape", "options", "expected"),
+    [
+        (CONV, {}, "contiguous_format"),
+        (CONV, {"memory_format": "channels_last"}, "channels_last"),
+        (CONV, {"precision": "bf16"}, "channels_last"),
+        (CONV, {"precision": "bf16", "memory_format": "contiguous"}, "contiguous_format"),
+        (DENSE, {"precision": "bf16"}, "contiguous_format"),
+    ],
+)
+def test_convolutions_in_bfloat16_are_laid_out_by_channels_last(
+    shape: tuple[int, ...], options: dict[str, object], expected: str
+) -> None:
+    trainer = hk.Trainer(small(shape, **options))
+    assert trainer.hardware.memory_format == getattr(torch, expected)
+    weights = [m.weight for m in trainer.model.hierarchy.modules() if isinstance(m, nn.Conv2d) and m.in_channels > 1]
+    assert all(weight.is_contiguous(memory_format=getattr(torch, expected)) for weight in weights)
 
 
 @pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")

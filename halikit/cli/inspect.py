@@ -28,7 +28,7 @@ def inspect(
 
     from halikit.analysis.summary import summarise
     from halikit.cli.train import chosen_config, with_data_shape
-    from halikit.model import build, describe, load
+    from halikit.model import build, describe, load, size_of
     from halikit.presets import PRESETS
     from halikit.runs.run import Run
 
@@ -59,6 +59,7 @@ def inspect(
         }
         spaces = {space.name: list(space.shape) for space in summary.spaces}
         about = {"what": what, "levels": len(model.hierarchy), "spaces": spaces, "networks": describe(model)}
+        about["size"] = size_of(model)
         common.print_json(about | described | {"totals": totals} | ({"diverged": diverged} if diverged else {}))
         return
     out = common.console()

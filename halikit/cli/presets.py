@@ -13,13 +13,16 @@ def presets(
     name: Annotated[str | None, typer.Argument(help="Preset to print as TOML.", show_default=False)] = None,
     as_json: common.Json = False,
 ) -> None:
-    """List the presets, or print one as TOML. Comments give the source of each setting of the paper's presets.
+    """List the presets and the sizes of convolutional stacks, or print a preset as TOML.
+
+    Comments in the TOML give the source of each setting of the paper's presets.
 
     Example: halikit presets digits > mine.toml
     """
     from rich.table import Table
 
     from halikit.config import to_toml
+    from halikit.networks.sizes import SIZES
     from halikit.presets import PRESETS, comments, preset
 
     if name is not None:
@@ -37,4 +40,10 @@ def presets(
     for name, line in about.items():
         config = preset(name)
         table.add_row(name, str(config.model.levels), config.data.spec, line)
-    common.console().print(table)
+    sizes = Table("--model-size", "channels", "convolutions", "dense units", "units of the discriminator", box=None)
+    for size_name, size in SIZES.items():
+        sizes.add_row(size_name, *(str(number) for number in size))
+    out = common.console()
+    out.print(table)
+    out.print("\nsizes of convolutional stacks, without a preset: halikit train --levels L --data SPEC")
+    out.print(sizes)

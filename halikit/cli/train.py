@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 
 Labels = Annotated[int | None, typer.Option(min=1, help="Number of labelled examples to use, balanced over classes.")]
+ModelSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Size of convolutional networks: tiny, small, base, large, or auto, which chooses by the device, its "
+        "memory and the number of images.",
+        show_default="auto",
+    ),
+]
 Conditional = Annotated[
     bool, typer.Option("--conditional", help="Give all networks the class of each datum, or else its attributes.")
 ]
@@ -45,6 +53,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed for weights, data order and noise.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="32 or bf16.")] = None,
+    model_size: ModelSize = None,
     labels: Labels = None,
     conditional: Conditional = False,
     baseline: Baseline = None,
@@ -68,10 +77,13 @@ def train(
     from halikit.config import override, parse_assignments, to_toml
     from halikit.errors import InputError
     from halikit.model import build
+    from halikit.networks.sizes import SIZES
     from halikit.presets import BASELINES
 
     if baseline not in (None, *BASELINES):
         raise InputError(f"--baseline is one of {', '.join(BASELINES)}, got {baseline!r}")
+    if model_size not in (None, "auto", *SIZES):
+        raise InputError(f"--model-size is one of {', '.join(SIZES)}, auto; got {model_size!r}")
     flags = {
         "data.spec": data,
         "training.steps": steps,
@@ -90,10 +102,13 @@ def train(
         names = {"preset": None, "levels": None} if baseline else {"preset": preset, "levels": levels}
         chosen = _resumed(checkpoint, chosen, file=config, **names)
     flags = {name: value for name, value in flags.items() if value is not None}
-    changes = [flags, parse_assignments(assignments or [])]
+    size = _size_changes(chosen, model_size, resumes=checkpoint is not None)
+    changes = [size, flags, parse_assignments(assignments or [])]
     chosen = reduce(override, changes, chosen)
     check_together(chosen, steps, epochs)
-    chosen, loaded = _with_data(chosen, changes, epochs, conditional, fits_family=not (checkpoint or config))
+    fits_family = not (checkpoint or config)
+    has_levels = levels is not None or any(not {"levels", "model.levels"}.isdisjoint(change) for change in changes)
+    chosen, loaded = _with_data(chosen, changes, epochs, conditional, fits_family=fits_family, has_levels=has_levels)
     path = out or common.fresh(_default_path(chosen, loaded.spec, baseline))
     if baseline and not checkpoint:
         chosen = BASELINES[baseline](chosen)
@@ -163,6 +178,15 @@ def _resumed(
     return override(config, {"levels": levels, "widths": None, "maps": None, "sleep_weights": "auto"} if other else {})
 
 
+def _size_changes(config: Config, size: str | None, *, resumes: bool) -> dict[str, Any]:
+    """What ``--model-size`` changes: the size, and settings in a file that are those of another size."""
+    changes = dict.fromkeys(("model.size", "model.hidden", "model.depth", "model.units", "discriminator.width"))
+    if size in (None, "auto"):
+        # A run goes on with the size that was chosen at its start.
+        return changes if size and config.model.size and not resumes else {}
+    return changes | {"model.size": size}
+
+
 def check_together(config: Config, steps: int | None = None, epochs: float | None = None) -> None:
     """Check that the settings do not contradict each other.
 
@@ -201,7 +225,13 @@ def _load(config: Config) -> DataSet:
 
 
 def _with_data(
-    config: Config, changes: Sequence[Mapping[str, Any]], epochs: float | None, conditional: bool, *, fits_family: bool
+    config: Config,
+    changes: Sequence[Mapping[str, Any]],
+    epochs: float | None,
+    conditional: bool,
+    *,
+    fits_family: bool,
+    has_levels: bool,
 ) -> tuple[Config, DataSet]:
     """The data, and the settings that depend on them.
 
@@ -212,6 +242,7 @@ def _with_data(
         conditional: Whether the model is to be given the labels or attributes of the data.
         fits_family: Whether settings that are neither of a preset nor of the paper are those of the family that fits
             the shape of the data.
+        has_levels: Whether the number of levels was asked for; otherwise it is the recommended one too.
 
     Raises:
         InputError: If the labels are to be both given and found, or there is nothing to give.
@@ -227,14 +258,19 @@ def _with_data(
         changes = [*changes, {"model.conditional": _context_kind(data)}]
         config = override(config, changes[-1])
     if fits_family and config.preset is None and config.model.family != "paper":
-        config = reduce(override, changes, families.fitting(config.model.levels, data.shape, config.model.family))
+        levels = config.model.levels if has_levels else None
+        config = reduce(override, changes, families.fitting(levels, data.shape, config.model.family))
     return _fitted(config, data, epochs), data
 
 
 def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
     from halikit.config import override
     from halikit.errors import InputError
+    from halikit.hardware.memory import device_memory
+    from halikit.hardware.processes import resolve_device
     from halikit.model import resolved
+    from halikit.networks.shapes import fitting_family
+    from halikit.networks.sizes import fitting_size
 
     # Checked before a model is built, which may take long.
     data.check_batch(config.training.batch_size)
@@ -258,6 +294,9 @@ def _fitted(config: Config, data: DataSet, epochs: float | None) -> Config:
         changes["model.classes"] = config.model.classes or len(data.classes) or None
     if epochs is not None:
         changes["training.steps"] = max(1, round(epochs * (len(data.train) // config.training.batch_size)))
+    if config.model.size is None and (config.model.family or fitting_family(data.shape)) == "conv":
+        device = resolve_device(config.hardware.device)
+        changes["model.size"] = fitting_size(device.type, device_memory(device), len(data.train))
     return resolved(override(config, changes))
 
 
@@ -324,7 +363,7 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
 
 
 def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer) -> None:
-    from halikit.model import describe
+    from halikit.model import describe, size_of
     from halikit.training.sleep import RULE
 
     config, spaces = trainer.config, model.hierarchy.spaces
@@ -337,7 +376,9 @@ def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: T
     if config.model.conditional:
         say(f"context  the {config.model.context_size} {config.model.conditional} of each datum", markup=False)
     say(f"weights  {sizes}, on {trainer.hardware.device}", markup=False)
-    say(f"plan     {training.steps:,} steps of {training.batch_size}; {trainer.method.description}", markup=False)
+    size = f" at size {size_of(model)}" if size_of(model) else ""
+    plan = f"{training.steps:,} steps of {training.batch_size}{size}; {trainer.method.description}"
+    say(f"plan     {plan}", markup=False)
     if trainer.steps:
         say(f"resumes  at step {trainer.steps:,}", markup=False)
     if config.plays and isinstance(weights, tuple):

@@ -32,7 +32,7 @@ class HardwareSettings(Section):
         None, description="compile the whole step as one graph, in this mode of torch.compile"
     )
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
-        "auto", description="memory layout of feature maps"
+        "auto", description="memory layout of feature maps; auto: channels_last for convolutions in bfloat16"
     )
     accumulate: Positive = Field(1, description="micro-batches in a batch; their gradients are averaged")
     recompute: bool = Field(False, description="compute activations again in the backward pass instead of storing them")
@@ -118,12 +118,14 @@ class Hardware:
             torch.set_num_threads(before)
 
     def _chosen_memory_format(self, modules: Iterable[nn.Module]) -> torch.memory_format:
-        """As the settings say; ``auto`` takes the format that tensor cores need for convolutions in half precision."""
+        """As the settings say; ``auto`` takes the format in which convolutions in half precision are fastest.
+
+        Tensor cores need it, and on a CPU oneDNN then has no weights to convert.
+        """
         wanted = self.settings.memory_format
         if wanted == "auto":
             convolves = any(isinstance(part, nn.Conv2d) for module in modules for part in module.modules())
-            on_tensor_cores = convolves and self.device.type == "cuda" and self.settings.precision == "bf16"
-            wanted = "channels_last" if on_tensor_cores else "contiguous"
+            wanted = "channels_last" if convolves and self.settings.precision == "bf16" else "contiguous"
         return torch.channels_last if wanted == "channels_last" else torch.contiguous_format
 
 

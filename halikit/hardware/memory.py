@@ -1,4 +1,4 @@
-"""Memory: an error message when it is exhausted, and faster reuse of freed memory."""
+"""Memory: how much a device has, an error message when it is exhausted, and faster reuse of freed memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,23 @@ import torch
 
 from halikit.errors import ResourceError
 
-__all__ = ["explained_shortage", "keep_freed"]
+__all__ = ["device_memory", "explained_shortage", "keep_freed"]
 
 # Parameters of glibc's mallopt, and their values here.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER, _LARGE = 2**31 - 1, 2**30
+
+
+def device_memory(device: torch.device) -> int:
+    """Memory of a GPU in bytes, whether in use or not; 0 for the CPU, whose memory is that of the machine.
+
+    Without an index it is the least memory of all GPUs, so all processes of a machine get the same number.
+    """
+    if device.type == "cpu":
+        return 0
+    gpus = torch.get_device_module(device.type)
+    indices = range(gpus.device_count()) if device.index is None else [device.index]
+    return min(int(gpus.get_device_properties(index).total_memory) for index in indices)
 
 
 @contextmanager

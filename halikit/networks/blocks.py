@@ -11,11 +11,13 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from halikit.kernels.kernel import network_takes_context
+from halikit.spaces import Space
 
 __all__ = [
     "COARSEST",
     "DENSE_PIXELS",
     "Convolution",
+    "DenseResidualBlock",
     "Dropout",
     "FromPatches",
     "Layer",
@@ -32,6 +34,7 @@ __all__ = [
     "initialise",
     "linear_skips",
     "normalised",
+    "start_at_zero",
     "takes_patches",
     "to_patches",
     "upsample",
@@ -128,54 +131,87 @@ class LinearSkip(nn.Module):
     The last layer of the network is initialised to zero, so the means are the linear map alone at the start.
 
     Args:
-        network: Module from ``(n, *source.shape)`` to the means, or to the means followed by the raw scales, in any
-            shape. It may take a context.
+        network: Module from ``(n, *source.shape)`` to the means, or to the means followed by the raw scales: in any
+            shape, or along the channels where ``patches`` is given. It may take a context.
         weight: Initial weight of the linear map, ``(target.size, source.size)``. A copy of it is trained.
+        patches: For a linear map between feature maps whose sides differ by a factor of 2: a convolution with kernel
+            size 1 on patches of the finer maps, which lie in its channels. ``"source"`` or ``"target"`` says which
+            maps are the finer ones. The weight is ``(channels of the output, channels of the input)``, patches
+            included. Odd sides are padded with zeros to make patches, and cropped after them.
 
     Raises:
         ValueError: If the network has no linear layer or convolution.
     """
 
-    def __init__(self, network: nn.Module, weight: Tensor) -> None:
+    def __init__(
+        self, network: nn.Module, weight: Tensor, *, patches: Literal["source", "target"] | None = None
+    ) -> None:
         super().__init__()
         self.network, self.weight = network, nn.Parameter(weight.detach().clone())
         self.takes_context = network_takes_context(network)
-        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
-        if not layers:
-            raise ValueError("a linear skip starts the network's last linear layer or convolution at zero: it has none")
-        # A weight-normalised layer has a parameter for the length of its weights.
-        name = "parametrizations.weight.original0" if is_parametrized(layers[-1], "weight") else "weight"
-        nn.init.zeros_(layers[-1].get_parameter(name))
-        if layers[-1].bias is not None:
-            nn.init.zeros_(layers[-1].bias)
+        self.patches = patches
+        start_at_zero(network)
 
     def forward(self, given: Tensor, context: Tensor | None = None) -> Tensor:
-        """``(n, *source.shape)`` to ``(n, k · target.size)``, the means first. The linear map reads no context."""
-        output = self.network(given, context) if self.takes_context else self.network(given)
-        output = output.reshape(given.shape[0], -1)
-        skip = nn.functional.linear(given.reshape(given.shape[0], -1), self.weight)
-        return output + nn.functional.pad(skip, (0, output.shape[1] - skip.shape[1]))
+        """``(n, *source.shape)`` to ``(n, k · target.size)``, or ``(n, k · C, *size)`` with patches.
+
+        The means come first. The linear map reads no context.
+        """
+        output: Tensor = self.network(given, context) if self.takes_context else self.network(given)
+        if self.patches is None:
+            output = output.reshape(given.shape[0], -1)
+            skip = nn.functional.linear(given.reshape(given.shape[0], -1), self.weight)
+            return output + nn.functional.pad(skip, (0, output.shape[1] - skip.shape[1]))
+        axes = given.dim() - 2
+        maps = to_patches(axes)(_even(given)) if self.patches == "source" else given
+        skip = nn.functional.linear(maps.movedim(1, -1), self.weight).movedim(-1, 1)
+        if self.patches == "target":
+            skip = from_patches(axes)(skip)
+            for axis, side in enumerate(output.shape[2:], 2):
+                skip = skip.narrow(axis, 0, side)
+        means, rest = output.tensor_split([skip.shape[1]], 1)
+        return torch.cat([means + skip, rest], 1)
 
     def extra_repr(self) -> str:
         """The input and output size of the linear map."""
         return f"skip={self.weight.shape[1]} → {self.weight.shape[0]}"
 
 
-def linear_skips(up: nn.Module, down: nn.Module, lower: int, upper: int) -> tuple[LinearSkip, LinearSkip]:
+def linear_skips(up: nn.Module, down: nn.Module, lower: Space, upper: Space) -> tuple[LinearSkip, LinearSkip]:
     """Add linear skips to both networks of a link: an orthogonal map up, its transpose down.
 
     At the start the encoder's mean is an orthogonal map of its input, and the decoder's mean applies the transpose, so
     the level passes information on. Without skips an untrained level scrambles its input, and the levels above learn
-    later.
+    later. Between feature maps the map is the same at each position.
 
     Args:
-        up: Network of the encoder's kernel, from ``lower`` elements to the means (and raw scales) of ``upper``.
-        down: Network of the decoder's kernel, from ``upper`` elements to the means (and raw scales) of ``lower``.
-        lower: Number of elements of ``z_{l−1}``.
-        upper: Number of elements of ``z_l``.
+        up: Network of the encoder's kernel, from ``z_{l−1}`` to the means (and raw scales) of ``z_l``.
+        down: Network of the decoder's kernel, from ``z_l`` to the means (and raw scales) of ``z_{l−1}``.
+        lower: Space of ``z_{l−1}``.
+        upper: Space of ``z_l``: of any shape, or feature maps with half the sides of those of ``z_{l−1}``.
     """
-    weight = nn.init.orthogonal_(torch.empty(upper, lower))
-    return LinearSkip(up, weight), LinearSkip(down, weight.T)
+    are_halves = upper.shape[1:] == tuple((side + 1) // 2 for side in lower.shape[1:])
+    if not (upper.is_maps and are_halves and upper.shape[1:] != lower.shape[1:]):
+        weight = nn.init.orthogonal_(torch.empty(upper.size, lower.size))
+        return LinearSkip(up, weight), LinearSkip(down, weight.T)
+    weight = nn.init.orthogonal_(torch.empty(upper.shape[0], lower.shape[0] * 2 ** (lower.rank - 1)))
+    return LinearSkip(up, weight, patches="source"), LinearSkip(down, weight.T, patches="target")
+
+
+def start_at_zero(network: nn.Module) -> None:
+    """Set the last linear layer or convolution of a network to zero.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)]
+    if not layers:
+        raise ValueError("a linear skip starts the network's last linear layer or convolution at zero: it has none")
+    # A weight-normalised layer has a parameter for the length of its weights.
+    name = "parametrizations.weight.original0" if is_parametrized(layers[-1], "weight") else "weight"
+    nn.init.zeros_(layers[-1].get_parameter(name))
+    if layers[-1].bias is not None:
+        nn.init.zeros_(layers[-1].bias)
 
 
 class Reshape(nn.Module):
@@ -289,9 +325,12 @@ def from_patches(axes: int) -> nn.Module:
     return nn.PixelShuffle(2) if axes == 2 else FromPatches()
 
 
-def upsample(axes: int = 2) -> nn.Upsample:
-    """Linear upsampling to twice the resolution; bilinear for images."""
-    return nn.Upsample(scale_factor=2, mode=_UPSAMPLING[axes], align_corners=False)
+def upsample(axes: int = 2, size: Sequence[int] | None = None) -> nn.Upsample:
+    """Linear upsampling to twice the resolution, or to ``size`` if one of its sides is odd; bilinear for images."""
+    mode = _UPSAMPLING[axes]
+    if size is not None and any(side % 2 for side in size):
+        return nn.Upsample(size=tuple(size), mode=mode, align_corners=False)
+    return nn.Upsample(scale_factor=2, mode=mode, align_corners=False)
 
 
 class ResidualBlock(nn.Module):
@@ -314,6 +353,32 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``activation(x + body(x))``, ``(n, C, H, W)``."""
         out: Tensor = self.activation(self.body(x).add_(x))
+        return out
+
+
+class DenseResidualBlock(nn.Module):
+    """A skip connection over two linear layers, each after its nonlinearity; the block is the identity at the start.
+
+    Args:
+        width: Number of elements.
+        options: Options of both layers.
+    """
+
+    def __init__(self, width: int, options: LayerOptions) -> None:
+        super().__init__()
+        assert options.slope is not None
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers.append(nn.LeakyReLU(options.slope))
+            layers += [Dropout(options.dropout)] if options.dropout else []
+            layers.append(normalised(nn.Linear(width, width), options.norm))
+        self.body = nn.Sequential(*layers)
+        if options.norm != "spectral":  # weights of zero have no spectral norm
+            start_at_zero(self.body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x + body(x)``, ``(n, width)``."""
+        out: Tensor = x + self.body(x)
         return out
 
 
@@ -351,6 +416,12 @@ def _surrounded(linear: nn.Module, batch_norm: type[nn.Module], outputs: int, op
 def _leaky(slope: float) -> nn.LeakyReLU:
     """A leaky ReLU in place. Linear maps and batch normalisation do not need their outputs for the backward pass."""
     return nn.LeakyReLU(slope, inplace=True)
+
+
+def _even(maps: Tensor) -> Tensor:
+    """Feature maps ``(n, C, *size)``, with a row of zeros behind each axis with an odd side."""
+    odd = [side % 2 for side in maps.shape[2:]]
+    return nn.functional.pad(maps, [pad for is_odd in reversed(odd) for pad in (0, is_odd)]) if any(odd) else maps
 
 
 def _is_channels_last(x: Tensor) -> bool:

@@ -20,9 +20,11 @@ from halikit.discriminator import (
     concatenate,
 )
 from halikit.hierarchy import Hierarchy
+from halikit.networks.augmentation import Augmentation, DifferentiableAugmentation
 from halikit.networks.blocks import (
     COARSEST,
     DENSE_PIXELS,
+    DenseResidualBlock,
     LayerOptions,
     Norm,
     conv,
@@ -32,13 +34,15 @@ from halikit.networks.blocks import (
     to_patches,
 )
 from halikit.networks.context import ContextEmbedding
-from halikit.networks.ladder import Family
 from halikit.networks.paper import paper_discriminator
+from halikit.networks.shapes import Family, resolutions
 from halikit.settings import Fraction, InitialScale, NonNegative, Positive, Section
 from halikit.spaces import Space
 
-__all__ = ["DiscriminatorSettings", "build_discriminator", "discriminator_for"]
+__all__ = ["DENSE_WIDTH", "DiscriminatorSettings", "build_discriminator", "discriminator_for"]
 
+# Default width.
+DENSE_WIDTH = 256
 # Pooling to a given resolution, by the number of axes.
 _POOLING = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 # Families that do not use build_discriminator. Their builders take the spaces and the settings that have an effect.
@@ -55,18 +59,24 @@ class DiscriminatorSettings(Section):
     family: Literal["dense", "conv", "paper"] | None = Field(
         None, description="kind of networks; none chooses it by the shapes of the spaces"
     )
-    width: Positive = Field(256, description="units of dense layers and most channels of feature maps")
+    width: Positive | None = Field(
+        None,
+        description="units of dense layers; feature maps have an eighth to a half of it. 256, or that of model.size",
+    )
     depth: Positive = Field(1, description="layers per stage beyond those that reduce the resolution")
     dropout: Fraction = Field(0.2, description="probability of dropping an activation")
     weight_norm: bool = Field(True, description="weight-normalise the stages (Table 4)")
     spectral_norm: bool = Field(False, description="spectrally normalise all layers; needs weight_norm = false")
     input_noise: NonNegative = Field(0.2, description="standard deviation of the noise on the discriminator's x")
+    augment: tuple[Augmentation, ...] = Field(
+        (), description="random changes of the images that the discriminator sees: colour, shift, cutout"
+    )
     slope: NonNegative = Field(0.2, description="negative slope of the leaky ReLUs")
     initial_scale: InitialScale = None
 
     def without_effect(self) -> dict[str, str]:
         """The settings that the paper's discriminator does not read."""
-        names = ("games", "width", "depth", "dropout", "spectral_norm") if self.family == "paper" else ()
+        names = ("games", "width", "depth", "dropout", "spectral_norm", "augment") if self.family == "paper" else ()
         return dict.fromkeys(names, "the paper's discriminator is that of Table 4")
 
     @model_validator(mode="after")
@@ -81,12 +91,13 @@ def build_discriminator(
     *,
     games: Literal["joint", "pairwise"] | Sequence[Sequence[str]] = "joint",
     family: Family | None = None,
-    width: int = 256,
+    width: int | None = None,
     depth: int = 1,
     dropout: float = 0.2,
     weight_norm: bool = True,
     spectral_norm: bool = False,
     input_noise: float = 0.2,
+    augment: Sequence[Augmentation] = (),
     slope: float = 0.2,
     context: int | None = None,
     stages: Mapping[int, nn.Module] | None = None,
@@ -101,13 +112,16 @@ def build_discriminator(
         family: How a stage reads data or feature maps if the next space is a vector: ``"dense"`` flattens them,
             ``"conv"`` convolves them, ``None`` flattens those of at most 256 positions (16×16 pixels) and convolves
             larger ones. Sequences are read so whatever the next space is.
-        width: Units of dense layers and of the head; feature maps have between ``width / 8`` and ``width`` channels.
+        width: Units of dense layers and of the head (default 256); feature maps have between ``width / 8`` and
+            ``width / 2`` channels.
         depth: Layers per stage beyond those that reduce the resolution; at least one.
         dropout: Probability of dropping an activation.
         weight_norm: Whether to weight-normalise the stages, as Table 4 does.
         spectral_norm: Whether to normalise all layers that are built here by their spectral norm, head and projection
             included (Miyato et al. 2018); not together with ``weight_norm``.
         input_noise: Standard deviation of the noise on ``x`` in training.
+        augment: Random changes of the images that the discriminator sees, see
+            :class:`~halikit.networks.augmentation.DifferentiableAugmentation`.
         slope: Negative slope of the leaky ReLUs.
         context: Number of classes or attributes of the context, for a projection on it in each game: the logit is
             ``head(features) + ⟨embedding(context), features⟩`` (Miyato & Koyama 2018). The context is found among the
@@ -121,6 +135,7 @@ def build_discriminator(
         ValueError: If width, depth or context is not positive, both norms are asked for, a game is unknown, or a stage
             to replace does not exist.
     """
+    width = DENSE_WIDTH if width is None else width
     if width < 1 or depth < 1:
         raise ValueError(f"a discriminator needs a positive width and depth, got width={width}, depth={depth}")
     if context is not None and context < 1:
@@ -128,21 +143,27 @@ def build_discriminator(
     if weight_norm and spectral_norm:
         raise ValueError(_TWO_NORMS)
     norm: Norm | None = "weight" if weight_norm else "spectral" if spectral_norm else None
+    if augment and not hierarchy.spaces[0].is_image:
+        raise ValueError(f"augment changes images (C, H, W), got {hierarchy.spaces[0]}")
     make = _StageMaker(family, width, depth, dropout, norm, slope, context)
     spaces = hierarchy.spaces
+    if spaces[0].is_maps and not make.flattens(spaces[0].shape):
+        make = make._replace(residual=True)
     if games == "joint":
         unknown = sorted(set(stages or {}) - set(range(len(spaces))))
         if unknown:
             raise ValueError(
                 f"stages are 0 … {len(spaces) - 1} for {len(spaces)} spaces; there is no stage {unknown[0]}"
             )
-        return _build(spaces, make, stages or {}, head, input_noise)
+        return _build(spaces, make, stages or {}, head, input_noise, augment)
     if stages or head is not None:
         raise ValueError("stages and head are replaced in the joint game; build several games one by one")
     listed = [games] if isinstance(games, str) else games
     read = pairwise(spaces) if games == "pairwise" else [_named(spaces, names) for names in listed]
     parts = (
-        _build(each, make, {}, None, input_noise if each[0] == spaces[0] else 0.0, from_data=each[0] == spaces[0])
+        _build(each, make, {}, None, input_noise, augment)
+        if each[0] == spaces[0]
+        else _build(each, make, {}, None, 0.0, (), from_data=False)
         for each in read
     )
     return MultiGameDiscriminator(parts, spaces)
@@ -195,6 +216,7 @@ class _StageMaker(NamedTuple):
     norm: Norm | None
     slope: float
     context: int | None
+    residual: bool = False
 
     def __call__(
         self, incoming: tuple[int, ...], above: Space | None, *, is_first: bool, in_patches: bool
@@ -206,30 +228,38 @@ class _StageMaker(NamedTuple):
         goes_to_maps = above is not None and above.is_maps and above.rank == len(incoming)
         # A small space (C, K) may be anything, also K classes C times. So it is flattened like a vector.
         may_be_flat = not goes_to_maps or (axes == 1 and is_first)
-        if not 1 <= axes <= 3 or (may_be_flat and self._flattens(incoming)):
+        if self.residual and not axes:
+            linear = normalised(nn.Linear(channels, self.width), self.norm)
+            blocks = [DenseResidualBlock(self.width, options) for _ in range(2 * self.depth)]
+            return nn.Sequential(linear, *blocks)
+        if not 1 <= axes <= 3 or (may_be_flat and not self.residual and self.flattens(incoming)):
             sizes = [math.prod(incoming), *[self.width] * self.depth]
             return nn.Sequential(nn.Flatten(), *(dense(a, b, options) for a, b in pairwise(sizes)))
         layers: list[nn.Module] = []
         goal = above.shape[1:] if above is not None and goes_to_maps else (COARSEST,) * axes
-        narrow = self.width // 8
+        narrow, most = max(1, self.width // 8), max(1, self.width // 2)
         if in_patches and takes_patches(incoming, goal):
             layers.append(to_patches(axes))
-            channels, size, narrow = 2**axes * channels, [side // 2 for side in size], self.width // 4
-        outputs = min(max(narrow, channels), self.width)
+            channels, size = 2**axes * channels, [side // 2 for side in size]
+            outputs = narrow
+        else:
+            outputs = min(max(narrow, channels), most)
         for _ in range(self.depth):
             layers.append(conv(channels, outputs, 3, 1, options, axes=axes))
             channels = outputs
-        while min(a // b for a, b in zip(size, goal, strict=True)) >= 2:
-            outputs = min(2 * channels, self.width)
+        for half in resolutions(size, goal if goes_to_maps else None)[1:]:
+            outputs = min(2 * channels, most)
             layers.append(conv(channels, outputs, 3, 2, options, axes=axes))
-            channels, size = outputs, [(side + 1) // 2 for side in size]
+            channels, size = outputs, list(half)
         if not goes_to_maps:
-            layers += [nn.Flatten(), dense(channels * math.prod(size), self.width, options)]
+            linear = normalised(nn.Linear(channels * math.prod(size), self.width), self.norm)
+            layers += [nn.Flatten(), linear]
         elif tuple(size) != goal:
             layers.append(_POOLING[axes](goal))
         return nn.Sequential(*layers)
 
-    def _flattens(self, incoming: tuple[int, ...]) -> bool:
+    def flattens(self, incoming: tuple[int, ...]) -> bool:
+        """Whether maps of this shape are flattened if the next space is a vector."""
         return self.family == "dense" or (self.family is None and math.prod(incoming[1:]) <= DENSE_PIXELS)
 
 
@@ -239,6 +269,7 @@ def _build(
     replaced: Mapping[int, nn.Module],
     head: nn.Sequential | None,
     input_noise: float,
+    augment: Sequence[Augmentation],
     *,
     from_data: bool = True,
 ) -> JointDiscriminator:
@@ -268,7 +299,10 @@ def _build(
     projection = None
     if make.context is not None:
         projection = normalised(_projection(make.context, _width_of(head, features)), norm)
-    return JointDiscriminator(spaces, stages, head, input_noise=input_noise, projection=projection)
+    augmentation = DifferentiableAugmentation(augment) if augment else None
+    return JointDiscriminator(
+        spaces, stages, head, input_noise=input_noise, projection=projection, augmentation=augmentation
+    )
 
 
 @torch.no_grad()

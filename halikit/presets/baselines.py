@@ -27,7 +27,7 @@ def ali(config: Config) -> Config:
     if model.family != "paper":
         changes["model.maps"] = 0
         if model.family != "conv":  # conv networks have layers for each halving, not for each level
-            changes["model.depth"] = model.levels * model.depth
+            changes["model.depth"] = model.levels * (model.depth or 2)
         # Default widths depend on the number of levels, so the width of the top latent must be set.
         changes["model.widths"] = (model.widths or _widths(model))[-1:]
     if isinstance(config.game.sleep_weights, tuple):  # one weight for each level of the hierarchy

@@ -17,7 +17,7 @@ from halikit.config import (
 )
 
 if TYPE_CHECKING:
-    from halikit.networks.ladder import Family
+    from halikit.networks.shapes import Family
 
 __all__ = ["conv", "dense", "fitting", "mixed"]
 
@@ -53,14 +53,12 @@ def conv(levels: int) -> Config:
         levels: L.
     """
     return Config(
-        # Small enough for one core.
-        model=ModelSettings(levels=levels, family="conv", hidden=12, depth=1),
-        discriminator=DiscriminatorSettings(width=64),
-        # With feature maps the discriminator is the stronger player. So it is narrow, and both have the same rate.
-        training=TrainingSettings(steps=10_000 * (levels + 1), batch_size=32),
-        # The sleep phase has not been measured yet for feature maps.
-        game=GameSettings(sleep_weights=0.0),
-        optimiser=OptimiserSettings(learning_rate=4e-4, final_rate_share=0.1),
+        model=ModelSettings(levels=levels, family="conv", slope=0.2, latent_noise=0.4),
+        # Penalties keep the discriminator from winning, in place of dropout, noise and normalisation.
+        discriminator=DiscriminatorSettings(dropout=0.0, weight_norm=False, input_noise=0.0),
+        training=TrainingSettings(steps=8_000, batch_size=32, encoder_noise=0.2),
+        game=GameSettings(objective="relativistic", gradient_penalty=1.0, penalised_joint="both", penalty_every=4),
+        optimiser=OptimiserSettings(learning_rate=4e-4, final_rate_share=0.1, decay_from=0.3),
         hardware=HardwareSettings(threads=1),
     )
 
@@ -74,14 +72,15 @@ def mixed(levels: int) -> Config:
     return override(dense(levels), {"model.family": "mixed"})
 
 
-def fitting(levels: int, data_shape: Sequence[int], family: Family | None = None) -> Config:
+def fitting(levels: int | None, data_shape: Sequence[int], family: Family | None = None) -> Config:
     """The settings of a family.
 
     Args:
-        levels: L.
+        levels: L; by default that of :func:`halikit.networks.shapes.fitting_levels`.
         data_shape: ``(C, H, W)`` of images, ``(D,)`` of vectors.
         family: ``"dense"``, ``"conv"`` or ``"mixed"``; by default chosen from the shape, as in :func:`halikit.ladder`.
     """
-    from halikit.networks.ladder import fitting_family
+    from halikit.networks.shapes import fitting_family, fitting_levels
 
-    return {"dense": dense, "conv": conv, "mixed": mixed}[family or fitting_family(data_shape)](levels)
+    family = family or fitting_family(data_shape)
+    return {"dense": dense, "conv": conv, "mixed": mixed}[family](levels or fitting_levels(data_shape, family))

@@ -22,14 +22,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from halikit.earlier import columns_of, levels_in, upgraded_config, upgraded_tensors
+from halikit.config import Config
+from halikit.earlier import (
+    OTHER_NETWORKS,
+    columns_of,
+    has_other_networks,
+    levels_in,
+    upgraded_config,
+    upgraded_tensors,
+)
 from halikit.errors import InputError
 from halikit.model import unshared
 from halikit.utils.files import TEMPORARY, read_bounded, sync_directory, write_atomically, write_synced, writing
 
 __all__ = ["Checkpoint", "CheckpointError", "Checkpoints", "State", "find_checkpoint", "open_checkpoint"]
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST, TENSORS, STATE = "manifest.json", "tensors.safetensors", "state.json"
 LATEST = "latest"
 
@@ -40,7 +48,7 @@ _CHUNK = 2**20
 
 
 class CheckpointError(InputError):
-    """A checkpoint is missing, damaged, or written by a newer version."""
+    """A checkpoint is missing, damaged, or of another version."""
 
 
 @dataclass(frozen=True)
@@ -237,8 +245,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Open a checkpoint and verify its files.
 
     Raises:
-        CheckpointError: If the checkpoint is missing or damaged, or was written by a newer version. For a damaged one
-            the message names the file and the damage.
+        CheckpointError: If the checkpoint is missing or damaged, was written by a newer version, or is of networks that
+            are not built any more. For a damaged one the message names the file and the damage.
     """
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint {path}")
@@ -272,6 +280,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
             "halikit 0.1.0 can go on with it; this version can use the model in the run"
         )
     config = upgraded_config(facts["config"])
+    if schema < SCHEMA and has_other_networks(Config.parse(config, str(path)), schema):
+        raise CheckpointError(f"{path} {OTHER_NETWORKS}")
     if "columns" not in facts:
         training = config.get("training")
         method = training.get("method", "adversarial") if isinstance(training, Mapping) else "adversarial"
