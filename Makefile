@@ -35,7 +35,7 @@ train: $(VENV)/.installed
 	@$(BIN)/halikit train --levels $(LEVELS) --set threads=2
 
 test: lint docs
-	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS)
+	@OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --quiet --output-format concise .
