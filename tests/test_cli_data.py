@@ -67,7 +67,7 @@ def test_pack_and_train(tmp_path):
         (["train", "--data", "photos", "--set", "data.shift=8", "--batch-size", "8"], "larger than that"),
         (
             ["train", "--data", "photos", "--levels", "4", "--batch-size", "8", *MAPS, "--set", "data.size=33"],
-            "the nearest sizes that have 3: 32×32 and 40×40",
+            "can have 0 to 2 latents with maps, got 3; the nearest sizes that have 3: 57×57",
         ),
     ],
 )
