@@ -60,7 +60,7 @@ def test_score(tmp_path: Path, call) -> None:
 
     again, seen = call(*arguments)
     assert seen == 2000, "the features of the data are in the cache"
-    _, seen = call("score", "digits", "digits", "--split", "test", "--cache", cache, "--side", 96)
+    _, seen = call("score", "digits", "digits", "--split", "test", "--cache", cache, "--side", 128)
     assert seen == len(x) + 2000, "but not those at another side"
     assert json.loads(again) == found
     assert [json.loads(line) for line in out.read_text().splitlines()] == [found, found]
