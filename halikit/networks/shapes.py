@@ -13,7 +13,7 @@ __all__ = ["Family", "describe", "fitting_family", "halved", "ladder_spaces", "r
 
 Family = Literal["dense", "conv", "mixed"]
 
-# More levels than any data have sizes of maps.
+# No data can be halved this often.
 _MOST_LEVELS = 64
 # Largest image side for which an error message suggests other sizes.
 _SEARCHED = 2**13
