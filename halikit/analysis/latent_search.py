@@ -91,11 +91,13 @@ def explain(
         noise += [centre.clone() for centre in centres[len(noise) :]]
 
         def decoded() -> Tensor:
+            """The decoder's mean of x for the present noise, ``(n, *shape of x)``."""
             given = iter(noise)
             top = z if prior is None else prior.mean + prior.scale * next(given)
             return _decode(hierarchy, top, lambda _: next(given))
 
         def energy() -> Tensor:
+            """What the search minimises, summed over the data, ``()``."""
             misfit = torch.where(known, (decoded() - target) / sigma, 0)
             distances = [misfit, *(a - b for a, b in zip(noise, centres, strict=True))]
             return 0.5 * torch.stack([distance.square().sum() for distance in distances]).sum()

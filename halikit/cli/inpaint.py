@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     import torch
 
+    from halikit.analysis.inpainting import InpaintingErrors
     from halikit.runs.run import Result, Run
 
 __all__ = ["inpaint"]
@@ -67,15 +68,9 @@ def inpaint(
                 hierarchy, x, missing, fill=fill, draws=draws, steps=steps, on_progress=advance
             )
     errors = inpainting.inpainting_errors(x, missing, found)
-    low, high = errors.interval
     places = "pixels" if space.is_image else "positions"
     lines = [f"root mean square error over the {int(missing.sum())} missing of {missing.numel()} {places}"]
-    names = {"draw": "one draw", "mean": f"mean of {draws}", "mode": "most probable"}
-    lines += [f"  {names.get(name, f'after {name}'):19}  {quantity}" for name, quantity in errors.steps.items()]
-    lines += [
-        f"  mean training image  {errors.baseline}",
-        f"  difference {errors.difference.value:+.4f}, 95% interval {low:+.4f} to {high:+.4f}",
-    ]
+    lines += _in_words(errors, draws)
     values = {
         "images": len(x),
         "missing": int(missing.sum()),
@@ -83,10 +78,21 @@ def inpaint(
         "error": {name: quantity.as_dict() for name, quantity in errors.steps.items()},
         "mean_fill": errors.baseline.as_dict(),
         "difference": errors.difference.as_dict(),
-        "interval_95": [low, high],
+        "interval_95": list(errors.interval),
     }
     shown = {name: images[:n] for name, images in found.steps.items()}
     return Result("inpainting", "Inpainting", values, lines, plotting.inpainting_rows(x[:n], found.masked[:n], shown))
+
+
+def _in_words(errors: InpaintingErrors, draws: int) -> list[str]:
+    """A line for each step of the procedure, one for the mean image, and one for the difference."""
+    low, high = errors.interval
+    names = {"draw": "one draw", "mean": f"mean of {draws}", "mode": "most probable"}
+    return [
+        *(f"  {names.get(name, f'after {name}'):19}  {quantity}" for name, quantity in errors.steps.items()),
+        f"  mean training image  {errors.baseline}",
+        f"  difference {errors.difference.value:+.4f}, 95% interval {low:+.4f} to {high:+.4f}",
+    ]
 
 
 def _missing(
