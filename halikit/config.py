@@ -78,6 +78,9 @@ class GameSettings(Section):
     final_input_noise: NonNegative | None = Field(
         None, description="noise on the discriminator's x at the last step; it changes linearly. Constant if none"
     )
+    final_latent_noise: NonNegative | None = Field(
+        None, description="noise on the latents that the encoder reads at the last step, likewise"
+    )
     discriminator_steps: Positive = Field(1, description="steps of the discriminator in a round")
     generator_steps: Positive = Field(1, description="steps of the generators in a round; 1 and 1 move both at once")
     gradient_penalty: Literal["auto"] | NonNegative = Field(
@@ -168,8 +171,9 @@ class Config(Section):
             raise ValueError(
                 f"labels.weight = {labels.weight} has no effect here: there is no game to weigh it against"
             )
-        if method == "elbo" and self.training.encoder_noise:
-            raise ValueError("training.encoder_noise has no effect here: training.method = 'elbo' has no game")
+        if method == "elbo" and (self.training.encoder_noise or self.model.latent_noise):
+            name = "training.encoder_noise" if self.training.encoder_noise else "model.latent_noise"
+            raise ValueError(f"{name} has no effect here: training.method = 'elbo' has no game")
         if not self.plays and self.optimiser.discriminator_learning_rate:
             raise ValueError("optimiser.discriminator_learning_rate has no effect here: there is no discriminator")
         if self.model.conditional and (labels or self.model.classes):
@@ -280,7 +284,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
             values["optimiser"]["discriminator_learning_rate"] = None
         if method == "elbo":
             values["labels"] = None
-            values["training"]["encoder_noise"] = 0.0
+            values["training"]["encoder_noise"] = values["model"]["latent_noise"] = 0.0
         elif method == "supervised" and values["labels"]:
             values["labels"]["weight"] = 1.0
     for name, value in resolved.items():
