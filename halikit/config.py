@@ -75,6 +75,11 @@ class GameSettings(Section):
     sleep_weights: Literal["auto"] | NonNegative | tuple[NonNegative, ...] = Field(
         "auto", description="weight of the sleep phase: one for all levels, one for each, or auto for the default rule"
     )
+    sleep_statistics: Literal["batch", "running"] = Field(
+        "batch",
+        description="what the encoder normalises the decoder's samples by in the sleep phase: their own statistics, or "
+        "the running ones of the game",
+    )
     final_input_noise: NonNegative | None = Field(
         None, description="noise on the discriminator's x at the last step; it changes linearly. Constant if none"
     )
