@@ -227,9 +227,9 @@ class Explorer:
             keep: Whether to make the filled image a new subject.
 
         Returns:
-            ``missing``: number of missing pixels; ``given``: view of the masked image; ``steps``, ``draw`` and ``mean``,
-            each with its ``name``, the ``view`` and the root mean square ``error`` per missing element; or the new
-            subject.
+            ``missing``: number of missing pixels; ``given``: view of the masked image; ``steps``, which are ``draw``
+            and ``mean``, each with its ``name``, the ``view`` and the root mean square ``error`` per missing element;
+            or the new subject.
 
         Raises:
             InputError: If there is no such subject, or the mask does not fit.
