@@ -83,8 +83,8 @@ class GameSettings(Section):
     final_input_noise: NonNegative | None = Field(
         None, description="noise on the discriminator's x at the last step; it changes linearly. Constant if none"
     )
-    final_latent_noise: NonNegative | None = Field(
-        None, description="noise on the latents that the encoder reads at the last step, likewise"
+    latent_noise_until: Fraction | None = Field(
+        None, description="share of the steps in which model.latent_noise falls to zero, linearly. Constant if none"
     )
     discriminator_steps: Positive = Field(1, description="steps of the discriminator in a round")
     generator_steps: Positive = Field(1, description="steps of the generators in a round; 1 and 1 move both at once")

@@ -137,13 +137,13 @@ def test_input_noise_falls_linearly_to_its_last_value() -> None:
 
 
 def test_noise_on_latents_falls_too() -> None:
-    trainer = hk.Trainer(small(levels=2, latent_noise=0.4, final_latent_noise=0.0), "digits")
+    trainer = hk.Trainer(small(levels=2, latent_noise=0.4, latent_noise_until=0.5), "digits")
     noises = [part for part in trainer.model.hierarchy.modules() if isinstance(part, InputNoise)]
     seen = []
     for _ in range(20):
         trainer.step(torch.rand(16, *DIGITS))
         seen.append([noise.scale for noise in noises])
-    assert [each for each, *_ in seen] == pytest.approx([0.4 * (1 - step / 20) for step in range(20)])
+    assert [each for each, *_ in seen] == pytest.approx([0.4 * max(0, 1 - step / 10) for step in range(20)])
     trainer.fit(1)
     assert [noise.scale for noise in noises] == [0.4]
 

@@ -57,7 +57,13 @@ def conv(levels: int) -> Config:
         # Penalties keep the discriminator from winning, in place of dropout, noise and normalisation.
         discriminator=DiscriminatorSettings(dropout=0.0, weight_norm=False, input_noise=0.0),
         training=TrainingSettings(steps=8_000, batch_size=32, encoder_noise=0.2),
-        game=GameSettings(objective="relativistic", gradient_penalty=1.0, penalised_joint="both", penalty_every=4),
+        game=GameSettings(
+            objective="relativistic",
+            gradient_penalty=1.0,
+            penalised_joint="both",
+            penalty_every=4,
+            latent_noise_until=0.6,
+        ),
         optimiser=OptimiserSettings(learning_rate=4e-4, final_rate_share=0.1, decay_from=0.3),
         hardware=HardwareSettings(threads=1),
     )

@@ -86,8 +86,8 @@ def penalty_weight(settings: GameSettings, step: int) -> float:
     return 0.0 if played % every else every * weight
 
 
-def noise_scale(first: float, last: float | None, step: int, total: int) -> float:
-    """Standard deviation of a noise in a step: it changes linearly from ``first`` to ``last``, or is constant."""
+def noise_scale(first: float, last: float | None, step: int, total: float) -> float:
+    """Standard deviation of a noise in a step: in ``total`` steps it changes linearly to ``last``, or it is constant."""
     # None at first is none at all: a schedule must not add what a model was built without.
     if not first or last is None or total <= 0:
         return first
@@ -156,8 +156,8 @@ class GameMethod(Method):
         """One step of Algorithm 1, at the noise and the penalty of its place in the training."""
         if not self._is_examined:
             self._examine(context)
-        for noise, first, last in self._noises:
-            noise.scale = noise_scale(first, last, step, total)
+        for noise, first, last, share in self._noises:
+            noise.scale = noise_scale(first, last, step, share * total)
         players, penalty = players_of(self.settings, step), penalty_weight(self.settings, step)
         losses = [loss for loss in self._extra_losses if _moves(loss.player, players)]
         inside = [loss for loss in losses if loss.samples != "unused"]
@@ -248,7 +248,7 @@ class GameMethod(Method):
 
     def finish(self) -> None:
         """Give each noise its first scale back."""
-        for noise, first, _ in self._noises:
+        for noise, first, *_ in self._noises:
             noise.scale = first
 
     def _examine(self, context: Tensor | None) -> None:
@@ -272,11 +272,17 @@ class GameMethod(Method):
 
 def _noises(
     settings: GameSettings, hierarchy: Hierarchy, discriminator: Discriminator
-) -> list[tuple[InputNoise, float, float | None]]:
-    """The noises on what the discriminator and the encoder read, each with its first and its last scale."""
-    on_x = [(game.noise, settings.final_input_noise) for game in discriminator.games if game.noise]
-    on_latents = [(each, settings.final_latent_noise) for each in hierarchy.modules() if isinstance(each, InputNoise)]
-    return [(noise, noise.scale, last) for noise, last in on_x + on_latents]
+) -> list[tuple[InputNoise, float, float | None, float]]:
+    """The noises on what players read: each with its first scale, its last, and the share of steps until the last."""
+    until, on_latents = settings.latent_noise_until, [m for m in hierarchy.modules() if isinstance(m, InputNoise)]
+    return [
+        *(
+            (game.noise, game.noise.scale, settings.final_input_noise, 1.0)
+            for game in discriminator.games
+            if game.noise
+        ),
+        *((noise, noise.scale, None if until is None else 0.0, until or 1.0) for noise in on_latents),
+    ]
 
 
 def _objective(name: str, given: Objective | None) -> Objective:
