@@ -83,7 +83,7 @@ class GameSettings(Section):
     final_input_noise: NonNegative | None = Field(
         None, description="noise on the discriminator's x at the last step; it changes linearly. Constant if none"
     )
-    latent_noise_until: Fraction | None = Field(
+    latent_noise_until: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="share of the steps in which model.latent_noise falls to zero, linearly. Constant if none"
     )
     discriminator_steps: Positive = Field(1, description="steps of the discriminator in a round")

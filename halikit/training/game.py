@@ -87,7 +87,7 @@ def penalty_weight(settings: GameSettings, step: int) -> float:
 
 
 def noise_scale(first: float, last: float | None, step: int, total: float) -> float:
-    """Standard deviation of a noise in a step: in ``total`` steps it changes linearly to ``last``, or it is constant."""
+    """Standard deviation of a noise in a step: it changes linearly to ``last`` in ``total`` steps, or is constant."""
     # None at first is none at all: a schedule must not add what a model was built without.
     if not first or last is None or total <= 0:
         return first
