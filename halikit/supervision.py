@@ -39,9 +39,10 @@ def with_classes(
     """
     top, y = hierarchy.spaces[-1], Space("y", (classes,), "one_hot")
     shape = (2 * top.shape[0], *top.shape[1:])
-    up = nn.Sequential(nn.Flatten(), nn.Linear(top.size, classes))
-    down = nn.Sequential(nn.Linear(classes, 2 * top.size), nn.Unflatten(1, shape))
-    _align(up[1], down[0])
+    to_classes, from_classes = nn.Linear(top.size, classes), nn.Linear(classes, 2 * top.size)
+    _align(to_classes, from_classes)
+    up = nn.Sequential(nn.Flatten(), to_classes)
+    down = nn.Sequential(from_classes, nn.Unflatten(1, shape))
     link = Link(
         CategoricalKernel(top, y, up, temperature=_TEMPERATURE),
         GaussianKernel(y, top, down, gauge=gauge, max_scale=max_scale),
