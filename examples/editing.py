@@ -9,7 +9,7 @@ import halikit as hk
 from halikit import plotting
 from halikit.analysis.directions import along, mean_direction
 from halikit.analysis.innovation import innovate
-from halikit.analysis.inpainting import centre_mask, inpaint
+from halikit.analysis.inpainting import centre_mask, inpaint_by_search
 from halikit.analysis.traversal import VALUES, base_latents, influence, traverse
 from halikit.config import override
 
@@ -43,9 +43,9 @@ def edit(hierarchy: hk.Hierarchy, out: Path) -> list[Path]:
     edits = torch.stack([innovate(hierarchy, x[:4], 2, along(eights, amount)).x for amount in amounts], 1)
     plotting.save_png(out / "innovation.png", plotting.strips(["to 8"] * 4, edits, amounts, x[:4]))
 
-    # Section 6.1: the middle is missing; from the top level down.
+    # The middle is missing: 16 draws of what the decoder puts there, given the rest, and their mean.
     mask = centre_mask(digits.shape, 0.5)
-    filled = inpaint(hierarchy, x, mask, fill=train.batch(torch.arange(len(train))).mean(0))
+    filled = inpaint_by_search(hierarchy, x, mask, fill=train.batch().mean(0))
     plotting.save_png(out / "inpainting.png", plotting.inpainting_rows(x, filled.masked, filled.steps))
 
     pictures = [out / f"{name}.png" for name in ("traversal", "innovation", "inpainting")]

@@ -75,8 +75,16 @@ class GameSettings(Section):
     sleep_weights: Literal["auto"] | NonNegative | tuple[NonNegative, ...] = Field(
         "auto", description="weight of the sleep phase: one for all levels, one for each, or auto for the default rule"
     )
+    sleep_statistics: Literal["batch", "running"] = Field(
+        "batch",
+        description="what the encoder normalises the decoder's samples by in the sleep phase: their own statistics, or "
+        "the running ones of the game",
+    )
     final_input_noise: NonNegative | None = Field(
         None, description="noise on the discriminator's x at the last step; it changes linearly. Constant if none"
+    )
+    latent_noise_until: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="share of the steps in which model.latent_noise falls to zero, linearly. Constant if none"
     )
     discriminator_steps: Positive = Field(1, description="steps of the discriminator in a round")
     generator_steps: Positive = Field(1, description="steps of the generators in a round; 1 and 1 move both at once")
@@ -168,8 +176,9 @@ class Config(Section):
             raise ValueError(
                 f"labels.weight = {labels.weight} has no effect here: there is no game to weigh it against"
             )
-        if method == "elbo" and self.training.encoder_noise:
-            raise ValueError("training.encoder_noise has no effect here: training.method = 'elbo' has no game")
+        if method == "elbo" and (self.training.encoder_noise or self.model.latent_noise):
+            name = "training.encoder_noise" if self.training.encoder_noise else "model.latent_noise"
+            raise ValueError(f"{name} has no effect here: training.method = 'elbo' has no game")
         if not self.plays and self.optimiser.discriminator_learning_rate:
             raise ValueError("optimiser.discriminator_learning_rate has no effect here: there is no discriminator")
         if self.model.conditional and (labels or self.model.classes):
@@ -280,7 +289,7 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
             values["optimiser"]["discriminator_learning_rate"] = None
         if method == "elbo":
             values["labels"] = None
-            values["training"]["encoder_noise"] = 0.0
+            values["training"]["encoder_noise"] = values["model"]["latent_noise"] = 0.0
         elif method == "supervised" and values["labels"]:
             values["labels"]["weight"] = 1.0
     for name, value in resolved.items():

@@ -245,7 +245,8 @@ def load(
     """Load a trained model, in evaluation mode.
 
     Args:
-        run: A run directory, its ``model.safetensors``, or ``"digits"`` for the model that is part of halikit.
+        run: A run directory, its ``model.safetensors``, or the name of a model that is part of halikit:
+            ``"digits"`` or ``"mnist"``.
         weights: ``"averaged"`` for the exponential moving average over training, which gives better pictures;
             ``"raw"`` for the weights after the last step.
         device: Device of the loaded model.
@@ -257,7 +258,7 @@ def load(
     """
     if weights not in ("averaged", "raw"):
         raise ModelError(f"weights are 'averaged' or 'raw', got {weights!r}")
-    path = _file_of(run)
+    path = file_of(run)
     about, tensors = _read(path, weights)
     level = about["levels"]
     tensors = upgraded_tensors(tensors, level)
@@ -296,7 +297,7 @@ def levels_of(run: str | Path) -> int:
     Raises:
         ModelError: If the file is missing or damaged.
     """
-    return int(_about(_file_of(run))["levels"])
+    return int(_about(file_of(run))["levels"])
 
 
 def steps_of(run: str | Path) -> int:
@@ -305,7 +306,7 @@ def steps_of(run: str | Path) -> int:
     Raises:
         ModelError: If the file is missing or damaged.
     """
-    return int(_about(_file_of(run))["step"])
+    return int(_about(file_of(run))["step"])
 
 
 def has_raw_weights(run: str | Path) -> bool:
@@ -314,14 +315,18 @@ def has_raw_weights(run: str | Path) -> bool:
     Raises:
         ModelError: If the file is missing or damaged.
     """
-    path = _file_of(run)
+    path = file_of(run)
     _about(path)
     with safe_open(path, "pt") as file:
         return any(name.startswith("hierarchy.") for name in file.keys())  # noqa: SIM118
 
 
-def _file_of(run: str | Path) -> Path:
-    """The model file of a run directory, or the given file, or, if neither exists, the shipped model of this name."""
+def file_of(run: str | Path) -> Path:
+    """The model file of a run: in its directory, or the given file, or, if neither exists, the shipped model.
+
+    Args:
+        run: A run directory, a model file, or the name of a model that is part of halikit. The file may be missing.
+    """
     run = Path(run)
     path = run / FILE_NAME if run.is_dir() else run
     shipped = _SHIPPED / f"{run}.safetensors"

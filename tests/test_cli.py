@@ -110,6 +110,29 @@ def test_inspect(trained: tuple[Path, str], what: str) -> None:
     assert "multiply-adds to encode" in halikit("inspect", what, cwd=here).stdout
 
 
+def test_a_name_is_a_shipped_model_and_with_a_prefix_a_preset(tmp_path: Path) -> None:
+    # The shipped model has half of the widths of the preset.
+    parameters = [
+        json.loads(halikit("inspect", what, "--json", cwd=tmp_path).stdout)["totals"]["encoder"]["parameters"]
+        for what in ("digits", "preset:digits")
+    ]
+    assert parameters[0] < parameters[1]
+    assert "there is no preset 'nope'" in halikit("inspect", "preset:nope", cwd=tmp_path, check=False).stderr
+
+
+def test_a_shipped_model_stands_where_a_run_does(tmp_path: Path) -> None:
+    assert halikit("sample", "digits", cwd=tmp_path).stdout.endswith("digits/figures/samples.png\n")
+    assert halikit("report", "digits", cwd=tmp_path).stdout == "digits/report.html\n"
+    page = (tmp_path / "digits" / "report.html").read_text()
+    assert "halikit sample digits" in page
+    assert "batch_size" in page
+    halikit("push", "digits", "me/digits", "--to", "folder", cwd=tmp_path)
+    halikit("pull", "folder", "--out", "back", cwd=tmp_path)
+    halikit("report", "back", cwd=tmp_path)
+    spaces = [json.loads(halikit("inspect", what, "--json", cwd=tmp_path).stdout) for what in ("digits", "back")]
+    assert spaces[0]["totals"] == spaces[1]["totals"]
+
+
 def test_inspect_prints_table_4_without_data(tmp_path: Path) -> None:
     lines = [" ".join(line.split()) for line in started("inspect", "imagenet128", cwd=tmp_path).stdout.splitlines()]
     assert "Convolution 3×3 2×2 64 BN 0.0 Leaky ReLU 0.02 64×64×64 18,560 75,497,472" in lines

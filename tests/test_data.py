@@ -67,6 +67,12 @@ class TestSplit:
         part = split[2:5].to("cpu")
         assert (len(part), part.labels.tolist(), part.device.type) == (3, [2, 3, 4], "cpu")
 
+    def test_evenly_spaced_data_keep_their_labels(self):
+        split = data.Split(torch.arange(10, dtype=torch.uint8).reshape(10, 1), torch.arange(10))
+        assert split.evenly(4).labels.tolist() == [0, 2, 5, 7]
+        assert torch.equal(split.evenly(4).batch(), split.batch(torch.tensor([0, 2, 5, 7])))
+        assert split.evenly(10) is split.evenly(99) is split
+
     def test_refuses_labels_that_do_not_match(self):
         with pytest.raises(ValueError, match="3 images need"):
             data.Split(torch.zeros(3, 1), torch.zeros(2, dtype=torch.int64))

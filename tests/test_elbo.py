@@ -129,6 +129,7 @@ def test_kernels_without_a_density_in_training_are_refused(changes: dict[str, ob
         ({"objective": "relativistic"}, r"\[game\]"),
         ({"gradient_penalty": 1.0}, r"\[game\]"),
         ({"encoder_noise": 0.2}, "training.encoder_noise"),
+        ({"latent_noise": 0.2}, "model.latent_noise"),
     ],
     ids=str,
 )

@@ -112,7 +112,7 @@ def test_values_as_json(halikit: Shell, run: Path, name: str) -> None:
 
 def test_a_measure_is_a_function_of_python(run: Path) -> None:
     result = measure("reconstruction")(Run(run), number=100)
-    h, x = Run(run).hierarchy, Run(run).held_out(100)
+    h, x = Run(run).hierarchy, Run(run).batch(Run(run).data.held_out.evenly(100))
     for level, error in enumerate(result.values["euclidean"], 1):
         with torch.no_grad():
             rms = float((x - h.reconstruct(x, level)).square().mean().sqrt())

@@ -274,6 +274,16 @@ def test_any_settings_have_their_baselines(shape: tuple[int, ...]) -> None:
         assert baseline.preset is None
 
 
+def test_fewer_levels_than_recommended_train_with_noise_that_falls() -> None:
+    shape = (3, 32, 32)
+    recommended, fewer = fitting(None, shape), fitting(2, shape)
+    assert (recommended.model.levels, fitting(4, shape)) == (4, recommended)
+    assert (recommended.game.latent_noise_until, fewer.game.latent_noise_until) == (None, 0.6)
+    assert (recommended.game.sleep_statistics, fewer.game.sleep_statistics) == ("batch", "running")
+    top = [hk.build(override(c, {"model.data_shape": shape})).hierarchy.spaces[-1].size for c in (recommended, fewer)]
+    assert top == [64, 128]
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_print_with_comments_that_toml_ignores(name: str) -> None:
     config = PRESETS[name]()

@@ -55,11 +55,11 @@ def expected(name: str) -> dict[str, object]:
         ("cuda", 80, 199_999, "base"),
         ("cuda", 80, 200_000, "large"),
         ("mps", 80, 200_000, "large"),
-        ("cuda", 12, 200_000, "large"),
-        ("cuda", 11, 200_000, "base"),
-        ("cuda", 3, 200_000, "small"),
-        ("cuda", 3, 10_000, "small"),
-        ("cuda", 1, 200_000, "tiny"),
+        ("cuda", 24, 200_000, "large"),
+        ("cuda", 23, 200_000, "base"),
+        ("cuda", 7, 200_000, "small"),
+        ("cuda", 6, 10_000, "small"),
+        ("cuda", 5, 200_000, "tiny"),
     ],
 )
 def test_the_size_follows_device_memory_and_images(device: str, gibibytes: int, images: int, size: str) -> None:

@@ -43,6 +43,7 @@ from halikit.hardware.hardware import Hardware
 from halikit.hardware.recompute import recompute_activations
 from halikit.kernels import Gaussian
 from halikit.presets import PRESETS, families
+from halikit.training.extra_losses import StepContext
 from halikit.training.game import GameMethod, penalty_weight, players_of
 from halikit.training.sleep import RULE, sleep_loss, sleep_phase, sleep_weights
 
@@ -407,6 +408,18 @@ def test_no_buffer_changes_and_statistics_are_those_of_the_batch(stack, again):
         assert any(not torch.equal(buffer, before[name]) for name, buffer in h.named_buffers())
         torch.testing.assert_close(loss, sum(said))
         assert abs(sleep_loss(h.eval(), states, weights) - loss) > 1e-2
+
+
+def test_with_running_statistics_the_encoder_is_as_in_evaluation():
+    h = tiny_ladder(2, (6,)).train()
+    h.encode(torch.randn(8, 6), sample=True)
+    states, weights = h.sample_states(8), (1.0, 0.5)
+    step = StepContext({}, states, h, nn.Identity(), None, 0)
+    own, running = (sleep_phase(weights, running_statistics=flag).function(step) for flag in (False, True))
+    assert h.training
+    assert abs(own - running) > 1e-3
+    torch.testing.assert_close(own, sleep_loss(h, states, weights))
+    torch.testing.assert_close(running, sleep_loss(h.eval(), states, weights))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
@@ -884,8 +897,9 @@ def test_micro_batches_average(noise, monkeypatch):
         {"encoder_noise": 0.1},
         {"discriminator_steps": 2, "gradient_penalty": 0.1},
         {"model.family": "conv", "sleep_weights": 1.0, "objective": "least_squares"},
+        {"sleep_statistics": "running"},
     ],
-    ids=["one pass", "rounds", "two passes, on maps"],
+    ids=["one pass", "rounds", "two passes, on maps", "running statistics"],
 )
 def test_a_captured_step_is_the_eager_one(options, monkeypatch):
     without_machine_code(monkeypatch)

@@ -11,10 +11,11 @@ from torch import nn
 
 import halikit as hk
 from halikit.config import Config, DiscriminatorSettings, GameSettings, ModelSettings, OptimiserSettings, override
+from halikit.discriminator import InputNoise
 from halikit.errors import DivergedError, InputError
 from halikit.optimisation.optimisers import rate_share
 from halikit.runs.record import Record
-from halikit.training.game import input_noise, players_of
+from halikit.training.game import noise_scale, players_of
 
 DIGITS = (1, 8, 8)
 
@@ -125,15 +126,26 @@ def test_rates_fall_linearly_after_the_start_of_the_decay() -> None:
 
 
 def test_input_noise_falls_linearly_to_its_last_value() -> None:
-    settings = GameSettings(final_input_noise=0.1)
-    assert [input_noise(settings, 0.3, step, 100) for step in (0, 50, 100)] == pytest.approx([0.3, 0.2, 0.1])
+    assert [noise_scale(0.3, 0.1, step, 100) for step in (0, 50, 100)] == pytest.approx([0.3, 0.2, 0.1])
     trainer = hk.Trainer(small(final_input_noise=0.0), "digits")
     for _ in range(20):
         trainer.step(torch.rand(16, *DIGITS))
     assert trainer.model.discriminator.noise.scale == pytest.approx(0.2 / 20)
     trainer.fit(1)
     assert trainer.model.discriminator.noise.scale == 0.2
-    assert input_noise(GameSettings(), 0.3, 70, 100) == 0.3
+    assert noise_scale(0.3, None, 70, 100) == 0.3
+
+
+def test_noise_on_latents_falls_too() -> None:
+    trainer = hk.Trainer(small(levels=2, latent_noise=0.4, latent_noise_until=0.5), "digits")
+    noises = [part for part in trainer.model.hierarchy.modules() if isinstance(part, InputNoise)]
+    seen = []
+    for _ in range(20):
+        trainer.step(torch.rand(16, *DIGITS))
+        seen.append([noise.scale for noise in noises])
+    assert [each for each, *_ in seen] == pytest.approx([0.4 * max(0, 1 - step / 10) for step in range(20)])
+    trainer.fit(1)
+    assert [noise.scale for noise in noises] == [0.4]
 
 
 def test_threads_are_given_back() -> None:

@@ -43,7 +43,7 @@ from halikit.analysis.inference import Inference
 from halikit.analysis.quantity import without_nan
 from halikit.analysis.recovery import recovery
 from halikit.analysis.sample_quality import frechet_distance
-from halikit.data import DataSet, Split, load
+from halikit.data import DataSet, load
 from halikit.plotting import labelled_rows, save_png
 from halikit.runs.run import Run
 from halikit.utils.files import write_atomically
@@ -84,12 +84,6 @@ def feature_network(side: int) -> Callable[[Tensor], Tensor]:
         return network.extract_features(normalised.contiguous(memory_format=torch.channels_last)).mean((2, 3))
 
     return features
-
-
-def evenly_spaced(part: Split, n: int) -> Tensor:
-    """``n`` images of a part, evenly spaced, or all if there are fewer, ``(n, *shape)``."""
-    n = min(n, len(part))
-    return part.batch(torch.arange(n) * len(part) // n)
 
 
 class Features:
@@ -163,7 +157,7 @@ def training_of(run: Run) -> dict[str, Any]:
 @torch.no_grad()
 def score(run: Run, split: str, features: Features) -> dict[str, Any]:
     """The measures of a run on a part of its data."""
-    x, train = evenly_spaced(run.data.parts[split], NUMBER), run.data.train
+    x, train = run.data.parts[split].evenly(NUMBER).batch(), run.data.train
     mean_image = torch.stack([images.double().sum(0) for _, images in batches(train, 1000)]).sum(0) / len(train)
     inference, levels = Inference(run.hierarchy), range(1, run.levels + 1)
     errors, mean_error = [rms(x - inference.reconstruct(x, level)) for level in levels], rms(x - mean_image)
@@ -188,7 +182,7 @@ def score(run: Run, split: str, features: Features) -> dict[str, Any]:
 @torch.no_grad()
 def picture(run: Run, split: str, out: Path) -> None:
     """Draw images, their reconstructions from each level, and samples."""
-    x = evenly_spaced(run.data.parts[split], COLUMNS)
+    x = run.data.parts[split].evenly(COLUMNS).batch()
     inference = Inference(run.hierarchy)
     samples = inference.sample(COLUMNS * SAMPLE_ROWS, generator=torch.Generator().manual_seed(0))
     rows = [("images", x)]
@@ -204,11 +198,11 @@ def check(loaded: DataSet, features: Features) -> dict[str, Any]:
     found = {}
     for name, part in loaded.parts.items():
         if part is not loaded.held_out:
-            found[name] = features.cached(evenly_spaced(part, NUMBER))
+            found[name] = features.cached(part.evenly(NUMBER).batch())
             found[f"half of {name}"] = found[name][::2]
     noise = torch.rand(NUMBER, *loaded.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found["uniform noise"] = features.of(noise)
-    reference = features.cached(evenly_spaced(loaded.held_out, NUMBER))
+    reference = features.cached(loaded.held_out.evenly(NUMBER).batch())
     return {
         "data": loaded.origin or loaded.spec,
         "frechet_features": str(features),

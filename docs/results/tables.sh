@@ -4,7 +4,7 @@
 #   tables.sh mnist DIR
 #   tables.sh celeba64 FILE     (on a GPU; STEPS=20000 shortens it; run again to go on where it was stopped)
 #   tables.sh cifar10 SPEC
-#   tables.sh small NAME SPEC   (a CPU: the two convolutional levels that --levels 2 has, 15,000 steps)
+#   tables.sh small NAME SPEC   (a CPU: the default levels and size for the data, 7,000 steps)
 set -euo pipefail
 WHAT=${1:?usage: tables.sh digits|mnist|celeba64|cifar10|small [NAME] [DATA]}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -18,7 +18,7 @@ esac
 if [ "$WHAT" = small ]; then
     WHAT=$NAME
     # EXTRA is for the games alone: a VAE has neither a discriminator nor half precision.
-    common="--levels 2 --set data.flip=true --steps 15000"
+    STEPS=${STEPS:-7000} common="--set data.flip=true"
     declare -A settings=([hali]="$common ${EXTRA:-}" [ali]="$common --baseline ali ${EXTRA:-}" [vae]="$common --baseline vae")
 else
     declare -A settings=([hali]="--preset $WHAT" [ali]="--preset ali_$WHAT" [vae]="--preset vae_$WHAT")

@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 RunArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="RUN", help="A run directory, or digits for the model that is part of halikit.", show_default=False
+        metavar="RUN",
+        help="A run directory, or digits or mnist for a model that is part of halikit.",
+        show_default=False,
     ),
 ]
 RunsArgument = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN", help="Run directories, or digits for the shipped model.", show_default=False),
+    typer.Argument(
+        metavar="RUN", help="Run directories, or digits and mnist for the shipped models.", show_default=False
+    ),
 ]
 Out = Annotated[
     Path | None,

@@ -90,8 +90,8 @@ def _of_entries(run: Run, level: int, entries: str | None, number: int, alphas: 
     from halikit.analysis.innovation import influence_on_data, scaling
     from halikit.cli.parse import EXAMINED, entries_of, numbers
 
-    x = run.held_out_images(max(n, EXAMINED))
-    hierarchy = run.conditioned(run.data.held_out, len(x))
+    part = run.held_out_images(max(n, EXAMINED))
+    hierarchy, x = run.conditioned(part), run.batch(part)
     name = hierarchy.spaces[level].name
     amounts = numbers("--alphas", alphas or "-3,-2,-1,0,1,2,3")
     influence = influence_on_data(hierarchy, x, level, (min(amounts), max(amounts)))

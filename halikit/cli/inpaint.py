@@ -52,13 +52,14 @@ def inpaint(
     from halikit import plotting
     from halikit.analysis import inpainting
     from halikit.runs.run import Result
+    from halikit.utils.tensors import evenly_spaced
 
     run.check_drawable()
     space = run.hierarchy.spaces[0]
     missing = _missing(space.shape, centre, rectangle, mask)
-    x = run.held_out_images(measured)
+    part = run.held_out_images(measured)
+    hierarchy, x = run.conditioned(part), run.batch(part)
     fill = inpainting.mean_image(run.data.train).to(x.device)
-    hierarchy = run.conditioned(run.data.held_out, len(x))
     if method == "paper":
         found = inpainting.inpaint(hierarchy, x, missing, fill=fill)
     else:
@@ -80,8 +81,10 @@ def inpaint(
         "difference": errors.difference.as_dict(),
         "interval_95": list(errors.interval),
     }
-    shown = {name: images[:n] for name, images in found.steps.items()}
-    return Result("inpainting", "Inpainting", values, lines, plotting.inpainting_rows(x[:n], found.masked[:n], shown))
+    rows = evenly_spaced(n, len(x)).to(x.device)
+    steps_shown = {name: images[rows] for name, images in found.steps.items()}
+    picture = plotting.inpainting_rows(x[rows], found.masked[rows], steps_shown)
+    return Result("inpainting", "Inpainting", values, lines, picture)
 
 
 def _in_words(errors: InpaintingErrors, draws: int) -> list[str]:

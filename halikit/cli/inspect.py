@@ -13,14 +13,24 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    what: Annotated[str, typer.Argument(metavar="RUN|PRESET", help="A run directory or a preset.", show_default=False)],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|PRESET",
+            help="A run directory, digits or mnist for a model that is part of halikit, or preset:NAME for a preset.",
+            show_default=False,
+        ),
+    ],
     as_json: common.Json = False,
 ) -> None:
     """Print spaces, networks, parameters and cost of every level and of the discriminator.
 
-    For a run that has diverged, print the data about the divergence as well.
+    For a run that has diverged, print the data about the divergence as well. A preset may be named without ``preset:``
+    if no run or model has its name.
 
     Example: halikit inspect digits
+
+    Example: halikit inspect preset:mnist
     """
     from dataclasses import asdict
 
@@ -28,7 +38,7 @@ def inspect(
 
     from halikit.analysis.summary import summarise
     from halikit.cli.train import chosen_config, with_data_shape
-    from halikit.model import build, describe, load, size_of
+    from halikit.model import build, describe, file_of, load, size_of
     from halikit.presets import PRESETS
     from halikit.runs.run import Run
 
@@ -38,8 +48,9 @@ def inspect(
         # Training diverged before the first evaluation, so there is no model.
         _print_divergence(diverged, as_json)
         return
-    if what in PRESETS and not run.model_file.exists():
-        config = with_data_shape(chosen_config(preset=what))
+    name = what.removeprefix("preset:")
+    if name != what or (name in PRESETS and not file_of(what).is_file()):
+        config = with_data_shape(chosen_config(preset=name))
         # Only shapes are needed.
         with torch.device("meta"):
             model = build(config)

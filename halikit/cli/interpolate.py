@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from halikit.data import Split
     from halikit.runs.run import Result, Run
 
 __all__ = ["interpolate"]
@@ -19,7 +20,9 @@ def interpolate(
     *,
     level: Annotated[int | None, typer.Option(min=1, help="One level alone; all by default.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of consecutive held-out images.")] = 3,
-    start: Annotated[int, typer.Option(min=0, help="Index of the first held-out image.")] = 0,
+    start: Annotated[
+        int, typer.Option(min=0, help="Index of the first held-out image; the others are evenly spaced.")
+    ] = 0,
     steps: Annotated[int, typer.Option(min=2, help="Images from one end to the other.")] = 9,
     spherical: Annotated[bool, typer.Option("--spherical", help="Along great circles instead of lines.")] = False,
 ) -> Result:
@@ -35,15 +38,16 @@ def interpolate(
     from halikit.runs.run import Result
 
     run.checked_level(level)
-    hierarchy, x = run.hierarchy, run.held_out_images(start + 2 * pairs)[start:]
-    contexts = _contexts(run, start + len(x))
+    run.check_drawable()
+    part = run.data.held_out[start:].evenly(2 * pairs)
+    hierarchy, x, contexts = run.hierarchy, run.batch(part), _contexts(run, part)
     if len(x) < 2 * pairs:
         raise InputError(f"{pairs} pairs from image {start} on need {start + 2 * pairs} held-out images")
     first, second = x[0::2], x[1::2]
     positions = torch.linspace(0, 1, steps).tolist()
     path: Literal["linear", "spherical"] = "spherical" if spherical else "linear"
     levels = [level] if level else list(range(1, len(hierarchy) + 1))
-    ends = None if contexts is None else (contexts[start::2], contexts[start + 1 :: 2])
+    ends = None if contexts is None else (contexts[0::2], contexts[1::2])
     between = {k: interpolated(hierarchy, first, second, k, positions, path=path, contexts=ends) for k in levels}
     rows = [
         (hierarchy.spaces[k].name, torch.cat([first[i : i + 1], images[i], second[i : i + 1]]))
@@ -58,11 +62,11 @@ def interpolate(
     return Result(name, title, values, picture=plotting.labelled_rows(rows, headings))
 
 
-def _contexts(run: Run, n: int) -> Tensor | None:
-    """The contexts of the first ``n`` held-out images as numbers, classes as one-hot vectors, ``(n, K)``."""
+def _contexts(run: Run, part: Split) -> Tensor | None:
+    """The contexts of data as numbers, classes as one-hot vectors, ``(n, K)``."""
     from torch.nn.functional import one_hot
 
-    context, size = run.conditioned(run.data.held_out, n).context, run.config.model.context_size
+    n, context, size = len(part), run.conditioned(part).context, run.config.model.context_size
     if context is None or size is None:
         return None
     context = context.expand(n, *context.shape[1:])

@@ -31,8 +31,8 @@ def neighbours(
     from halikit.runs.run import Result
 
     run.checked_level(level, lowest=0)
-    data, x = run.data, run.held_out_images(n)
-    hierarchy, context = run.conditioned(data.train), run.conditioned(data.held_out, len(x)).context
+    data, part = run.data, run.held_out_images(n)
+    x, hierarchy, context = run.batch(part), run.conditioned(data.train), run.conditioned(part).context
     levels = list(range(len(hierarchy) + 1)) if level is None else [level]
     try:
         found = {j: nearest_neighbours(hierarchy, x, data.train, j, k, context=context) for j in levels}
@@ -45,8 +45,8 @@ def neighbours(
     ]
     values: dict[str, Any] = {"levels": levels, "rows": [near.rows.tolist() for near in found.values()]}
     lines = []
-    if data.train.labels is not None and data.held_out.labels is not None:
-        labels, truth = data.train.labels.cpu(), data.held_out.labels[: len(x)].cpu()
+    if data.train.labels is not None and part.labels is not None:
+        labels, truth = data.train.labels.cpu(), part.labels.cpu()
         shares = [float((labels[near.rows.cpu()] == truth[:, None]).double().mean()) for near in found.values()]
         values["same_label"] = shares
         lines = [

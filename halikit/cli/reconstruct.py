@@ -35,10 +35,11 @@ def reconstruct(
     from halikit.analysis.inference import Inference
     from halikit.analysis.reconstruction import draws as decoded
     from halikit.runs.run import Result
+    from halikit.utils.tensors import evenly_spaced
 
     run.checked_level(level)
-    x = run.held_out_images(1000)
-    hierarchy = run.conditioned(run.data.held_out, len(x))
+    part = run.held_out_images(1000)
+    hierarchy, x = run.conditioned(part), run.batch(part)
     names = [space.name for space in hierarchy.spaces]
     levels = range(1, len(hierarchy) + 1)
     torch.manual_seed(seed)
@@ -51,8 +52,9 @@ def reconstruct(
         for k, error in enumerate(errors, 1)
     ]
     values = {"levels": len(hierarchy), "shown": level, "rms_error": errors, "images": len(x), "drawn": draw}
-    rows = {"x": x[:n]} | {names[k]: images[:n] for k, images in rebuilt.items()}
-    picture = plotting.alternating_columns(x[:n], rebuilt[level][:n]) if level else plotting.labelled_rows(rows)
+    shown = evenly_spaced(n, len(x)).to(x.device)
+    rows = {"x": x[shown]} | {names[k]: images[shown] for k, images in rebuilt.items()}
+    picture = plotting.alternating_columns(x[shown], rebuilt[level][shown]) if level else plotting.labelled_rows(rows)
     if draws > 1:
         several = {k: decoded(hierarchy, x, k, draws) for k in levels}
         deviations = [float(images.std(0).square().mean().sqrt()) for images in several.values()]
@@ -61,9 +63,9 @@ def reconstruct(
             for k, deviation in enumerate(deviations, 1)
         ]
         values |= {"standard_deviation_of_draws": deviations}
-        shown = {level: several[level]} if level else several
-        drawn = [(names[k], images[:n]) for k, each in shown.items() for images in each]
-        picture = plotting.labelled_rows([("x", x[:n]), *drawn])
+        wanted = {level: several[level]} if level else several
+        drawn = [(names[k], images[shown]) for k, each in wanted.items() for images in each]
+        picture = plotting.labelled_rows([("x", x[shown]), *drawn])
     title = "Reconstructions" + (f" from level {level}" if level else "") + (", several draws" if draws > 1 else "")
     name = "reconstructions" + (f"-z{level}" if level else "") + ("-draws" if draws > 1 else "")
     return Result(name, title, values | {"draws": draws}, lines, picture)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from halikit.errors import InputError
 from halikit.settings import ContextKind
+from halikit.utils.tensors import evenly_spaced
 
 __all__ = ["DataError", "DataSet", "Kind", "Request", "Split", "check_labels", "divided", "from_tensor", "named"]
 
@@ -156,14 +157,18 @@ class Split:
             raise DataError(f"the model reads the {kind} of each datum, and these data have none")
         return found if kind == "labels" else found.float()
 
-    def __getitem__(self, rows: slice) -> Split:
-        """Some of the images with their labels and attributes, sharing memory."""
+    def __getitem__(self, rows: slice | Tensor) -> Split:
+        """Some of the images with their labels and attributes; those of a slice share memory."""
         return replace(
             self,
             images=self.images[rows],
             labels=None if self.labels is None else self.labels[rows],
             attributes=None if self.attributes is None else self.attributes[rows],
         )
+
+    def evenly(self, n: int) -> Split:
+        """``n`` evenly spaced data, or all if there are fewer."""
+        return self if n >= len(self) else self[evenly_spaced(n, len(self)).to(self.images.device)]
 
     @property
     def takes_time(self) -> bool:
@@ -175,15 +180,16 @@ class Split:
         """Device of the batches."""
         return self.target or self.images.device
 
-    def batch(self, index: Tensor) -> Tensor:
+    def batch(self, index: Tensor | None = None) -> Tensor:
         """The images at ``index``, as the networks take them.
 
         Args:
-            index: ``(b,)`` int64, on any device.
+            index: ``(b,)`` int64, on any device; by default all.
 
         Returns:
             ``(b, *shape)`` of :attr:`dtype`, in [−1, 1] for images, on :attr:`device`.
         """
+        index = torch.arange(len(self)) if index is None else index
         index = index.to(self.images.device)
         if self.device.type == "cuda" and self.images.device.type == "cpu":
             # Copied as uint8 from pinned memory, so that the host need not wait.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halikit.measures.shared import OnTest, measured_data, measured_part
+from halikit.measures.shared import OnTest, measured_part
 
 if TYPE_CHECKING:
     from halikit.analysis.health import LevelHealth
@@ -32,8 +32,9 @@ def health(
     from halikit.analysis.health import examine
     from halikit.runs.run import Result
 
-    x = measured_data(run, number, test)
-    found = examine(run.conditioned(measured_part(run, test), len(x)), x, seed=seed)
+    part = measured_part(run, test, number)
+    x = run.batch(part)
+    found = examine(run.conditioned(part), x, seed=seed)
     lines = [f"on {len(x):,} held-out data"]
     lines += [line for level in found.levels for line in _lines(level)]
     lines += [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halikit.measures.shared import OnTest, measured_data
+from halikit.measures.shared import OnTest, measured_part
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def samples(
     from halikit.analysis.sampling import sample
     from halikit.runs.run import Result
 
-    x = measured_data(run, number, test)
+    x = run.batch(measured_part(run, test, number))
     hierarchy = run.conditioned_at_random(len(x), seed)
     network = _feature_network(run, features)
     generator = torch.Generator(hierarchy.prior.device).manual_seed(seed)

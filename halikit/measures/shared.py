@@ -31,7 +31,6 @@ __all__ = [
     "fewest_for",
     "level_name",
     "level_sets",
-    "measured_data",
     "measured_part",
     "names_of",
     "observed",
@@ -95,14 +94,16 @@ MostDraws = Annotated[
 _FEWEST = 50
 
 
-def measured_part(run: Run, test: bool) -> Split:
-    """The part of the data to measure on: the test part, or else the held-out part."""
-    return run.data.test if test else run.data.held_out
+def measured_part(run: Run, test: bool, number: int | None = None) -> Split:
+    """The data to measure on.
 
-
-def measured_data(run: Run, number: int, test: bool) -> Tensor:
-    """The first ``number`` data to measure on, or all if there are fewer, ``(n, *shape of x)``, on the run's device."""
-    return run.held_out(number, measured_part(run, test))
+    Args:
+        run: The run.
+        test: Whether to use the test part, instead of the held-out part.
+        number: How many, evenly spaced; by default all.
+    """
+    part = run.data.test if test else run.data.held_out
+    return part if number is None else part.evenly(number)
 
 
 def common_data(runs: Sequence[Run]) -> DataSet:
@@ -188,15 +189,15 @@ def observed(run: Run, number: int, test: bool, scale: str | None, generator: Ge
     from halikit.analysis.reconstruction import fit_observation_scale
     from halikit.errors import InputError
 
-    x = measured_data(run, number, test)
-    hierarchy = run.conditioned(measured_part(run, test), len(x))
+    part = measured_part(run, test, number)
+    hierarchy, x = run.conditioned(part), run.batch(part)
     if scale is None:
         return Observed(hierarchy, x, None, "")
     if scale == "fit":
-        half = len(x) // 2
-        fitted = fit_observation_scale(hierarchy.rows(slice(half)), x[:half], generator=generator)
-        text = f", observation scale {fitted:.4g}, fitted on {half:,} others"
-        return Observed(hierarchy.rows(slice(half, None)), x[half:], fitted, text)
+        others, rows = slice(1, None, 2), slice(0, None, 2)
+        fitted = fit_observation_scale(hierarchy.rows(others), x[others], generator=generator)
+        text = f", observation scale {fitted:.4g}, fitted on {len(x[others]):,} others"
+        return Observed(hierarchy.rows(rows), x[rows], fitted, text)
     try:
         fixed = float(scale)
     except ValueError:

@@ -17,8 +17,9 @@ Family = Literal["dense", "conv", "mixed"]
 _MOST_LEVELS = 64
 # Largest image side for which an error message suggests other sizes.
 _SEARCHED = 2**13
-# A wide top latent with a standard normal prior does not couple (docs/results/images.md).
-_WIDEST_TOP = 64
+# A wide top latent with a standard normal prior does not couple (docs/results/images.md). A single vector above maps is
+# up to twice as wide where it would have less than a sixteenth of their elements.
+_WIDEST_TOP, _STEEPEST = 64, 1 / 16
 # Levels of vectors are as many as make each at least this share of the level below, where nobody says how many.
 _FALL = 1 / 4
 _FEWEST_MAPS = 16
@@ -182,4 +183,6 @@ def _conv_widths(x: Space, levels: int, sizes: Sequence[Sequence[int]]) -> list[
         elements = channels[-1] * math.prod(sizes[-1])
     top = min(_WIDEST_TOP, max(elements // 4, min(_NARROWEST_TOP, max(1, elements // 2))))
     vectors = levels - len(sizes)
+    if vectors == 1:
+        top = max(top, min(2 * _WIDEST_TOP, round(_STEEPEST * elements)))
     return channels + [round(elements * (top / elements) ** (i / vectors)) for i in range(1, vectors + 1)]

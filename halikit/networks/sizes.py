@@ -34,16 +34,16 @@ SIZES: dict[SizeName, Size] = {
     "large": Size(hidden=128, depth=3, dense=1024, discriminator=1024),
 }
 
-# For GPUs, from the largest: the fewest images that a size is chosen for, and the least memory in GiB. The memory is
-# enough for images of 128×128 pixels in batches of 32.
-_FITTING: tuple[tuple[SizeName, int, int], ...] = (("large", 200_000, 12), ("base", 10_000, 4), ("small", 0, 2))
+# For GPUs, from the largest: the fewest images that a size is chosen for, and the least memory in GiB: enough for seven
+# levels on images of 128×128 pixels in batches of 32 (docs/results/images.md).
+_FITTING: tuple[tuple[SizeName, int, int], ...] = (("large", 200_000, 24), ("base", 10_000, 8), ("small", 0, 6))
 
 
 def fitting_size(device: str, memory: int, images: int) -> SizeName:
     """The size that ``halikit train`` chooses by default, ``--model-size auto``.
 
     It is tiny on a CPU. On a GPU it is small below 10,000 images, base from 10,000 and large from 200,000, or the next
-    smaller size that the memory is enough for: 2 GiB for small, 4 for base and 12 for large.
+    smaller size that the memory is enough for: 6 GiB for small, 8 for base and 24 for large.
 
     Args:
         device: Type of the device: ``"cpu"``, ``"cuda"``, …

@@ -46,18 +46,27 @@ def dense(levels: int) -> Config:
     )
 
 
-def conv(levels: int) -> Config:
+def conv(levels: int, *, steep: bool = False) -> Config:
     """The conv family, for images: lower latents are feature maps, upper ones vectors.
 
     Args:
         levels: L.
+        steep: Whether there are fewer levels than let the number of elements fall gradually. A vector right above large
+            maps couples better if the noise on latents falls to zero, and if the sleep phase takes running statistics.
     """
     return Config(
         model=ModelSettings(levels=levels, family="conv", slope=0.2, latent_noise=0.4),
         # Penalties keep the discriminator from winning, in place of dropout, noise and normalisation.
         discriminator=DiscriminatorSettings(dropout=0.0, weight_norm=False, input_noise=0.0),
         training=TrainingSettings(steps=8_000, batch_size=32, encoder_noise=0.2),
-        game=GameSettings(objective="relativistic", gradient_penalty=1.0, penalised_joint="both", penalty_every=4),
+        game=GameSettings(
+            objective="relativistic",
+            gradient_penalty=1.0,
+            penalised_joint="both",
+            penalty_every=4,
+            latent_noise_until=0.6 if steep else None,
+            sleep_statistics="running" if steep else "batch",
+        ),
         optimiser=OptimiserSettings(learning_rate=4e-4, final_rate_share=0.1, decay_from=0.3),
         hardware=HardwareSettings(threads=1),
     )
@@ -83,4 +92,7 @@ def fitting(levels: int | None, data_shape: Sequence[int], family: Family | None
     from halikit.networks.shapes import fitting_family, fitting_levels
 
     family = family or fitting_family(data_shape)
-    return {"dense": dense, "conv": conv, "mixed": mixed}[family](levels or fitting_levels(data_shape, family))
+    recommended = fitting_levels(data_shape, family)
+    if family == "conv":
+        return conv(levels or recommended, steep=levels is not None and levels < recommended)
+    return {"dense": dense, "mixed": mixed}[family](levels or recommended)

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from halikit import plotting
 from halikit.config import Config, ModelSettings, override, to_toml
 from halikit.errors import HalikitError, InputError
-from halikit.model import FILE_NAME, Model, load
+from halikit.model import FILE_NAME, Model, file_of, load
 from halikit.runs.report import write_report
 from halikit.runs.run import Finding, Run
 from halikit.utils.files import TEMPORARY, write_atomically, writing
@@ -66,7 +66,7 @@ def bundle(run: str | Path, folder: str | Path, *, repo: str = "USER/NAME", lice
     copy = Run(folder)
     public = override(config, {"data.spec": _without_directories(config.data.spec)})
     write_atomically(copy.config_file, to_toml(public))
-    write_atomically(copy.model_file, _public_model(source.model_file))
+    write_atomically(copy.model_file, _public_model(file_of(run)))
     if source.metrics_file.is_file():
         shutil.copyfile(source.metrics_file, copy.metrics_file)
         copy.make(copy.figures_folder)
@@ -366,8 +366,6 @@ def _data_and_settings(config: Config) -> str:
 
 
 def _measured(run: Run) -> str:
-    if not run.metrics_file.is_file():
-        return ""
     last = {name: [value for value in column if value == value] for name, column in run.metrics().items()}
     errors = {name: f"{column[-1]:.4f}" for name, column in last.items() if name.startswith("error_") and column}
     if not errors:

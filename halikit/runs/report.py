@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from halikit import plotting
+from halikit.config import to_toml
 from halikit.runs.run import Finding, Run
 from halikit.utils.files import write_atomically
 
@@ -44,6 +45,7 @@ def write_report(run: Run) -> Path:
         _settings(run),
     ]
     page = _PAGE.format(title=escape(run.path.resolve().name), style=_STYLE, body="\n".join(filter(None, parts)))
+    run.make(run.path)
     write_atomically(run.report_file, page)
     return run.report_file
 
@@ -81,6 +83,8 @@ def _summary(run: Run) -> str:
 
 
 def _curves(run: Run) -> str:
+    if not run.metrics_file.exists():
+        return ""
     drawn = sorted(run.figures_folder.glob("training-*.svg"))
     # Drawing takes longer than all the rest, and curves change only while a run trains.
     if not drawn or drawn[0].stat().st_mtime < run.metrics_file.stat().st_mtime:
@@ -119,7 +123,7 @@ def _about(run: Run, finding: Finding) -> str:
 
 
 def _settings(run: Run) -> str:
-    text = escape(run.config_file.read_text("utf-8"))
+    text = escape(to_toml(run.settings) if run.is_shipped else run.config_file.read_text("utf-8"))
     return f"<h2>Settings</h2><details><summary>config.toml</summary><pre>{text}</pre></details>"
 
 

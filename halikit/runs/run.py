@@ -27,7 +27,7 @@ from halikit.data import DataSet, Split
 from halikit.earlier import read_config
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
-from halikit.model import FILE_NAME, Model, levels_of, load
+from halikit.model import FILE_NAME, Model, file_of, levels_of, load
 from halikit.runs.checkpoints import Checkpoints
 from halikit.runs.context import Asked, rows_at_random
 from halikit.settings import ContextKind
@@ -154,18 +154,25 @@ class Run:
         return Checkpoints(self.path, keep)
 
     @property
+    def is_shipped(self) -> bool:
+        """Whether the model is part of halikit."""
+        return not self.model_file.is_file() and file_of(self.given).is_file()
+
+    @property
     def is_complete(self) -> bool:
         """Whether the directory has the settings and the metrics of a training."""
         return self.config_file.is_file() and self.metrics_file.is_file()
 
     @cached_property
     def settings(self) -> Config:
-        """The settings in ``config.toml``.
+        """The settings in ``config.toml``, or those of a model that is part of halikit.
 
         Raises:
             InputError: If there is no run, or the file is damaged.
         """
         if not self.config_file.is_file():
+            if self.is_shipped:
+                return self.config
             raise InputError(f"there is no run at {self.path}: expected a directory with {self.config_file.name} in it")
         return read_config(self.config_file)
 
@@ -232,24 +239,18 @@ class Run:
             raise InputError(f"the model is for data of shape {shape}, but {loaded.spec} has {loaded.shape}")
         return loaded.in_dtype(self.hierarchy.prior.dtype)
 
-    def held_out(self, n: int, part: Split | None = None) -> Tensor:
-        """The first ``n`` held-out samples, or all if there are fewer, ``(n, *shape of x)``, on the run's device.
+    def batch(self, part: Split) -> Tensor:
+        """All data of a part, ``(n, *shape of x)``, on the run's device."""
+        return part.batch().to(self.hierarchy.prior.device)
 
-        Args:
-            n: How many.
-            part: Another part of the data.
-        """
-        part = part or self.data.held_out
-        return part.batch(torch.arange(min(n, len(part)))).to(self.hierarchy.prior.device)
-
-    def held_out_images(self, n: int) -> Tensor:
-        """The first ``n`` held-out images, sequences or volumes, or all if there are fewer, ``(n, *shape of x)``.
+    def held_out_images(self, n: int) -> Split:
+        """``n`` evenly spaced held-out images, sequences or volumes, or all if there are fewer.
 
         Raises:
             InputError: If there are no pictures of the data.
         """
         self.check_drawable()
-        return self.held_out(n)
+        return self.data.held_out.evenly(n)
 
     def check_drawable(self) -> None:
         """Refuse data that have no pictures.
@@ -264,12 +265,11 @@ class Run:
                 "`halikit sample RUN --out FILE.npy` writes numbers"
             )
 
-    def conditioned(self, part: Split, n: int | None = None) -> Hierarchy:
+    def conditioned(self, part: Split) -> Hierarchy:
         """The hierarchy given the contexts of data, or what was asked for; as it is if the model takes no context.
 
         Args:
             part: The data.
-            n: Number of data, the first of the part; all by default.
 
         Raises:
             InputError: If the data have no such contexts, and none was asked for.
@@ -279,8 +279,7 @@ class Run:
             return self.hierarchy
         if kind == "labels" and self.asked:
             return self._of_class()
-        found = self._context(part, kind)
-        return self.hierarchy.conditioned(found[: len(found) if n is None else n].to(self.hierarchy.prior.device))
+        return self.hierarchy.conditioned(self._context(part, kind).to(self.hierarchy.prior.device))
 
     def conditioned_at_random(self, n: int, seed: int) -> Hierarchy:
         """The hierarchy given ``n`` contexts for samples: drawn from the training data, or what was asked for.
@@ -329,11 +328,13 @@ class Run:
         return self.asked.changed(part.context(kind), data.attributes)
 
     def metrics(self) -> dict[str, list[float]]:
-        """The columns of ``metrics.csv`` by name; NaN where nothing was measured.
+        """The columns of ``metrics.csv`` by name; NaN where nothing was measured. Without the file, no rows.
 
         Raises:
-            InputError: If the file is missing or damaged.
+            InputError: If the file is damaged.
         """
+        if not self.metrics_file.exists():
+            return {"step": [], "seconds": []}
         try:
             with self.metrics_file.open(newline="", encoding="utf-8") as file:
                 head, *rows = csv.reader(file)

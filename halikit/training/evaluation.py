@@ -19,6 +19,7 @@ from halikit.settings import ContextKind
 from halikit.training.alarms import Alarms
 from halikit.training.method import Method
 from halikit.utils.random import seeded
+from halikit.utils.tensors import evenly_spaced
 
 __all__ = ["Evaluation"]
 
@@ -59,7 +60,7 @@ class Evaluation:
             The measures of the method by name, the fields of a record with a number for each level, and the score that
             the best checkpoint is chosen by; the lowest is the best.
         """
-        part = self.data.held_out[:_HELD_OUT]
+        part = self.data.held_out.evenly(_HELD_OUT)
         averaged = self._given(part)
         with seeded(self.seed, averaged.prior.device):
             measured = self.method.measure(averaged, part)
@@ -67,10 +68,10 @@ class Evaluation:
         return measured, per_level, fmean(per_level["errors"] if per_level else measured.values())
 
     def _per_level(self, step: int, *, is_last: bool) -> dict[str, tuple[float, ...]]:
-        part = self.data.held_out[:_HELD_OUT]
+        part = self.data.held_out.evenly(_HELD_OUT)
         averaged = self._given(part)
         device = averaged.prior.device
-        x = part.batch(torch.arange(len(part), device=device))
+        x = part.batch()
         found = distances(averaged, self.discriminator, x)
         with seeded(self.seed, device):
             samples = self._samples()
@@ -80,9 +81,10 @@ class Evaluation:
         if is_last:
             self.alarms.look_at_recovery(dict(zip(names, recovered.in_one_step, strict=True)))
         if self.writer:
-            shown = averaged.rows(slice(_SHOWN))
-            rebuilt = {name: shown.reconstruct(x[:_SHOWN], level) for level, name in enumerate(names, 1)}
-            self.writer.pictures(samples, {"x": x[:_SHOWN]} | rebuilt, step)
+            rows = evenly_spaced(_SHOWN, len(x)).to(device)
+            shown = averaged.rows(rows)
+            rebuilt = {name: shown.reconstruct(x[rows], level) for level, name in enumerate(names, 1)}
+            self.writer.pictures(samples, {"x": x[rows]} | rebuilt, step)
         return {
             "errors": tuple(found.euclidean.square().mean(1).sqrt().tolist()),
             "embedded": () if found.embedded is None else tuple(found.embedded.mean(1).tolist()),

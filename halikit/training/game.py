@@ -23,7 +23,7 @@ from halikit.algorithm import (
 )
 from halikit.config import Config, GameSettings
 from halikit.data import Split
-from halikit.discriminator import CONTEXT, Discriminator
+from halikit.discriminator import CONTEXT, Discriminator, InputNoise
 from halikit.errors import InputError
 from halikit.hardware.compiled import CompiledStep, NotCompilableError
 from halikit.hierarchy import Hierarchy
@@ -37,7 +37,7 @@ from halikit.training.method import Method
 from halikit.utils.modes import evaluating
 from halikit.utils.random import seeded
 
-__all__ = ["GameMethod", "Players", "input_noise", "penalty_weight", "players_of", "resolve_game"]
+__all__ = ["GameMethod", "Players", "noise_scale", "penalty_weight", "players_of", "resolve_game"]
 
 Players = Literal["both", "discriminator", "generators"]
 
@@ -86,10 +86,10 @@ def penalty_weight(settings: GameSettings, step: int) -> float:
     return 0.0 if played % every else every * weight
 
 
-def input_noise(settings: GameSettings, first: float, step: int, total: int) -> float:
-    """Standard deviation of the noise on the discriminator's ``x`` in a step; it changes linearly from ``first`` on."""
-    last = settings.final_input_noise
-    if last is None or total <= 0:
+def noise_scale(first: float, last: float | None, step: int, total: float) -> float:
+    """Standard deviation of a noise in a step: it changes linearly to ``last`` in ``total`` steps, or is constant."""
+    # None at first is none at all: a schedule must not add what a model was built without.
+    if not first or last is None or total <= 0:
         return first
     return first + (last - first) * min(1.0, step / total)
 
@@ -134,7 +134,7 @@ class GameMethod(Method):
         self._hierarchy, self._discriminator = model.hierarchy, model.discriminator
         self._extra_losses = extra_losses
         self._measure, self._notify = measure, on_notice
-        self._input_noises = [game.noise.scale if game.noise else 0.0 for game in self._discriminator.games]
+        self._noises = _noises(self.settings, self._hierarchy, self._discriminator)
         self._model, self._config = model, config
         self.single_pass, self.description = False, "the first step shows how many backward passes are needed"
         self._is_examined = False
@@ -156,9 +156,8 @@ class GameMethod(Method):
         """One step of Algorithm 1, at the noise and the penalty of its place in the training."""
         if not self._is_examined:
             self._examine(context)
-        for game, first in zip(self._discriminator.games, self._input_noises, strict=True):
-            if game.noise:
-                game.noise.scale = input_noise(self.settings, first, step, total) if first else 0.0
+        for noise, first, last, share in self._noises:
+            noise.scale = noise_scale(first, last, step, share * total)
         players, penalty = players_of(self.settings, step), penalty_weight(self.settings, step)
         losses = [loss for loss in self._extra_losses if _moves(loss.player, players)]
         inside = [loss for loss in losses if loss.samples != "unused"]
@@ -248,10 +247,9 @@ class GameMethod(Method):
         return self._measure(averaged, part) if self._measure else {}
 
     def finish(self) -> None:
-        """Give the discriminator its input noise back."""
-        for game, first in zip(self._discriminator.games, self._input_noises, strict=True):
-            if game.noise:
-                game.noise.scale = first
+        """Give each noise its first scale back."""
+        for noise, first, *_ in self._noises:
+            noise.scale = first
 
     def _examine(self, context: Tensor | None) -> None:
         """Find out whether one backward pass serves both players, and tell what a user should know before the game."""
@@ -270,6 +268,21 @@ class GameMethod(Method):
             return
         states = probe if context is None else probe | {CONTEXT: context}
         self.single_pass, self.description = supports_single_pass(self._discriminator, self.objective, states)
+
+
+def _noises(
+    settings: GameSettings, hierarchy: Hierarchy, discriminator: Discriminator
+) -> list[tuple[InputNoise, float, float | None, float]]:
+    """The noises on what players read: each with its first scale, its last, and the share of steps until the last."""
+    until, on_latents = settings.latent_noise_until, [m for m in hierarchy.modules() if isinstance(m, InputNoise)]
+    return [
+        *(
+            (game.noise, game.noise.scale, settings.final_input_noise, 1.0)
+            for game in discriminator.games
+            if game.noise
+        ),
+        *((noise, noise.scale, None if until is None else 0.0, until or 1.0) for noise in on_latents),
+    ]
 
 
 def _objective(name: str, given: Objective | None) -> Objective:

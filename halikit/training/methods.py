@@ -80,7 +80,8 @@ def _built_in(config: Config, hierarchy: Hierarchy) -> list[ExtraLoss]:
     """The extra losses that the settings of the game name."""
     game, losses = config.game, []
     if isinstance(game.sleep_weights, tuple) and any(game.sleep_weights):
-        losses.append(sleep_phase(game.sleep_weights, config.training.encoder_noise))
+        noise, is_running = config.training.encoder_noise, game.sleep_statistics == "running"
+        losses.append(sleep_phase(game.sleep_weights, noise, running_statistics=is_running))
     if game.cycle_weight != 0:
         losses.append(cycle_consistency(hierarchy, game.cycle_weight))
     if game.elbo_weight:

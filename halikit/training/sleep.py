@@ -9,6 +9,7 @@ kernels' :meth:`~halikit.Kernel.sleep_loss`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -49,16 +50,20 @@ def sleep_loss(
     return keeping_buffers(encoder, {name: state.detach() for name, state in states.items()})
 
 
-def sleep_phase(weights: Sequence[float], noise: float = 0.0) -> ExtraLoss:
+def sleep_phase(weights: Sequence[float], noise: float = 0.0, *, running_statistics: bool = False) -> ExtraLoss:
     """The sleep phase as an extra loss of the encoder.
 
     Args:
         weights: ``w_1 … w_L``, each at least 0.
         noise: Standard deviation of the noise on the encoder's input, as in the game.
+        running_statistics: Whether the encoder normalises the decoder's samples by the running statistics of the game,
+            as it does after training, instead of the samples' own. Dropout and noise on latents are off then.
     """
 
     def sleep_loss_of_step(step: StepContext) -> Tensor:
-        return sleep_loss(step.hierarchy.conditioned(step.context), step.decoder_states, weights, noise)
+        hierarchy = step.hierarchy.conditioned(step.context)
+        with evaluating(hierarchy) if running_statistics else nullcontext():
+            return sleep_loss(hierarchy, step.decoder_states, weights, noise)
 
     return ExtraLoss(sleep_loss_of_step, "encoder", name="sleep_loss", samples="constant")
 
