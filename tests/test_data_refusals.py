@@ -112,8 +112,8 @@ CASES = [
         "no images",
         "folder:p",
         lambda here: put(here / "p", "notes.txt", b"hello"),
-        "folder:p: no images here (looked for .bmp, .dib, .gif, .jfif, .jpe, .jpeg, .jpg, .pbm, .pgm, .png, .pnm, "
-        ".ppm, .tif, .tiff, .webp)",
+        "folder:p: no images here (looked for .avif, .bmp, .dib, .gif, .jfif, .jpe, .jpeg, .jpg, .pbm, .pgm, .png, "
+        ".pnm, .ppm, .tif, .tiff, .webp)",
     ),
     Case(
         "images of several sizes",
@@ -127,7 +127,8 @@ CASES = [
         "folder:p",
         photos("dog/a.png", "dog/b.png", "dog/c.png", "dog/d.png", content=b"<html>"),
         "folder:p: files that cannot be used (at most 3 of 24 may be skipped):\n"
-        "dog/b.png: text, not an image; dog/c.png: text, not an image; dog/d.png: text, not an image; …",
+        "dog/b.png: a web page, not an image; dog/c.png: a web page, not an image; "
+        "dog/d.png: a web page, not an image; …",
     ),
     Case(
         "one such file, with `--strict`",

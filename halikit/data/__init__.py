@@ -6,7 +6,7 @@ The sources are listed in :mod:`halikit.data.sources`. What happens to unusual f
 """
 
 from halikit.data.augmentation import Augmentation
-from halikit.data.dataset import DataError, DataSet, Request, Split, from_tensor
+from halikit.data.dataset import DataError, DataNotice, DataSet, Request, Split, from_tensor
 from halikit.data.loading import Prefetched, order
 from halikit.data.sources import SOURCES, Source, as_data_set, load, pack, recognise
 
@@ -14,6 +14,7 @@ __all__ = [
     "SOURCES",
     "Augmentation",
     "DataError",
+    "DataNotice",
     "DataSet",
     "Prefetched",
     "Request",

@@ -18,7 +18,18 @@ from halikit.errors import InputError
 from halikit.settings import ContextKind
 from halikit.utils.tensors import evenly_spaced
 
-__all__ = ["DataError", "DataSet", "Kind", "Request", "Split", "check_labels", "divided", "from_tensor", "named"]
+__all__ = [
+    "DataError",
+    "DataNotice",
+    "DataSet",
+    "Kind",
+    "Request",
+    "Split",
+    "check_labels",
+    "divided",
+    "from_tensor",
+    "named",
+]
 
 # What arrays hold, where it is neither images nor vectors.
 Kind = Literal["sequence", "volume"]
@@ -28,6 +39,10 @@ _MAX_SHARE = 0.5  # of a GPU's free memory that images may take
 
 class DataError(InputError):
     """Data that cannot be used. The message says in a line or two what is wrong, where, and what would be right."""
+
+
+class DataNotice(UserWarning):
+    """What a reader left out or assumed. With ``strict`` it is refused instead."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +249,7 @@ class DataSet:
         skipped: Files that were left out, as (relative path, reason).
         attributes: Names of the attributes in order; empty without attributes.
         origin: For a pack, the data spec that it was made from, without directories.
+        notes: What the reader assumed, or found unusual, a sentence each.
     """
 
     spec: str
@@ -245,6 +261,7 @@ class DataSet:
     skipped: tuple[tuple[str, str], ...] = ()
     attributes: tuple[str, ...] = ()
     origin: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def parts(self) -> dict[str, Split]:

@@ -1,0 +1,365 @@
+"""What a reader of images guesses or leaves out is said; one data set has one reading, whatever holds it."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from makers import encode, pack, picture, plant, refused
+from PIL import Image, PngImagePlugin, features
+
+from halikit import data
+from halikit.data.image import BadImageError, decode, quiet
+
+
+def load(root, **options) -> data.DataSet:
+    """A data set; its notices are in the result."""
+    return data.load(str(root), on_notice=lambda notice: None, **options)
+
+
+def counts(ds: data.DataSet) -> dict[str, int]:
+    return {name: len(part) for name, part in ds.parts.items()}
+
+
+def tree(root: Path, *folders: str, n: int = 10) -> Path:
+    return plant(root, [f"{folder}/{i:02}.png" for folder in folders for i in range(n)])
+
+
+class TestSplits:
+    @pytest.mark.parametrize(
+        ("train", "other", "part"),
+        [
+            ("Training", "Testing", "test"),
+            ("train", "dev", "validation"),
+            ("train", "eval", "validation"),
+            ("train", "Evaluation", "validation"),
+            ("train", "holdout", "test"),
+            ("train", "hold-out", "test"),
+            ("train", "held_out", "test"),
+            ("seg_train", "seg_test", "test"),
+            ("chest-xray-train", "chest-xray-test", "test"),
+            ("train_images", "test_images", "test"),
+            ("images_train", "images_val", "validation"),
+            ("TrainSet", "TestSet", "test"),
+            ("trainset", "valset", "validation"),
+            ("train2017", "val2017", "validation"),
+            ("trainval", "test", "test"),
+            ("Training Data", "Test Data", "test"),
+            ("tr", "te", "test"),
+        ],
+    )
+    def test_names_that_people_write(self, tmp_path, train, other, part):
+        ds = load(tree(tmp_path, *(f"{split}/{c}" for split in (train, other) for c in ("cat", "dog"))))
+        assert ds.classes == ("cat", "dog")
+        assert counts(ds)[part] == 20
+        assert len(ds.train) == (18 if part == "test" else 20)
+        assert ds.notes[0].startswith("folders are read as splits: ")  # a name of each pair is not among the usual ones
+
+    @pytest.mark.parametrize(
+        "names",
+        [("train_station", "test_tube"), ("bullet_train", "contest"), ("trained", "latest"), ("1", "2"), ("tr", "us")],
+    )
+    def test_names_of_classes_stay_classes(self, tmp_path, names):
+        assert load(tree(tmp_path, *names)).classes == tuple(sorted(names))
+
+    def test_usual_names_are_not_worth_a_note(self, tmp_path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert data.load(str(tree(tmp_path, "Train/a", "VAL/a", "test/a")), strict=True).notes == ()
+
+    @pytest.mark.parametrize(
+        ("folders", "reason"),
+        [
+            (("test", "control"), "test/ without train/"),
+            (("cat", "holdout"), "holdout/ without train/"),
+            (("train", "bus", "car"), "train/ may be a split or a class beside bus/, car/"),
+            (("train/a", "test/a", "holdout/a"), "holdout/, test/ would be one split"),
+            (("train1/a", "train2/a", "val/a"), "train1/, train2/ would be one split"),
+            (("cat/train", "cat/test", "dog/train", "dog/test"), "cat/test/, cat/train/ are splits below a class"),
+        ],
+    )
+    def test_what_cannot_be_told_apart_is_refused_and_can_be_asked_for(self, tmp_path, folders, reason):
+        tree(tmp_path, *folders)
+        message = refused(tmp_path)
+        assert reason in message
+        assert f"folder-classes:{tmp_path}" in message
+        ds = load(f"folder-classes:{tmp_path}")
+        assert ds.classes == tuple(sorted({folder.split("/")[0] for folder in folders}))
+        assert sum(map(len, ds.distinct_parts)) == 10 * len(folders)
+
+    def test_a_split_beside_classes_can_be_asked_for(self, tmp_path):
+        tree(tmp_path, "train", "bus", n=20)
+        assert f"folder-splits:{tmp_path}" in refused(tmp_path)
+        ds = load(f"folder-splits:{tmp_path}")
+        assert (ds.classes, sum(counts(ds).values())) == ((), 20)
+        assert ds.skipped == (("bus/", "20 images in no split, beside train/"),)
+        assert "no folder has the name of a split" in refused(f"folder-splits:{tree(tmp_path / 'x', 'cat', 'dog')}")
+
+    def test_splits_within_a_folder_of_their_own_name(self, tmp_path):
+        tree(tmp_path, *(f"{split}/{split}/{c}" for split in ("seg_train", "seg_test") for c in ("sea", "street")))
+        tree(tmp_path, "seg_pred/seg_pred")
+        ds = load(tmp_path)
+        assert (ds.classes, counts(ds)["test"]) == (("sea", "street"), 20)
+        assert ds.skipped == (("seg_pred/", "10 images in no split, beside seg_test/, seg_train/"),)
+
+    @pytest.mark.parametrize("suffix", ["", ".zip", ".tar", ".tar.gz"])
+    def test_folders_around_everything(self, tmp_path, suffix):
+        top = (
+            tree(tmp_path / "in", *(f"xray/xray/{s}/{c}" for s in ("train", "test") for c in ("a", "b"))).parent / "in"
+        )
+        (top / "xray" / "read.me").write_text("outside")
+        ds = load(pack(top, tmp_path / f"a{suffix}") if suffix else top)
+        assert (ds.classes, counts(ds)) == (("a", "b"), {"train": 18, "validation": 2, "test": 20})
+
+
+class TestLeftOut:
+    def test_kinds_that_are_not_read_are_counted_and_named(self, tmp_path):
+        tree(tmp_path, "web")
+        for i in range(20):
+            (tmp_path / "web" / f"IMG_{i}.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+        (tmp_path / "web" / "clip.mp4").write_bytes(b"")
+        (tmp_path / "web" / "more.zip").write_bytes(b"")
+        (tmp_path / "web" / "labels.csv").write_text("no image")
+        ds = load(tmp_path)
+        assert [path for path, _ in ds.skipped] == ["*.heic", "*.mp4", "*.zip"]
+        assert ds.skipped[0][1].startswith("20 files of a kind that is not read")
+        assert "*.heic: 20 files" in refused(tmp_path, strict=True)
+        with pytest.warns(data.DataNotice, match=r"left out: \*\.heic: 20 files"):
+            data.load(str(tmp_path))
+
+    @pytest.mark.parametrize("name", ["photo", "photo.jpg.1", "photo.png~", "photo.jpg?w=200"])
+    @pytest.mark.parametrize("suffix", ["", ".zip", ".tar.gz"])
+    def test_images_without_the_name_of_one(self, tmp_path, name, suffix):
+        top = tree(tmp_path / "in", "web")
+        (top / "web" / name).write_bytes(encode(picture()))
+        (top / "web" / "LICENSE").write_bytes(b"text")
+        [(_, reason)] = load(pack(top, tmp_path / f"a{suffix}") if suffix else top).skipped
+        assert f"such as web/{name}, which holds PNG" in reason
+
+    def test_a_folder_of_nothing_else_says_so(self, tmp_path):
+        (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+        assert "*.heic: a file of a kind that is not read" in refused(tmp_path)
+
+    def test_packs_keep_what_was_said(self, tmp_path):
+        top = tree(tmp_path / "in", "Training/a", "Testing/a")
+        (top / "Training" / "x.heic").write_bytes(b"")
+        with pytest.warns(data.DataNotice):
+            packed = data.pack(str(top), tmp_path / "a.pack")
+        plain = load(top)
+        assert (packed.notes, packed.skipped) == (plain.notes, plain.skipped)
+        assert len(plain.notes) == len(plain.skipped) == 1
+
+
+class TestUnusualValues:
+    def test_scans_of_few_bits_are_nearly_black(self, tmp_path):
+        for i, bits in enumerate([10, 12, 14] * 4):
+            values = np.random.default_rng(i).integers(0, 2**bits, (6, 6)).astype(np.uint16)
+            Image.fromarray(values).save(tmp_path / f"{i}.png")
+        assert "nearly black, with values up to 6" in load(tmp_path).notes[0]
+        assert "nearly black" in refused(tmp_path, strict=True)
+        Image.fromarray(np.full((6, 6), 40000, np.uint16)).save(tmp_path / "bright.png")
+        assert load(tmp_path, strict=True).notes == ()
+
+    def test_transparent_pictures_are_white(self, tmp_path):
+        for i in range(8):
+            picture(i, mode="RGBA").save(tmp_path / f"{i}.png")
+            if i < 5:
+                hidden = picture(i, mode="RGBA")
+                hidden.putalpha(0)
+                hidden.save(tmp_path / f"{i}.png")
+        ds = load(tmp_path)
+        assert "5 of 8 images are of one colour throughout, such as" in ds.notes[0]
+        assert "transparent" in refused(tmp_path, strict=True)
+        for i in range(4):
+            picture(i, mode="RGBA").save(tmp_path / f"{i}.png")
+        assert load(tmp_path, strict=True).notes == ()
+
+    def test_one_colour_that_is_not_grey(self, tmp_path):
+        for i in range(4):
+            Image.new("RGB", (5, 5), (i, 90, 200)).save(tmp_path / f"{i}.png")
+        assert "4 of 4 images" in load(tmp_path).notes[0]
+
+
+class TestMetadata:
+    def expected(self) -> np.ndarray:
+        return np.asarray(picture(3))
+
+    def test_long_profiles_and_comments_of_a_png(self):
+        info = PngImagePlugin.PngInfo()
+        info.add_text("workflow", "node " * 400_000, zip=True)
+        for options in ({"icc_profile": bytes(3_000_000)}, {"pnginfo": info}):
+            assert np.array_equal(decode(encode(picture(3), **options)), self.expected())
+
+    def test_many_texts_of_a_png(self):
+        info = PngImagePlugin.PngInfo()
+        for number in range(70):  # together more than Pillow takes
+            info.add_text(f"key {number}", "v" * 1_000_000, zip=True)
+        assert np.array_equal(decode(encode(picture(3), pnginfo=info)), self.expected())
+
+    def test_an_orientation_outlives_a_long_profile(self):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image = picture(3, (8, 5))
+        turned = decode(encode(image, exif=exif, icc_profile=bytes(3_000_000)))
+        assert np.array_equal(turned, np.rot90(np.asarray(image), -1))
+
+    @pytest.mark.parametrize("tag", [b"gAMA", b"sRGB", b"acTL", b"fcTL", b"iCCP", b"zTXt", b"iTXt", b"tIME", b"cHRM"])
+    @pytest.mark.parametrize("body", [b"", b"\0", b"a\0\0" + bytes(30)])
+    def test_damaged_chunks_of_a_png(self, tag, body):
+        content = encode(picture(3))
+        chunk = struct.pack(">I", len(body)) + tag + body + struct.pack(">I", zlib.crc32(tag + body))
+        with quiet():
+            assert np.array_equal(decode(content[:33] + chunk + content[33:]), self.expected())
+
+    @pytest.mark.parametrize("marker", [0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE])
+    @pytest.mark.parametrize("body", [b"", b"JFIF\0", b"Adobe", b"MPF\0" + bytes(20), b"ICC_PROFILE\0\2\1"])
+    def test_damaged_segments_of_a_jpeg(self, marker, body):
+        content = encode(picture(3), "JPEG")
+        segment = bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+        with quiet():
+            assert np.array_equal(decode(content[:2] + segment + content[2:]), decode(content))
+
+    @pytest.mark.skipif(not features.check("avif"), reason="this Pillow does not read AVIF")
+    def test_avif_is_read_under_any_name(self, tmp_path):
+        for i, suffix in enumerate(["avif", "AVIF", "jpg", "png"]):
+            (tmp_path / f"{i}.{suffix}").write_bytes(encode(picture(i), "AVIF"))
+        ds = load(tmp_path, strict=True)
+        assert (sum(counts(ds).values()), ds.shape) == (4, (3, 8, 8))
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            (b"\0\0\0\x18ftypheic" + bytes(90), "HEIC, which is not read"),
+            (b"\0\0\0\x18ftypisom" + bytes(90), "a video, not an image"),
+            (b"\0\0\0\x0cjP  \r\n" + bytes(90), "JPEG 2000, which is not read"),
+            (b"8BPS\0\1" + bytes(90), "Photoshop, which is not read"),
+            (b"%PDF-1.7", "PDF, which is not read"),
+            (b"PK\3\4" + bytes(90), "a zip archive, not an image"),
+            (bytes(128) + b"DICM" + bytes(90), "DICOM, which is not read"),
+            (b"\x89PNG\r\n\x1a\n" + bytes(90), "a damaged or unusual PNG file"),
+        ],
+    )
+    def test_reasons(self, content, reason):
+        with quiet(), pytest.raises(BadImageError) as error:
+            decode(content)
+        assert str(error.value) == reason
+
+    @pytest.mark.parametrize("channels", [5, 13])
+    def test_a_tiff_of_many_channels(self, tmp_path, capfd, channels):
+        tags = [
+            (256, 4),
+            (257, 4),
+            (258, 8),
+            (259, 1),
+            (262, 1),
+            (273, 200),
+            (277, channels),
+            (278, 4),
+            (279, 16 * channels),
+        ]
+        directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 3, 1, v) for tag, v in tags)
+        content = (b"II*\0\x08\0\0\0" + directory + bytes(4)).ljust(200, b"\0") + bytes(16 * channels)
+        tree(tmp_path, "x")
+        (tmp_path / "x" / "bands.tif").write_bytes(content)
+        assert load(tmp_path).skipped == (("x/bands.tif", f"{channels} channels"),)
+        assert capfd.readouterr() == ("", "")
+
+
+class TestArchivesAreFolders:
+    def test_links_within_a_tar(self, tmp_path):
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            for i in range(6):
+                content = encode(picture(i))
+                info = tarfile.TarInfo(f"./all/{i}.png")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+                for kind, name, target in (
+                    (tarfile.LNKTYPE, f"hard/{i}.png", f"./all/{i}.png"),
+                    (tarfile.LNKTYPE, f"again/{i}.png", f"hard/{i}.png"),
+                    (tarfile.SYMTYPE, f"soft/{i}.png", f"../all/{i}.png"),
+                    (tarfile.SYMTYPE, f"softer/{i}.png", f"../soft/{i}.png"),
+                ):
+                    link = tarfile.TarInfo(name)
+                    link.type, link.linkname = kind, target
+                    archive.addfile(link)
+        with tarfile.open(tmp_path / "a.tar") as archive:
+            archive.extractall(tmp_path / "unpacked", filter="data")
+        packed, unpacked = load(tmp_path / "a.tar", strict=True), load(tmp_path / "unpacked", strict=True)
+        assert packed.classes == unpacked.classes == ("again", "all", "hard", "soft", "softer")
+        assert counts(packed) == counts(unpacked)
+        assert torch.equal(packed.train.images, unpacked.train.images)
+        assert torch.equal(packed.train.labels, unpacked.train.labels)
+
+    def test_links_within_a_zip(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("cat/1.png", encode(picture(1)))
+            archive.writestr("dog/1.png", encode(picture(2)))
+            for name, target in (("dog/2.png", "../cat/1.png"), ("dog/3.png", "/etc/x.png"), ("dog/4.png", "4.png")):
+                info = zipfile.ZipInfo(name)
+                info.external_attr = 0o120777 << 16
+                archive.writestr(info, target)
+        ds = load(tmp_path / "a.zip")
+        assert sum(map(len, ds.distinct_parts)) == 3
+        assert [path for path, _ in ds.skipped] == ["dog/3.png", "dog/4.png"]
+
+    def test_a_hard_link_to_nothing(self, tmp_path):
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            for i in range(3):
+                content = encode(picture(i))
+                info = tarfile.TarInfo(f"{i}.png")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+            link = tarfile.TarInfo("x.png")
+            link.type, link.linkname = tarfile.LNKTYPE, "gone.png"
+            archive.addfile(link)
+        assert load(tmp_path / "a.tar").skipped == (("x.png", "a hard link to a file that is not in the archive"),)
+
+
+class TestStyleGan:
+    def put(self, root: Path, labels: object, n: int = 1200) -> Path:
+        content = encode(picture())
+        with zipfile.ZipFile(root / "a.zip", "w") as archive:
+            for i in range(n):
+                archive.writestr(f"{i // 1000:05}/img{i:08}.png", content)
+            archive.writestr("dataset.json", json.dumps({"labels": labels}))
+        return root / "a.zip"
+
+    def test_labels_are_those_of_its_file(self, tmp_path):
+        labels = [[f"{i // 1000:05}/img{i:08}.png", i % 11 + 1] for i in range(1200)]
+        ds = load(self.put(tmp_path, labels), strict=True)
+        assert ds.classes == tuple(map(str, range(1, 12)))  # by number
+        assert ds.train.labels.bincount().min() > 80
+
+    @pytest.mark.parametrize("labels", [None, [["00000/img00000000.png", [0.5, 1.0]]]])
+    def test_shards_are_no_classes(self, tmp_path, labels):
+        assert load(self.put(tmp_path, labels), strict=True).classes == ()
+
+    def test_a_missing_label_is_named(self, tmp_path):
+        message = refused(self.put(tmp_path, [["00000/img00000000.png", 1]], 3))
+        assert "none for 00000/img00000001.png" in message
+
+    def test_shards_alone(self, tmp_path):
+        plant(tmp_path, [f"{i // 1000 * 1000:05}/{i:05}.png" for i in (0, 1, 999, 1000, 1001, 69999)])
+        ds = load(tmp_path)
+        assert (ds.classes, len(ds.notes)) == ((), 1)
+        assert "folder-classes:" in refused(tmp_path, strict=True)
+        assert load(f"folder-classes:{tmp_path}").classes == ("00000", "01000", "69000")
+
+
+def test_a_class_of_which_nothing_can_be_decoded_is_no_class(tmp_path):
+    tree(tmp_path, "ant", "cow", n=4)
+    (tmp_path / "bee").mkdir()
+    (tmp_path / "bee" / "1.png").write_bytes(b"")
+    ds = load(tmp_path)
+    assert ds.classes == ("ant", "cow")
+    assert ("bee", "a class without an image that can be decoded") in ds.skipped
+    assert torch.cat([ds.train.labels, ds.test.labels]).bincount().tolist() == [4, 4]
