@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from makers import encode, pack, picture, plant, refused
+from makers import encode, idx, pack, picture, plant, refused, write_celeba, write_mnist
 from PIL import Image, PngImagePlugin, features
 
 from halikit import data
@@ -363,3 +363,162 @@ def test_a_class_of_which_nothing_can_be_decoded_is_no_class(tmp_path):
     assert ds.classes == ("ant", "cow")
     assert ("bee", "a class without an image that can be decoded") in ds.skipped
     assert torch.cat([ds.train.labels, ds.test.labels]).bincount().tolist() == [4, 4]
+
+
+def classes_of(ds: data.DataSet) -> list[int]:
+    """The number of data of each class, over all parts."""
+    labels = torch.cat([part.labels for part in ds.distinct_parts])
+    return labels.bincount(minlength=len(ds.classes)).tolist()
+
+
+class TestIdx:
+    def emnist(self, root: Path, name: str, first: int, classes: int, *, packed: bool = False) -> Path:
+        labels = {part: np.arange(n) % classes + first for part, n in (("train", 4 * classes), ("t10k", classes))}
+        return write_mnist(
+            root,
+            train=4 * classes,
+            test=classes,
+            packed=packed,
+            name=f"emnist-{name}-{{}}-{{}}-idx{{}}-ubyte",
+            train_labels=idx(labels["train"].astype(np.uint8)),
+            t10k_labels=idx(labels["t10k"].astype(np.uint8)),
+        )
+
+    def test_classes_are_those_that_occur(self, tmp_path):
+        ds = load(f"mnist:{self.emnist(tmp_path, 'letters', 1, 26)}")
+        assert ds.classes == tuple(map(str, range(1, 27)))
+        assert classes_of(ds) == [5] * 26
+        assert ds.train.labels[:3].tolist() == [0, 1, 2]
+
+    @pytest.mark.parametrize("suffix", ["", ".zip", ".tar.gz"])
+    def test_kaggles_files_are_there_twice(self, tmp_path, suffix):
+        plain = write_mnist(tmp_path / "plain", train=200)
+        top = tmp_path / "in"
+        for path in sorted(plain.iterdir()):
+            (top / path.name).mkdir(parents=True)
+            (top / path.name / path.name).write_bytes(path.read_bytes())
+            (top / path.name.replace("-idx", ".idx")).write_bytes(path.read_bytes())
+        found = load(pack(top, tmp_path / f"a{suffix}") if suffix else top)
+        assert found.spec.startswith("mnist:")
+        assert torch.equal(found.train.images, load(plain).train.images)
+        for path in top.glob("*.idx*"):
+            path.unlink()
+        assert torch.equal(load(f"mnist:{top}").test.labels, load(plain).test.labels)
+
+    def test_two_files_that_differ(self, tmp_path):
+        write_mnist(tmp_path)
+        (tmp_path / "train-images.idx3-ubyte").write_bytes(b"another")
+        assert "differ; remove one of them" in refused(f"mnist:{tmp_path}")
+
+    @pytest.mark.parametrize("suffix", ["", ".zip"])
+    def test_one_of_several_sets_can_be_chosen(self, tmp_path, suffix):
+        top = tmp_path / "in"
+        for number, name in enumerate(["MNIST", "FashionMNIST"]):
+            write_mnist(top / name / "raw", train=100 * (number + 1))
+        self.emnist(top / "EMNIST/raw", "letters", 1, 26, packed=True)
+        self.emnist(top / "EMNIST/raw", "byclass", 0, 62)
+        place = pack(top, tmp_path / f"a{suffix}") if suffix else top
+        message = refused(place)
+        assert "IDX files of 4 data sets" in message
+        for name in ("MNIST/raw", "FashionMNIST/raw", "EMNIST/raw/letters", "EMNIST/raw/byclass"):
+            assert f"mnist:{place}/{name}" in message
+            load(f"mnist:{place}/{name}")
+        assert len(load(f"mnist:{place}/letters").classes) == 26
+        assert len(load(f"mnist:{place}/EMNIST/raw/emnist-byclass").classes) == 62
+        assert len(load(f"mnist:{place}/FashionMNIST").train) == 180
+        assert "no such data set" in refused(f"mnist:{place}/kana")
+        if not suffix:
+            assert load(str(place / "FashionMNIST")).spec == f"mnist:{place}/FashionMNIST"
+
+
+class TestArrayClasses:
+    IMAGES = np.random.default_rng(0).integers(0, 256, (40, 4, 4), dtype=np.uint8)
+
+    def test_gaps_are_no_classes(self, tmp_path):
+        labels = np.array([1, 2, 5, 7])[np.arange(40) % 4]
+        np.savez(tmp_path / "a.npz", images=self.IMAGES, labels=labels)
+        ds = load(tmp_path / "a.npz")
+        assert (ds.classes, classes_of(ds), ds.notes) == (("1", "2", "5", "7"), [10] * 4, ())
+
+    def test_named_classes_that_do_not_occur_are_reported(self, tmp_path):
+        names = np.array(["ant", "bee", "cow", "dog"])
+        np.savez(tmp_path / "a.npz", images=self.IMAGES, labels=np.arange(40) % 2 * 2, classes=names)
+        ds = load(tmp_path / "a.npz")
+        assert (ds.classes, classes_of(ds)) == (("ant", "cow"), [20, 20])
+        assert "bee, dog" in ds.notes[0]
+
+    def test_packs_of_them(self, tmp_path):
+        np.savez(tmp_path / "a.npz", images=self.IMAGES, labels=np.arange(40) % 2 * 6)
+        packed = data.pack(str(tmp_path / "a.npz"), tmp_path / "a.pack")
+        assert (packed.classes, classes_of(packed)) == (("0", "6"), [20, 20])
+
+
+class TestCelebA:
+    PARTITION = "0012" * 5
+
+    def kaggle(self, root: Path) -> Path:
+        """The same faces as Kaggle has them: CSV files, and a folder in a folder."""
+        (root / "img_align_celeba").rename(root / "inner")
+        (root / "img_align_celeba").mkdir()
+        (root / "inner").rename(root / "img_align_celeba" / "img_align_celeba")
+        for name, first in (("list_attr_celeba", "image_id,Bald,Young"), ("list_eval_partition", "image_id,partition")):
+            lines = (root / f"{name}.txt").read_text().splitlines()[2 if "attr" in name else 0 :]
+            rows = [",".join(line.split()) for line in lines]
+            (root / f"{name}.csv").write_text("\n".join([first, *rows, ""]))
+            (root / f"{name}.txt").unlink()
+        return root
+
+    @pytest.mark.parametrize("suffix", ["", ".zip"])
+    def test_as_kaggle_has_it(self, tmp_path, suffix):
+        plain = load(f"celeba:{write_celeba(tmp_path / 'plain', partition=self.PARTITION)}", strict=True)
+        root = self.kaggle(write_celeba(tmp_path / "archive", partition=self.PARTITION))
+        places = [pack(root, tmp_path / f"a{suffix}")] if suffix else [root, root / "img_align_celeba"]
+        places += [] if suffix else [root / "img_align_celeba" / "img_align_celeba"]
+        for place in places:
+            found = load(str(place), strict=True)
+            assert found.spec == f"celeba:{place}"
+            assert found.attributes == plain.attributes == ("Bald", "Young")
+            for name, part in plain.parts.items():
+                assert torch.equal(found.parts[name].images, part.images)
+                assert torch.equal(found.parts[name].attributes, part.attributes)
+
+    def test_png_with_rows_that_name_jpg(self, tmp_path):
+        root = write_celeba(tmp_path, partition=self.PARTITION)
+        for path in list((root / "img_align_celeba").iterdir()):
+            Image.open(path).save(path.with_suffix(".png"))
+        assert "is here twice" in refused(f"celeba:{root}")
+        for path in (root / "img_align_celeba").glob("*.jpg"):
+            path.unlink()
+        (root / "img_align_celeba").rename(root / "img_align_celeba_png")
+        ds = load(str(root), strict=True)
+        assert counts(ds) == {"train": 10, "validation": 5, "test": 5}
+        assert ds.train.attributes[:4, 0].tolist() == [False, True, False, True]
+
+    def test_missing_text_files_are_said(self, tmp_path):
+        ds = load(f"celeba:{write_celeba(tmp_path)}")
+        assert "60/20/20" in ds.notes[0]
+        assert "strict allows no guess" in refused(f"celeba:{tmp_path}", strict=True)
+        (tmp_path / "list_attr_celeba.txt").unlink()
+        assert load(f"celeba:{tmp_path}").notes[0].startswith("no attributes")
+
+    @pytest.mark.parametrize(
+        "save",
+        [
+            lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(),
+            lambda text: text.encode("utf-16"),
+            lambda text: text.encode("utf-16-le"),
+            lambda text: text.encode("utf-16-be"),
+            lambda text: text.encode("utf-32"),
+            lambda text: text.replace("Bald", "Chauve\xe9").replace("\n", "\r").encode("latin-1"),
+        ],
+        ids=["mark", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"],
+    )
+    def test_text_as_people_save_it(self, tmp_path, save):
+        root = write_celeba(tmp_path, partition=self.PARTITION)
+        plain = load(f"celeba:{root}")
+        for name in ("list_attr_celeba.txt", "list_eval_partition.txt"):
+            (root / name).write_bytes(save((root / name).read_text()))
+        ds = load(f"celeba:{root}", strict=True)
+        assert ds.attributes in (("Bald", "Young"), ("Chauve\xe9", "Young"))
+        assert counts(ds) == counts(plain)
+        assert torch.equal(ds.test.attributes, plain.test.attributes)

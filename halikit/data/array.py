@@ -3,7 +3,7 @@
 | key | what it holds |
 |---|---|
 | ``images`` or ``x`` | ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)`` with C = 1 or 3; vectors ``(n, D)`` |
-| ``labels`` or ``y``, if any | ``(n,)`` integers from 0 |
+| ``labels`` or ``y``, if any | ``(n,)`` integers from 0; the classes are those that occur |
 | ``classes``, if any (.npz) | names of the classes |
 | ``attributes``, if any | ``(n, A)`` of 0 and 1 |
 | ``attribute_names``, if any (.npz) | names of the attributes |
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Kind, Request, Split, check_labels, divided
+from halikit.data.dataset import DataError, DataSet, Kind, Request, Split, check_labels, divided, with_occurring_classes
 from halikit.data.image import resize_all
 from halikit.data.pack import is_pack
 from halikit.data.tree import printable, reading
@@ -80,7 +81,14 @@ def load_array(request: Request) -> DataSet:
     everything = Split(images, labels, attributes)
     cut = n - max(1, n // 10)
     request.progress(n, n)
-    return divided(spec, everything[:cut], everything[cut:], classes=classes, attributes=attribute_names)
+    data = with_occurring_classes(
+        divided(spec, everything[:cut], everything[cut:], classes=classes, attributes=attribute_names)
+    )
+    unused = [name for name in classes if name not in data.classes] if "classes" in arrays else []
+    if unused:
+        note = f"no image is of class {', '.join(map(printable, unused[:5]))}{', …' if len(unused) > 5 else ''}"
+        data = replace(data, notes=(f"{note}: the classes are those that occur",))
+    return data
 
 
 def _read(path: Path, spec: str) -> Arrays:

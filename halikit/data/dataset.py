@@ -29,6 +29,7 @@ __all__ = [
     "divided",
     "from_tensor",
     "named",
+    "with_occurring_classes",
 ]
 
 # What arrays hold, where it is neither images nor vectors.
@@ -350,6 +351,31 @@ def divided(
     validation = train[last:] if num_validation else None
     shape = tuple(train.images.shape[1:])
     return DataSet(spec, shape, classes, train[:last], validation, test, attributes=attributes)
+
+
+def with_occurring_classes(data: DataSet) -> DataSet:
+    """The same data set without the classes of which it has no datum; the labels are numbered anew.
+
+    Data whose labels all occur are returned as they are.
+    """
+    labels = [part.labels for part in data.distinct_parts if part.labels is not None]
+    if not labels:
+        return data
+    used = torch.cat(labels).unique()
+    if len(used) == len(data.classes):
+        return data
+    changed = {
+        id(part): replace(part, labels=torch.searchsorted(used, part.labels))
+        for part in data.distinct_parts
+        if part.labels is not None
+    }
+    return replace(
+        data,
+        classes=tuple(data.classes[label] for label in used.tolist()),
+        train=changed[id(data.train)],
+        validation=None if data.validation is None else changed[id(data.validation)],
+        test=changed[id(data.test)],
+    )
 
 
 def named(shape: Sequence[int]) -> str:
