@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import tarfile
 import warnings
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from makers import encode, idx, pack, picture, plant, refused, write_celeba, write_mnist
+from makers import encode, idx, pack, picture, plant, refused, write_celeba, write_cifar10, write_mnist
 from PIL import Image, PngImagePlugin, features
 
 from halikit import data
@@ -522,3 +524,80 @@ class TestCelebA:
         assert ds.attributes in (("Bald", "Young"), ("Chauve\xe9", "Young"))
         assert counts(ds) == counts(plain)
         assert torch.equal(ds.test.attributes, plain.test.attributes)
+
+
+class OldName(zipfile.ZipInfo):
+    """A member whose name is written as it was before zip knew UTF-8."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode("cp437"), 0
+
+
+def old_zip(path: Path, folders: Sequence[bytes], system: int) -> Path:
+    """A zip with 12 images in each folder, written by a system with that number."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for folder in folders:
+            for i in range(12):
+                info = OldName(f"{folder.decode('cp437')}/{i}.png")
+                info.create_system = system
+                archive.writestr(info, encode(picture(i)))
+    return path
+
+
+class TestNames:
+    CLASSES = (b"caf\xe9", b"th\xe9")  # in Latin-1
+
+    def latin(self, root: Path) -> Path:
+        for name in self.CLASSES:
+            folder = os.fsencode(root) + b"/" + name
+            try:
+                os.makedirs(folder)
+            except OSError:
+                pytest.skip("this file system has Unicode names only")
+            for i in range(12):
+                with open(folder + b"/%d.png" % i, "wb") as file:
+                    file.write(encode(picture(i)))
+        return root
+
+    def test_latin_1_names_of_classes_are_text(self, tmp_path):
+        root = self.latin(tmp_path / "in")
+        ds = load(root)
+        assert ds.classes == ("caf\xe9", "th\xe9")
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            archive.add(root, ".")
+        for other in (tmp_path / "a.tar", old_zip(tmp_path / "a.zip", self.CLASSES, 3)):
+            found = load(other)
+            assert found.classes == ds.classes
+            assert torch.equal(found.train.images, ds.train.images)
+            assert torch.equal(found.test.labels, ds.test.labels)
+
+    def test_packs_of_them(self, tmp_path):
+        self.latin(tmp_path / "in")
+        assert data.pack(str(tmp_path / "in"), tmp_path / "a.pack").classes == ("caf\xe9", "th\xe9")
+
+    @pytest.mark.parametrize(
+        ("name", "system", "text"),
+        [("猫".encode(), 3, "猫"), ("猫".encode(), 0, "猫"), ("café".encode("cp437"), 0, "café")],
+        ids=["utf-8", "utf-8 of Windows", "code page of Windows"],
+    )
+    def test_names_in_old_zips(self, tmp_path, name, system, text):
+        assert load(old_zip(tmp_path / "a.zip", [name], system)).classes == (text,)
+
+    @pytest.mark.parametrize("save", [lambda text: b"\xef\xbb\xbf" + text.encode(), lambda text: text.encode("utf-16")])
+    def test_names_of_cifars_classes(self, tmp_path, save):
+        root = write_cifar10(tmp_path)
+        path = root / "batches.meta.txt"
+        path.write_bytes(save(path.read_text().replace("\n", "\r\n")))
+        assert load(f"cifar10:{root}").classes[::9] == ("airplane", "truck")
+
+    @pytest.mark.parametrize("save", [lambda text: b"\xef\xbb\xbf" + text.encode(), lambda text: text.encode("utf-16")])
+    def test_a_list_of_labels(self, tmp_path, save):
+        plant(tmp_path, [f"00000/img{i:08}.png" for i in range(8)])
+        labels = [[f"00000/img{i:08}.png", i % 2] for i in range(8)]
+        (tmp_path / "dataset.json").write_bytes(save(json.dumps({"labels": labels})))
+        assert load(tmp_path).classes == ("0", "1")
+
+
+def test_a_table_as_text_is_told_what_is_read(tmp_path):
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    assert ".npy, .npz and .safetensors" in refused(tmp_path / "table.csv")

@@ -122,8 +122,10 @@ def _print(found: Report) -> None:
         f"values      {found.minimum:g} to {found.maximum:g}, mean {found.mean:.4g}, "
         f"standard deviation {found.deviation:.4g}"
     )
+    from halikit.data.tree import printable
+
     if found.classes:
-        some = [f"{name} {count:,}" for name, count in found.classes.items()]
+        some = [f"{printable(name)} {count:,}" for name, count in found.classes.items()]
         say(f"classes     {len(some)}: {_shortened(some)}", markup=False)
     if found.attributes:
         some = [f"{name} {share:.1%}" for name, share in found.attributes.items()]
@@ -133,8 +135,10 @@ def _print(found: Report) -> None:
 
 
 def _print_notes(notes: tuple[str, ...]) -> None:
+    from halikit.data.tree import printable
+
     for note in notes:
-        common.console().print(f"note        {note}", markup=False)
+        common.console().print(f"note        {printable(note)}", markup=False)
 
 
 def _print_skipped(skipped: tuple[tuple[str, str], ...]) -> None:

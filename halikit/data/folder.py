@@ -52,7 +52,7 @@ from halikit.data.dataset_json import NAME, are_shards, read_labels
 from halikit.data.image import SUFFIXES
 from halikit.data.listing import Entry, Listing, Skipped, decode_listing
 from halikit.data.split_names import find_splits, is_usual, split_of
-from halikit.data.tree import File, Tree, names, open_tree, printable, suffix_of
+from halikit.data.tree import File, Tree, names, open_tree, printable, readable, suffix_of
 from halikit.data.unread import IMAGES, report_unread
 
 __all__ = ["has_images", "load_classes", "load_folder", "load_splits"]
@@ -115,6 +115,7 @@ def load_folder(
             places = _with_listed_labels(places, files, tree, wrapper, skipped)
         classes = _in_order({place.label for place in places.values() if place.label is not None})
         label_of: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
+        classes = tuple(map(readable, classes))
         parts = _divide([file for file in files if file.path in places], places)
         entries = {
             name: [Entry(file, label_of.get(places[file.path].label)) for file in part] for name, part in parts.items()

@@ -44,6 +44,7 @@ __all__ = [
     "open_directory",
     "open_tree",
     "printable",
+    "readable",
     "reading",
     "suffix_of",
 ]
@@ -51,6 +52,7 @@ __all__ = [
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 _MAX_LINKS, _MAX_TARGET = 40, 4096  # links that one may lead through, and bytes of a target
+_UTF8, _UNIX = 0x800, 3  # the flag of a name in a zip, and the number of the system that wrote it
 _FIRST = 100  # names that are enough to recognise a data set
 
 # What zipfile, tarfile and gzip raise on damaged files.
@@ -196,7 +198,10 @@ def open_tree(path: Path, suffixes: Container[str] | None = None) -> Tree:
             return _list_archive(path, tar, _tar_members(tar), tar.extractfile, suffixes)
     if path.name.lower().endswith(ARCHIVE_SUFFIXES):
         raise DataError(f"{path} has the name of an archive but is not one, or is damaged; is the file complete?")
-    raise DataError(f"{path} is neither a directory nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)")
+    raise DataError(
+        f"{path} is neither a directory nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)"
+        "; tables and arrays are read from .npy, .npz and .safetensors"
+    )
 
 
 def open_directory(root: Path, suffixes: Container[str] | None = None, *, deep: bool = True) -> Tree:
@@ -328,7 +333,22 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[File, str | None, s
                 reason = "a link with a target that is too long"
             else:
                 target = archive.read(info).decode("utf-8", "surrogateescape")
-        yield File(info.filename.replace("\\", "/"), info.file_size, info, info.header_offset), reason, target
+        name = _zip_name(info).replace("\\", "/")
+        yield File(name, info.file_size, info, info.header_offset), reason, target
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """The name of a member, as it would be in a directory.
+
+    Programs on Unix write the bytes of a name without saying that they are UTF-8; zipfile takes them for code page 437.
+    """
+    if info.flag_bits & _UTF8 or info.filename.isascii():
+        return info.filename
+    content = info.filename.encode("cp437", "replace")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return os.fsdecode(content) if info.create_system == _UNIX else info.filename
 
 
 def _tar_members(archive: tarfile.TarFile) -> Iterator[tuple[File, str | None, str | None]]:
@@ -401,6 +421,15 @@ def first_archive(folder: Path) -> Path | None:
 def suffix_of(name: str) -> str:
     """The last dot of a file's name and what follows it, in lower case; empty without a dot."""
     return os.path.splitext(name)[1].lower()
+
+
+def readable(name: str) -> str:
+    """A name as text: bytes that are no UTF-8, as those of old archives and Windows shares, are taken for Latin-1."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("latin-1")
+    return name
 
 
 def printable(path: str) -> str:
