@@ -601,3 +601,47 @@ class TestNames:
 def test_a_table_as_text_is_told_what_is_read(tmp_path):
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
     assert ".npy, .npz and .safetensors" in refused(tmp_path / "table.csv")
+
+
+class TestTensors:
+    """A tensor is checked as an array of the same values is."""
+
+    IMAGES = torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            (lambda x: x, "values from "),
+            (lambda x: x * 255, "but black is -1 and white is 1: scale them"),
+            (lambda x: (x > 0.5).byte(), "but black is 0 and white is 255: scale them"),
+            (lambda x: x.where(torch.arange(30).view(-1, 1, 1, 1) != 7, torch.nan), "a NaN in row 7"),
+            (lambda x: (x.double() * 2 - 1) * 1e39, "an infinite value in row 0"),
+            (lambda x: x.long(), r"floats or bytes .* of torch\.int64"),
+        ],
+        ids=["0 to 1", "0 to 255", "bits", "NaN", "beyond float32", "integers"],
+    )
+    def test_values_are_checked(self, change, reason):
+        with pytest.raises(data.DataError, match=reason):
+            data.from_tensor(change(self.IMAGES))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_floats_become_float32_without_a_graph(self, dtype):
+        x = (self.IMAGES * 2 - 1).to(dtype).requires_grad_()
+        ds = data.from_tensor(x * 1)
+        assert (ds.train.images.dtype, ds.train.images.requires_grad) == (torch.float32, False)
+
+    def test_bytes_are_those_of_an_array(self, tmp_path):
+        x = (self.IMAGES * 255).byte()
+        np.save(tmp_path / "a.npy", x.numpy())
+        assert torch.equal(data.from_tensor(x).train.batch(), load(tmp_path / "a.npy").train.batch())
+
+    def test_other_shapes_may_hold_any_numbers(self):
+        for shape in [(30, 5), (30, 2, 9), (30, 4, 6, 6), (30, 1, 3, 3, 3)]:
+            assert data.from_tensor(torch.full(shape, 70.0)).shape == shape[1:]
+        assert data.from_tensor(torch.zeros(30, 1, 4, 4)).shape == (1, 4, 4)
+
+
+def test_packs_of_floats_say_that_they_are_rounded(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((20, 4, 4)) * 2 - 1)
+    with pytest.warns(data.DataNotice, match="packed as 8 bits"):
+        data.pack(str(tmp_path / "a.npy"), tmp_path / "a.pack")

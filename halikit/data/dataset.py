@@ -27,7 +27,6 @@ __all__ = [
     "Split",
     "check_labels",
     "divided",
-    "from_tensor",
     "named",
     "with_occurring_classes",
 ]
@@ -399,21 +398,3 @@ def check_labels(labels: NDArray[Any], last: int, where: str, *, first: int = 0)
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(f"{where}: label {row} is {labels[row]}; labels go from {first} to {last}")
-
-
-def from_tensor(x: Tensor) -> DataSet:
-    """A data set of samples in memory; the last tenth is held out.
-
-    Args:
-        x: ``(n, *shape)`` floats, at least two samples; kept as float32. Images are in [−1, 1].
-
-    Raises:
-        DataError: If there are fewer samples, no floats, or not all finite.
-    """
-    if not x.is_floating_point() or x.dim() < 2 or len(x) < 2 or not x.isfinite().all():
-        raise DataError(
-            f"a tensor of data is (n, *shape) floats with n ≥ 2 and finite, got {tuple(x.shape)} of {x.dtype}"
-        )
-    x = x.to(torch.float32)
-    cut = len(x) - max(1, len(x) // 10)
-    return divided("tensor", Split(x[:cut]), Split(x[cut:]))

@@ -109,6 +109,8 @@ def load_folder(
             unread = "".join(f"; {printable(path)}: {reason}" for path, reason in [*refused, *skipped.notes][:1])
             raise DataError(f"{request.spec}: no images here (looked for {', '.join(sorted(SUFFIXES))}){unread}")
         wrapper = _wrapper(images, reading)
+        if wrapper and not tree.is_archive:
+            skipped.remarks.append(f"{printable(wrapper)} holds everything and is taken for the root")
         files = [replace(file, path=file.path.removeprefix(wrapper)) for file in images]
         places = _arrange(files, skipped, reading)
         if reading != "classes":

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from halikit.data.array import has_array, load_array
+from halikit.data.array import from_tensor, has_array, load_array
 from halikit.data.celeba import has_celeba, load_celeba
 from halikit.data.cifar import has_cifar10, has_cifar100, load_cifar10, load_cifar100
-from halikit.data.dataset import DataError, DataNotice, DataSet, Kind, Request, from_tensor
+from halikit.data.dataset import DataError, DataNotice, DataSet, Kind, Request
 from halikit.data.digits import load_digits
 from halikit.data.folder import has_images, load_classes, load_folder, load_splits
 from halikit.data.idx import has_idx, load_mnist
