@@ -186,7 +186,7 @@ class Packing:
             "attributes": data.attributes,
             "parts": {name: rows[id(part)] for name, part in data.parts.items()},
             "skipped": _shortened([[printable(name), reason] for name, reason in data.skipped]),
-            "notes": (*data.notes, *_rounded(data))[:_MAX_NOTES],
+            "notes": data.notes[:_MAX_NOTES],
             "sha256": {name: _digest(array) for name, array in arrays.items()},
         }
         self._write(arrays, meta)
@@ -321,11 +321,6 @@ def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
     rows = max(1, _BLOCK_BYTES // max(1, array[0].nbytes))
     for start in range(0, len(array), rows):
         yield np.ascontiguousarray(array[start : start + rows]).data
-
-
-def _rounded(data: DataSet) -> tuple[str, ...]:
-    """What a pack does to images in floating point."""
-    return () if data.train.images.dtype == torch.uint8 else ("floating-point images are packed as 8 bits, 256 values",)
 
 
 def _copy_images(images: Tensor, rows: NDArray[np.uint8]) -> None:
