@@ -43,7 +43,7 @@ __all__ = ["Model", "ModelError", "build", "describe", "load", "resolved", "save
 FILE_NAME = "model.safetensors"
 SCHEMA = 4
 # Models that are part of the package, by name: averaged weights in half precision.
-_SHIPPED = Path(__file__).parent / "pretrained"
+PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 class ModelError(InputError):
@@ -329,8 +329,8 @@ def file_of(run: str | Path) -> Path:
     """
     run = Path(run)
     path = run / FILE_NAME if run.is_dir() else run
-    shipped = _SHIPPED / f"{run}.safetensors"
-    return shipped if not path.is_file() and shipped.parent == _SHIPPED and shipped.is_file() else path
+    shipped = PRETRAINED / f"{run}.safetensors"
+    return shipped if not path.is_file() and shipped.parent == PRETRAINED and shipped.is_file() else path
 
 
 def _about(path: Path) -> dict[str, Any]:

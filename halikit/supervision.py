@@ -26,6 +26,11 @@ def with_classes(
     The prior over the classes is uniform, so under the decoder ``z_L`` is a mixture. Samples of ``q(y|z_L)`` are
     relaxed, so that the gradient of the game reaches the encoder through them.
 
+    At the start the logits of ``q(y|z_L)`` are an orthogonal map of ``z_L``, and the means of ``p(z_L|y)`` are its
+    transpose, so both kernels give a class the same place. Labels train the encoder alone (Eq. 10). If the two kernels
+    start apart, the decoder learns the classes under other names than the labels, and the game then pulls the encoder
+    away from the labels.
+
     Args:
         hierarchy: Its links become the lower levels of the new one.
         classes: Number of classes K; the new space is ``y (K)``, one-hot.
@@ -34,13 +39,24 @@ def with_classes(
     """
     top, y = hierarchy.spaces[-1], Space("y", (classes,), "one_hot")
     shape = (2 * top.shape[0], *top.shape[1:])
-    up = nn.Sequential(nn.Flatten(), nn.Linear(top.size, classes))
-    down = nn.Sequential(nn.Linear(classes, 2 * top.size), nn.Unflatten(1, shape))
+    to_classes, from_classes = nn.Linear(top.size, classes), nn.Linear(classes, 2 * top.size)
+    _align(to_classes, from_classes)
+    up = nn.Sequential(nn.Flatten(), to_classes)
+    down = nn.Sequential(from_classes, nn.Unflatten(1, shape))
     link = Link(
         CategoricalKernel(top, y, up, temperature=_TEMPERATURE),
         GaussianKernel(y, top, down, gauge=gauge, max_scale=max_scale),
     )
     return Hierarchy([*hierarchy, link])
+
+
+def _align(up: nn.Linear, down: nn.Linear) -> None:
+    """Make ``up`` orthogonal, and the means that ``down`` gives its transpose; the raw scales stay as they are."""
+    with torch.no_grad():
+        nn.init.orthogonal_(up.weight)
+        down.weight[: up.in_features] = up.weight.T
+        up.bias.zero_()
+        down.bias[: up.in_features] = 0
 
 
 def class_kernel(hierarchy: Hierarchy) -> CategoricalKernel:

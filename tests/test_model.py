@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.nn import functional
 
 import halikit as hk
 from halikit import data
@@ -152,7 +153,7 @@ def test_a_resolved_config_builds_the_same_model_and_leaves_nothing_to_defaults(
 
 
 class TestTheModelThatShips:
-    """``digits``: small, good, and never in the way of a run of that name."""
+    """``digits`` and ``mnist``: small, good, and never in the way of a run of that name."""
 
     def test_is_small_and_knows_the_digits(self) -> None:
         path = Path(hk.__file__).parent / "pretrained" / "digits.safetensors"
@@ -161,6 +162,24 @@ class TestTheModelThatShips:
         scores = label_scores(model.hierarchy, data.load("digits"), num_samples=500)
         assert [kept > least for kept, least in zip(scores.kept, (0.85, 0.8, 0.7), strict=True)] == [True] * 3
         assert min(scores.class_shares) > 0.03
+
+    def test_mnist_is_small_and_draws_all_digits(self) -> None:
+        path = Path(hk.__file__).parent / "pretrained" / "mnist.safetensors"
+        assert path.stat().st_size < 8 * 2**20
+        model = hk.load("mnist")
+        assert model.config is not None
+        assert model.config.data.spec == "mnist:data/mnist"
+        torch.manual_seed(0)
+        with torch.no_grad():
+            images = model.hierarchy.sample(500)
+            again = model.hierarchy.reconstruct(images, 1)
+        assert images.shape == (500, 1, 28, 28)
+        assert float((again - images).square().mean().sqrt()) < 0.5 * float(images.std())
+        # The digits of scikit-learn are 8×8, and fill what MNIST's 20×20 box is.
+        small = functional.interpolate(images[..., 4:24, 4:24], (8, 8), mode="area").flatten(1)
+        train = data.load("digits").train
+        nearest = torch.cdist(small, train.batch().flatten(1)).argmin(1)
+        assert torch.bincount(train.labels[nearest], minlength=10).min() > 10
 
     def test_has_no_raw_weights_and_says_so(self) -> None:
         with pytest.raises(InputError, match="holds no raw weights"):

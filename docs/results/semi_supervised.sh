@@ -10,13 +10,17 @@ run() {
     shift
     /usr/bin/time -f "$name wall %e s, user %U s" -a -o times.txt halikit train --data "$data" --out "runs/$name" "$@" >"$name.log"
 }
+dense=(--set model.family=dense --set encoder_noise=0.3)
 for seed in "${@:-0}"; do
-    run "alone-s$seed" --preset mnist_supervised --seed "$seed"
-    run "conv-alone-s$seed" --preset mnist_supervised --steps 1000 --set model.family=mixed --set evaluate_every=500 --seed "$seed"
-    run "spread-s$seed" --preset mnist_supervised --set labels.propagation_neighbours=5 --seed "$seed"
+    run "conv-alone-s$seed" --preset mnist_supervised --seed "$seed"
+    run "strict-s$seed" --preset mnist_semi --seed "$seed"
+    run "old-alone-s$seed" --preset mnist_supervised --steps 2000 "${dense[@]}" --seed "$seed"
+    run "old-conv-alone-s$seed" --preset mnist_supervised --set encoder_noise=0.3 --seed "$seed"
+    run "spread-s$seed" --preset mnist_supervised --steps 2000 "${dense[@]}" --set labels.propagation_neighbours=5 --seed "$seed"
     run "best-s$seed" --preset mnist_semi_best --seed "$seed"
     run "no-graph-s$seed" --preset mnist_semi_best --steps 6000 --set propagate_every=none --seed "$seed"
-    run "strict-s$seed" --preset mnist_semi --steps 5000 --seed "$seed"
 done
-for name in alone conv-alone spread no-graph best strict; do halikit evaluate errors runs/"$name"-s* --json; done >semi_supervised.jsonl
+for name in conv-alone strict old-alone old-conv-alone spread no-graph best; do
+    halikit evaluate errors runs/"$name"-s* --json
+done >semi_supervised.jsonl
 halikit evaluate errors runs/best-s* --views 16 --json >>semi_supervised.jsonl

@@ -27,7 +27,7 @@ from halikit.data import DataSet, Split
 from halikit.earlier import read_config
 from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
-from halikit.model import FILE_NAME, Model, file_of, levels_of, load
+from halikit.model import FILE_NAME, PRETRAINED, Model, file_of, levels_of, load
 from halikit.runs.checkpoints import Checkpoints
 from halikit.runs.context import Asked, rows_at_random
 from halikit.settings import ContextKind
@@ -156,7 +156,7 @@ class Run:
     @property
     def is_shipped(self) -> bool:
         """Whether the model is part of halikit."""
-        return not self.model_file.is_file() and file_of(self.given).is_file()
+        return file_of(self.given).parent == PRETRAINED
 
     @property
     def is_complete(self) -> bool:
