@@ -147,6 +147,14 @@ class TestLeftOut:
         [(_, reason)] = load(pack(top, tmp_path / f"a{suffix}") if suffix else top).skipped
         assert f"such as web/{name}, which holds PNG" in reason
 
+    def test_a_path_given_as_data_is_read_alike(self, tmp_path):
+        tree(tmp_path, "web")
+        (tmp_path / "web" / "x.heic").write_bytes(b"")
+        with pytest.warns(data.DataNotice, match="left out"):
+            data.as_data_set(tmp_path)
+        with pytest.raises(data.DataError, match="strict allows no file"):
+            data.as_data_set(tmp_path, strict=True)
+
     def test_a_folder_of_nothing_else_says_so(self, tmp_path):
         (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
         assert "*.heic: a file of a kind that is not read" in refused(tmp_path)

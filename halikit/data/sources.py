@@ -103,20 +103,23 @@ def load(
     return data
 
 
-def as_data_set(data: DataSet | str | Path | Tensor, *, size: int | None = None, kind: Kind | None = None) -> DataSet:
+def as_data_set(
+    data: DataSet | str | Path | Tensor, *, size: int | None = None, strict: bool = False, kind: Kind | None = None
+) -> DataSet:
     """A data set from what a user gives as data.
 
     Args:
         data: A data set, a data spec such as ``"digits"``, a path, or a tensor ``(n, *shape)``, see
             :func:`from_tensor`.
         size: As in :func:`load`, for a data spec or a path.
+        strict: Likewise.
         kind: Likewise.
 
     Raises:
         DataError: If the data cannot be used.
     """
     if isinstance(data, str | Path):
-        return load(str(data), size=size, kind=kind)
+        return load(str(data), size=size, strict=strict, kind=kind)
     return from_tensor(data) if isinstance(data, Tensor) else data
 
 
