@@ -102,6 +102,7 @@ def test_runs_of_one_name_have_a_column_each(runs: list[str], tmp_path: Path) ->
 def test_all_runs_of_a_table_are_for_the_same_data(runs: list[str], tmp_path: Path) -> None:
     model = {"levels": 1, "data_shape": (1, 4, 4), "model.hidden": 4, "discriminator.width": 4}
     config = override(Config(), {**model, "steps": 1, "batch_size": 16})
-    hk.Trainer(hk.build(config), torch.rand(200, 1, 4, 4), out=tmp_path / "other", on_notice=lambda _: None).fit()
+    images = torch.rand(200, 1, 4, 4) * 2 - 1
+    hk.Trainer(hk.build(config), images, out=tmp_path / "other", on_notice=lambda _: None).fit()
     with pytest.raises(InputError, match=r"but the model of .*other is for \(1, 4, 4\)"):
         said("svm", runs[0], str(tmp_path / "other"))

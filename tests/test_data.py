@@ -18,6 +18,8 @@ from PIL import Image
 from halikit import data
 from halikit.data.image import BadImageError, decode, quiet, resize_all
 
+pytestmark = pytest.mark.filterwarnings("ignore::halikit.data.DataNotice")  # what is said is tested for itself
+
 
 def everything(ds: data.DataSet) -> tuple:
     """The content of a data set without its spec, as values that can be compared."""
@@ -155,7 +157,7 @@ class TestSpecs:
 
     def test_sources_describe_themselves(self):
         assert next(iter(data.SOURCES)) == "digits"
-        assert list(data.SOURCES)[-1] == "folder"  # which takes what no other wants
+        assert list(data.SOURCES)[-3:] == ["folder", "folder-splits", "folder-classes"]  # take what no other wants
         assert all(source.summary and "\n" not in source.summary for source in data.SOURCES.values())
 
 
@@ -340,8 +342,11 @@ class TestImage:
         ("content", "reason"),
         [
             (b"", "empty file"),
-            (b"<html>not found</html>", "text, not an image"),
-            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "text, not an image"),
+            (b"<html>not found</html>", "a web page, not an image"),
+            (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG, which is not read"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+            (b"Dear image,", "text, not an image"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript, which is not read"),
             (bytes(range(256)), "not an image, or damaged"),
             (encode(picture(size=(64, 64)), "JPEG")[:-200], "truncated"),
             (encode(picture(size=(64, 64)))[:-200], "truncated"),
@@ -519,7 +524,7 @@ class TestFolder:
         ds = data.load(f"folder:{tmp_path}")
         assert dict(ds.skipped) == {
             "cat/gone.png": "No such file or directory",
-            "cat/page.jpg": "text, not an image",
+            "cat/page.jpg": "a web page, not an image",
             "cat/zero.jpg": "empty file",
         }
         assert len(ds.train) + len(ds.test) == 40
@@ -597,7 +602,7 @@ class TestArchives:
             link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
             archive.addfile(link)
         reasons = dict(data.load(f"folder:{tmp_path / 'a.tar'}").skipped)
-        assert reasons == {"cat/passwd.png": "a link or special file in an archive"}
+        assert reasons == {"cat/passwd.png": "a link to a file that is not in the archive"}
 
     def test_backslashes_and_repeated_names(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

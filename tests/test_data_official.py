@@ -28,6 +28,8 @@ from scipy.io import savemat
 from halikit import data
 from halikit.data.mat import BadMatError, variables
 
+pytestmark = pytest.mark.filterwarnings("ignore::halikit.data.DataNotice")  # what is said is tested for itself
+
 
 class TestCifar:
     def test_ten_classes(self, tmp_path):

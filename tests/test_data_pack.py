@@ -23,6 +23,8 @@ from halikit.cli import main
 from halikit.data.pack import KEY, packing
 from halikit.errors import InputError, ResourceError
 
+pytestmark = pytest.mark.filterwarnings("ignore::halikit.data.DataNotice")  # what is said is tested for itself
+
 
 def same(a: data.DataSet, b: data.DataSet) -> None:
     assert (a.shape, a.classes, a.attributes, a.parts.keys()) == (b.shape, b.classes, b.attributes, b.parts.keys())

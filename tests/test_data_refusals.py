@@ -27,6 +27,7 @@ from makers import (
     write_mnist,
     write_svhn,
 )
+from PIL import Image
 from safetensors.numpy import save_file
 
 from halikit import data
@@ -112,8 +113,8 @@ CASES = [
         "no images",
         "folder:p",
         lambda here: put(here / "p", "notes.txt", b"hello"),
-        "folder:p: no images here (looked for .bmp, .dib, .gif, .jfif, .jpe, .jpeg, .jpg, .pbm, .pgm, .png, .pnm, "
-        ".ppm, .tif, .tiff, .webp)",
+        "folder:p: no images here (looked for .avif, .bmp, .dib, .gif, .jfif, .jpe, .jpeg, .jpg, .pbm, .pgm, .png, "
+        ".pnm, .ppm, .tif, .tiff, .webp)",
     ),
     Case(
         "images of several sizes",
@@ -127,7 +128,8 @@ CASES = [
         "folder:p",
         photos("dog/a.png", "dog/b.png", "dog/c.png", "dog/d.png", content=b"<html>"),
         "folder:p: files that cannot be used (at most 3 of 24 may be skipped):\n"
-        "dog/b.png: text, not an image; dog/c.png: text, not an image; dog/d.png: text, not an image; …",
+        "dog/b.png: a web page, not an image; dog/c.png: a web page, not an image; "
+        "dog/d.png: a web page, not an image; …",
     ),
     Case(
         "one such file, with `--strict`",
@@ -141,6 +143,51 @@ CASES = [
         "folder:p",
         lambda here: plant(here / "p", ["train/cat/1.png", "train/cat/2.png", "test/dog/1.png"]),
         "folder:p: test/dog/1.png: train/ has no class 'dog'",
+    ),
+    Case(
+        "splits without one for training",
+        "folder:p",
+        lambda here: plant(here / "p", ["dev/cat/1.png", "holdout/cat/1.png"]),
+        "folder:p: dev/, holdout/ without train/: a tree with splits needs a train/; read every folder as a class with "
+        "folder-classes:p",
+    ),
+    Case(
+        "a split that may be a class",
+        "folder:p",
+        lambda here: plant(here / "p", ["train/1.png", "bus/1.png"]),
+        "folder:p: train/ may be a split or a class beside bus/; read it alone with folder-splits:p; read every folder "
+        "as a class with folder-classes:p",
+    ),
+    Case(
+        "two folders for one split",
+        "folder:p",
+        lambda here: plant(here / "p", ["train/1.png", "test/1.png", "holdout/1.png"]),
+        "folder:p: holdout/, test/ would be one split: rename or move all but one; read every folder as a class with "
+        "folder-classes:p",
+    ),
+    Case(
+        "splits below the classes",
+        "folder:p",
+        lambda here: plant(here / "p", ["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"]),
+        "folder:p: cat/test/, cat/train/ are splits below a class: put them first, as in train/cat/; or read all "
+        "images of a first folder as one class with folder-classes:p",
+    ),
+    Case(
+        "a format that is not read, with `--strict`",
+        "folder:p",
+        photos("cat/1.heic", content=b""),
+        "folder:p: *.heic: a file of a kind that is not read, such as cat/1.heic; strict allows no file to be skipped",
+        strict=True,
+    ),
+    Case(
+        "images that are nearly black, with `--strict`",
+        "folder:p",
+        lambda here: put(
+            here / "p", "1.png", encode(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)))
+        ),
+        "folder:p: all images are nearly black, with values up to 16 of 255; 16 bits are scaled by 65535, so scale "
+        "scans of 10, 12 or 14 bits first; strict allows no guess",
+        strict=True,
     ),
     Case(
         "a damaged archive",
@@ -181,6 +228,12 @@ CASES = [
         "mnist:m",
         lambda here: (write_mnist(here / "m") / "t10k-labels-idx1-ubyte").unlink(),
         "mnist:m: an IDX file is missing; looked for t10k-labels-idx1-ubyte, each with .gz or without",
+    ),
+    Case(
+        "several data sets",
+        "mnist:m",
+        lambda here: [write_mnist(here / "m" / name / "raw") for name in ("MNIST", "FashionMNIST")],
+        "mnist:m: IDX files of 2 data sets; choose one: mnist:m/FashionMNIST/raw, mnist:m/MNIST/raw",
     ),
     Case(
         "labels that do not match the images",
@@ -292,6 +345,14 @@ CASES = [
         with_text("list_eval_partition.txt", str, partition="0" * 10),
         "celeba:c: list_eval_partition.txt puts all of these 10 images into train, but train, validation and test must "
         "not be empty; without that file they are divided 60/20/20",
+    ),
+    Case(
+        "no partition, with `--strict`",
+        "celeba:c",
+        lambda here: write_celeba(here / "c"),
+        "celeba:c: there is no list_eval_partition.txt or .csv, so the images are divided 60/20/20 by index; strict "
+        "allows no guess",
+        strict=True,
     ),
     Case(
         "validation images in no class folders",

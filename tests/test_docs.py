@@ -79,7 +79,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hk.Trainer(hk.build(config), "digits", out=here / "runs/digits-l3").fit()
     plant(here / "photos", [f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(40)], size=(64, 64))
     write_mnist(here / "DIR", train=60, test=20, shape=(28, 28))
-    write_celeba(here / "downloads/celeba", 40)
+    write_celeba(here / "downloads/celeba", 40, partition="0" * 24 + "1" * 8 + "2" * 8)
     attributes = here / "downloads/celeba/list_attr_celeba.txt"
     attributes.write_text(attributes.read_text().replace("Bald", "Smiling"))
     hk.data.pack(f"celeba:{here / 'downloads/celeba'}", here / "faces.pack", size=64)

@@ -39,7 +39,9 @@ CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 def test_a_game_on_any_shape_trains_all_weights(shape: tuple[int, ...], family: str) -> None:
     h = hk.ladder(2, shape, family=family, hidden=16)
     d = hk.build_discriminator(h, width=16, family="dense" if family == "dense" else "conv")
-    trainer = hk.Trainer(hk.Model(h, d), torch.randn(40, *shape), settings=override(hk.Config(), {"batch_size": 16}))
+    trainer = hk.Trainer(
+        hk.Model(h, d), torch.randn(40, *shape).clamp(-1, 1), settings=override(hk.Config(), {"batch_size": 16})
+    )
     trainer.step(torch.randn(16, *shape))
     still = [name for name, p in [*h.named_parameters(), *d.named_parameters()] if p.grad is None]
     assert not still

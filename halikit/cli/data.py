@@ -51,7 +51,9 @@ def info(
 
     common.check_writable(out)
     with common.progress("reading the data") as advance:
-        loaded = data.load(spec, size=size, strict=strict, kind=kind, on_progress=advance)
+        loaded = data.load(
+            spec, size=size, strict=strict, kind=kind, on_progress=advance, on_notice=lambda notice: None
+        )
     found = report(loaded)
     if out is not None:
         save_png(out, contact_sheet(loaded))
@@ -82,7 +84,9 @@ def pack(
 
     started = time.perf_counter()
     with _exit_on_sigterm(), common.progress("packing") as advance:
-        packed = data.pack(spec, out, size=size, strict=strict, kind=kind, on_progress=advance)
+        packed = data.pack(
+            spec, out, size=size, strict=strict, kind=kind, on_progress=advance, on_notice=lambda notice: None
+        )
     seconds = time.perf_counter() - started
     parts = {name: len(part) for name, part in packed.parts.items()}
     nbytes = out.stat().st_size
@@ -94,6 +98,7 @@ def pack(
                 "shape": packed.shape,
                 "parts": parts,
                 "skipped": packed.skipped,
+                "notes": packed.notes,
                 "bytes": nbytes,
                 "seconds": seconds,
             }
@@ -104,6 +109,7 @@ def pack(
     say = common.console().print
     say(f"{counts} of {shape} from {packed.origin}; {nbytes / 2**20:,.1f} MiB in {seconds:.1f} s", markup=False)
     _print_skipped(packed.skipped)
+    _print_notes(packed.notes)
     common.report_path(out)
 
 
@@ -116,13 +122,23 @@ def _print(found: Report) -> None:
         f"values      {found.minimum:g} to {found.maximum:g}, mean {found.mean:.4g}, "
         f"standard deviation {found.deviation:.4g}"
     )
+    from halikit.data.tree import printable
+
     if found.classes:
-        some = [f"{name} {count:,}" for name, count in found.classes.items()]
+        some = [f"{printable(name)} {count:,}" for name, count in found.classes.items()]
         say(f"classes     {len(some)}: {_shortened(some)}", markup=False)
     if found.attributes:
         some = [f"{name} {share:.1%}" for name, share in found.attributes.items()]
         say(f"attributes  {len(some)}: {_shortened(some)}", markup=False)
     _print_skipped(found.skipped)
+    _print_notes(found.notes)
+
+
+def _print_notes(notes: tuple[str, ...]) -> None:
+    from halikit.data.tree import printable
+
+    for note in notes:
+        common.console().print(f"note        {printable(note)}", markup=False)
 
 
 def _print_skipped(skipped: tuple[tuple[str, str], ...]) -> None:

@@ -5,8 +5,9 @@ The sources are listed in :mod:`halikit.data.sources`. What happens to unusual f
 (splits and classes). :mod:`halikit.data.pack` describes packs. Nothing is downloaded, unpacked to disk or unpickled.
 """
 
+from halikit.data.array import from_tensor
 from halikit.data.augmentation import Augmentation
-from halikit.data.dataset import DataError, DataSet, Request, Split, from_tensor
+from halikit.data.dataset import DataError, DataNotice, DataSet, Request, Split
 from halikit.data.loading import Prefetched, order
 from halikit.data.sources import SOURCES, Source, as_data_set, load, pack, recognise
 
@@ -14,6 +15,7 @@ __all__ = [
     "SOURCES",
     "Augmentation",
     "DataError",
+    "DataNotice",
     "DataSet",
     "Prefetched",
     "Request",

@@ -3,7 +3,7 @@
 | key | what it holds |
 |---|---|
 | ``images`` or ``x`` | ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)`` with C = 1 or 3; vectors ``(n, D)`` |
-| ``labels`` or ``y``, if any | ``(n,)`` integers from 0 |
+| ``labels`` or ``y``, if any | ``(n,)`` integers from 0; the classes are those that occur |
 | ``classes``, if any (.npz) | names of the classes |
 | ``attributes``, if any | ``(n, A)`` of 0 and 1 |
 | ``attribute_names``, if any (.npz) | names of the attributes |
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,12 +32,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Kind, Request, Split, check_labels, divided
+from halikit.data.dataset import DataError, DataSet, Kind, Request, Split, check_labels, divided, with_occurring_classes
 from halikit.data.image import resize_all
 from halikit.data.pack import is_pack
 from halikit.data.tree import printable, reading
 
-__all__ = ["has_array", "load_array"]
+__all__ = ["from_tensor", "has_array", "load_array"]
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 KEYS = ("images", "x", "labels", "y", "classes", "attributes", "attribute_names", "range")
@@ -47,6 +48,8 @@ DIMENSIONS: dict[Kind, tuple[tuple[int, int], str]] = {
     "volume": ((4, 5), "(n, D, H, W) or (n, C, D, H, W)"),
 }
 MAX_CLASSES = 2**16
+
+_OR_RANGE = ", or set black and white with the key range (.npz, .safetensors)"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -80,7 +83,41 @@ def load_array(request: Request) -> DataSet:
     everything = Split(images, labels, attributes)
     cut = n - max(1, n // 10)
     request.progress(n, n)
-    return divided(spec, everything[:cut], everything[cut:], classes=classes, attributes=attribute_names)
+    data = with_occurring_classes(
+        divided(spec, everything[:cut], everything[cut:], classes=classes, attributes=attribute_names)
+    )
+    unused = [name for name in classes if name not in data.classes] if "classes" in arrays else []
+    if unused:
+        note = f"no image is of class {', '.join(map(printable, unused[:5]))}{', …' if len(unused) > 5 else ''}"
+        data = replace(data, notes=(f"{note}: the classes are those that occur",))
+    return data
+
+
+def from_tensor(x: Tensor) -> DataSet:
+    """A data set of samples in memory; the last tenth is held out. Values are checked as those of a file are.
+
+    Args:
+        x: ``(n, *shape)`` floats or bytes, at least two samples. Floats become float32, without a graph. Images, with 1
+            or 3 channels first, are in [−1, 1], bytes in 0 … 255; other floats may be any.
+
+    Raises:
+        DataError: If there are fewer samples, other numbers, or values that are not finite or outside of the range.
+    """
+    usable = (x.is_floating_point() or x.dtype == torch.uint8) and x.dim() >= 2 and len(x) >= 2 and x.numel()
+    if not usable:
+        shape = tuple(x.shape)
+        raise DataError(f"a tensor of data is (n, *shape) floats or bytes with n ≥ 2, got {shape} of {x.dtype}")
+    x = x.detach()
+    is_image = x.dim() == 4 and x.shape[1] in CHANNELS
+    if x.dtype != torch.uint8 or x.dim() == 2:
+        x = x.to(torch.float32)
+    low, high = (float(value) for value in x.aminmax())
+    if not np.isfinite((low, high)).all():
+        _extremes(x.cpu().numpy(), "tensor")
+    if is_image and (low < high or abs(low) > 1):  # one grey throughout is no sign of another range
+        _range(None, np.dtype(str(x.dtype).removeprefix("torch.")), low, high, "tensor")
+    cut = len(x) - max(1, len(x) // 10)
+    return divided("tensor", Split(x[:cut]), Split(x[cut:]))
 
 
 def _read(path: Path, spec: str) -> Arrays:
@@ -220,7 +257,7 @@ def _range(
     if low < black or high > white or doubtful:
         raise DataError(
             f"{spec}: {dtype} images with values from {low:g} to {high:g}, but black is {black:g} and white is "
-            f"{white:g}: scale them, or set black and white with the key range (.npz, .safetensors)"
+            f"{white:g}: scale them" + _OR_RANGE * (spec != "tensor")
         )
     return black, white
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, divided
 from halikit.data.image import resize_all
 from halikit.data.tree import File, Tree, first_names, open_tree, reading
+from halikit.utils.text import decode_text
 
 __all__ = ["has_cifar10", "has_cifar100", "load_cifar10", "load_cifar100"]
 
@@ -135,7 +136,7 @@ def _names(tree: Tree, file: File | None, count: int) -> tuple[str, ...]:
     """The names in a file, one per line; without the file, those of CIFAR-10 or numbers."""
     if file is None:
         return CIFAR10 if count == len(CIFAR10) else tuple(map(str, range(count)))
-    lines = tuple(tree.read(file).decode("utf-8", "replace").split())
+    lines = tuple(decode_text(tree.read(file)).split())
     if len(lines) != count:
         raise DataError(f"{tree.full_path(file)}: {len(lines)} names for {count} classes")
     return lines

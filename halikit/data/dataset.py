@@ -18,7 +18,18 @@ from halikit.errors import InputError
 from halikit.settings import ContextKind
 from halikit.utils.tensors import evenly_spaced
 
-__all__ = ["DataError", "DataSet", "Kind", "Request", "Split", "check_labels", "divided", "from_tensor", "named"]
+__all__ = [
+    "DataError",
+    "DataNotice",
+    "DataSet",
+    "Kind",
+    "Request",
+    "Split",
+    "check_labels",
+    "divided",
+    "named",
+    "with_occurring_classes",
+]
 
 # What arrays hold, where it is neither images nor vectors.
 Kind = Literal["sequence", "volume"]
@@ -28,6 +39,10 @@ _MAX_SHARE = 0.5  # of a GPU's free memory that images may take
 
 class DataError(InputError):
     """Data that cannot be used. The message says in a line or two what is wrong, where, and what would be right."""
+
+
+class DataNotice(UserWarning):
+    """What a reader left out or assumed. With ``strict`` it is refused instead."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +249,7 @@ class DataSet:
         skipped: Files that were left out, as (relative path, reason).
         attributes: Names of the attributes in order; empty without attributes.
         origin: For a pack, the data spec that it was made from, without directories.
+        notes: What the reader assumed, or found unusual, a sentence each.
     """
 
     spec: str
@@ -245,6 +261,7 @@ class DataSet:
     skipped: tuple[tuple[str, str], ...] = ()
     attributes: tuple[str, ...] = ()
     origin: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -335,6 +352,31 @@ def divided(
     return DataSet(spec, shape, classes, train[:last], validation, test, attributes=attributes)
 
 
+def with_occurring_classes(data: DataSet) -> DataSet:
+    """The same data set without the classes of which it has no datum; the labels are numbered anew.
+
+    Data whose labels all occur are returned as they are.
+    """
+    labels = [part.labels for part in data.distinct_parts if part.labels is not None]
+    if not labels:
+        return data
+    used = torch.cat(labels).unique()
+    if len(used) == len(data.classes):
+        return data
+    changed = {
+        id(part): replace(part, labels=torch.searchsorted(used, part.labels))
+        for part in data.distinct_parts
+        if part.labels is not None
+    }
+    return replace(
+        data,
+        classes=tuple(data.classes[label] for label in used.tolist()),
+        train=changed[id(data.train)],
+        validation=None if data.validation is None else changed[id(data.validation)],
+        test=changed[id(data.test)],
+    )
+
+
 def named(shape: Sequence[int]) -> str:
     """What data of a shape are: vectors, sequences, images or volumes."""
     return {1: "vectors", 2: "sequences", 3: "images", 4: "volumes"}.get(len(shape), "data")
@@ -356,21 +398,3 @@ def check_labels(labels: NDArray[Any], last: int, where: str, *, first: int = 0)
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(f"{where}: label {row} is {labels[row]}; labels go from {first} to {last}")
-
-
-def from_tensor(x: Tensor) -> DataSet:
-    """A data set of samples in memory; the last tenth is held out.
-
-    Args:
-        x: ``(n, *shape)`` floats, at least two samples; kept as float32. Images are in [−1, 1].
-
-    Raises:
-        DataError: If there are fewer samples, no floats, or not all finite.
-    """
-    if not x.is_floating_point() or x.dim() < 2 or len(x) < 2 or not x.isfinite().all():
-        raise DataError(
-            f"a tensor of data is (n, *shape) floats with n ≥ 2 and finite, got {tuple(x.shape)} of {x.dtype}"
-        )
-    x = x.to(torch.float32)
-    cut = len(x) - max(1, len(x) // 10)
-    return divided("tensor", Split(x[:cut]), Split(x[cut:]))

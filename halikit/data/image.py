@@ -5,7 +5,7 @@
 | grey, 1-bit | one channel |
 | grey + alpha, RGBA, a transparent colour | placed on white |
 | palette | its colours; grey if all of them are grey |
-| 16 bits | scaled to 8 bits: 65535 becomes 255 |
+| 16 bits | scaled to 8 bits: 65535 becomes 255 (a set whose images are all nearly black is reported) |
 | 32-bit integers | as 16 bits if no value exceeds 65535, otherwise skipped |
 | floating point | skipped, because its range is unknown |
 | CMYK, YCbCr, Lab | converted to RGB; colour profiles are not applied |
@@ -13,17 +13,21 @@
 | progressive | decoded completely |
 | animated, several pages | the first frame |
 | an image with the extension of another format | decoded by its content |
-| an empty file, text with the name of an image, another format | skipped |
+| colour profiles, comments and other metadata | ignored, also where they are damaged or very long |
+| an empty file, text with the name of an image, another format | skipped, with the name of that format |
 | truncated or damaged in another way | skipped, even if a part of it could be decoded |
 | more than 89 million pixels, a file over 256 MiB | skipped without decoding |
 
-Formats: JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, PGM, PBM, PNM. No other format is tried, because Pillow runs other
-programs for some of them.
+Formats: JPEG, PNG, GIF, BMP, WebP, TIFF, PPM, PGM, PBM, PNM, and AVIF where Pillow reads it (from 11.3). No other
+format is tried, because Pillow runs other programs for some of them.
 """
 
 from __future__ import annotations
 
 import io
+import logging
+import re
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,16 +40,53 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_BYTES", "SUFFIXES", "BadImageError", "Crop", "decode", "quiet", "resize_all"]
+__all__ = ["MAX_BYTES", "SUFFIXES", "BadImageError", "Crop", "decode", "format_of", "is_image", "quiet", "resize_all"]
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm".split()  # noqa: SIM905
+    ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .avif".split()  # noqa: SIM905
 )
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF")
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 256 * 2**20
 
+# What files begin with, as patterns: the formats that are decoded, then others.
+_DECODED = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "GIF": rb"GIF8[79]a",
+    "WebP": rb"RIFF....WEBP",
+    "TIFF": rb"II(\*\0|\+\0)|MM(\0\*|\0\+)",
+    "BMP": rb"BM.{4}\0\0\0\0",
+    "AVIF": rb"....ftyp(avif|avis)",
+}
+_OTHERS = {
+    "HEIC": rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)",
+    "Canon raw": rb"....ftypcrx ",
+    "a video": rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "JPEG XR": rb"II\xbc",
+    "Photoshop": rb"8BPS",
+    "QOI": rb"qoif",
+    "DDS": rb"DDS ",
+    "OpenEXR": rb"\x76\x2f\x31\x01",
+    "Radiance HDR": rb"#\?R",
+    "an icon": rb"\0\0\x01\0",
+    "PDF": rb"%PDF",
+    "PostScript": rb"%!PS",
+    "a zip archive": rb"PK\x03\x04",
+    "gzip": rb"\x1f\x8b",
+    "a NumPy array": rb"\x93NUMPY",
+    "HDF5": rb"\x89HDF",
+    "DICOM": rb".{128}DICM",
+    "SVG": rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg",
+    "a web page": rb"\s*(<!doctype html|<html)",
+    "a pointer of Git LFS (fetch the file: git lfs pull)": rb"version https://git-lfs",
+}
+
 _ORIENTATION = 0x0112  # the EXIF tag
+_SAMPLES = 277  # the TIFF tag with the number of channels
+_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"}  # of a PNG, that its pixels need, and its orientation
 _TOO_MANY_PIXELS = f"more than {MAX_PIXELS / 1e6:.0f} million pixels"
 
 
@@ -92,12 +133,33 @@ def decode(data: bytes, size: int | None = None, crop: Crop | None = None) -> ND
     Raises:
         BadImageError: If the file cannot be decoded.
     """
-    from PIL import Image, UnidentifiedImageError
-
     if not data:
         raise BadImageError("empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return _decode(data, size, crop)
+    except BadImageError:
+        plain = _without_metadata(data)
+        if len(plain) == len(data):
+            raise
+        return _decode(plain, size, crop)
+
+
+def format_of(head: bytes) -> str | None:
+    """The name of the format that a file has by its first bytes; ``None`` if it is unknown."""
+    known = _DECODED | _OTHERS
+    return next((name for name, start in known.items() if re.match(start, head, re.DOTALL | re.IGNORECASE)), None)
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file begins as an image does that :func:`decode` takes."""
+    return format_of(head) in _DECODED
+
+
+def _decode(data: bytes, size: int | None, crop: Crop | None) -> NDArray[np.uint8]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadImageError(f"{image.width}×{image.height} is {_TOO_MANY_PIXELS}")
             if size is not None:
@@ -109,7 +171,7 @@ def decode(data: bytes, size: int | None = None, crop: Crop | None = None) -> ND
     except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise BadImageError("text, not an image" if _is_text(data[:512]) else "not an image, or damaged") from None
+        raise BadImageError(_why_not(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImageError(_TOO_MANY_PIXELS) from None
     except Exception as error:  # decoders raise many kinds of errors
@@ -119,14 +181,20 @@ def decode(data: bytes, size: int | None = None, crop: Crop | None = None) -> ND
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress Pillow's warnings about unusual files. Enter it outside of threads, which share the warning filters."""
+    """Suppress what Pillow says about unusual files. Enter it outside of threads, which share the warning filters."""
     from PIL import Image
 
     Image.init()  # loads the decoders, before several threads do
+    logger = logging.getLogger("PIL")
+    level = logger.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+        logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def resize_all(images: NDArray[Any], size: int | None) -> NDArray[Any]:
@@ -219,6 +287,80 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise BadImageError("32-bit pixels beyond 65535, whose range is unknown")
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _formats() -> tuple[str, ...]:
+    """The formats that this Pillow has."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """A PNG or JPEG without the parts that its pixels do not need; other files as they are."""
+    name = format_of(data[:64])
+    if name == "JPEG":
+        return _without_segments(data)
+    if name != "PNG":
+        return data
+    start, kept = 8, [data[:8]]
+    while start + 12 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4])
+        if data[start + 4 : start + 8] in _CHUNKS:
+            kept.append(data[start:end])
+        start = end
+    return b"".join([*kept, data[start:]])
+
+
+def _without_segments(jpeg: bytes) -> bytes:
+    """A JPEG without comments and application segments, but for EXIF data and a whole segment of Adobe's."""
+    start, kept = 2, [jpeg[:2]]
+    while jpeg[start : start + 1] == b"\xff" and jpeg[start + 1 : start + 2] != b"\xda":
+        marker, end = jpeg[start + 1], start + 2 + int.from_bytes(jpeg[start + 2 : start + 4])
+        body = jpeg[start + 4 : end]
+        needed = body.startswith(b"Exif\0") if marker == 0xE1 else marker == 0xEE and len(body) >= 12
+        if needed or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept.append(jpeg[start:end])
+        start = end
+    return b"".join([*kept, jpeg[start:]])
+
+
+def _why_not(data: bytes) -> str:
+    """The reason why Pillow does not know a file."""
+    name = format_of(data[:1024])
+    if name == "AVIF" and not _reads_avif():
+        return "AVIF, which this Pillow does not read; Pillow 11.3 or later does"
+    if name == "TIFF" and (channels := _channels(data)) > 4:
+        return f"{channels} channels"
+    if name in _DECODED:
+        return f"a damaged or unusual {name} file"
+    if name is not None:
+        return f"{name}, which is not read" if name[0].isupper() else f"{name}, not an image"
+    return "text, not an image" if _is_text(data[:512]) else "not an image, or damaged"
+
+
+def _reads_avif() -> bool:
+    from PIL import features
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an older Pillow does not know the feature
+        return bool(features.check("avif"))
+
+
+def _channels(tiff: bytes) -> int:
+    """The number of channels in the first directory of a TIFF file; 0 if it cannot be found."""
+    order = "<" if tiff[:1] == b"I" else ">"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, at)
+            if tag == _SAMPLES:
+                return int(struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", tiff, at + 8)[0])
+    except struct.error:
+        pass
+    return 0
 
 
 def _is_text(head: bytes) -> bool:

@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ MAX_SKIPPED, MAX_SKIPPED_SHARE = 3, 0.01  # more skipped images than both allow 
 
 # Limits of what one thread gets at a time: files, bytes in the files, and decoded pixels where the size is known.
 _CHUNK_FILES, _CHUNK_BYTES, _CHUNK_PIXELS = 64, 2**20, 2**20
+# Reported are images that are all so dark, and more images than this share that have one value throughout.
+_DARK, _MAX_BLANK = 64, 0.5
 _ROWS = 1024  # images moved at a time
 
 Decoded = tuple[File, NDArray[np.uint8] | str]  # a file with its pixels, or with the reason why it has none
@@ -73,12 +75,16 @@ class Skipped:
         total: Number of all images.
         files: Images that are left out, as (path, reason).
         notes: Other things to report, such as whole folders, as (path, reason). A strict request refuses them too.
+        guesses: What the reader assumed, a sentence each. A strict request refuses them too.
+        remarks: What is worth saying and certain, a sentence each.
     """
 
     request: Request
     total: int = 0
     files: list[tuple[str, str]] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    guesses: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def add(self, path: str, reason: str) -> None:
         """Leave out one image.
@@ -95,6 +101,8 @@ class Skipped:
         if strict and self.notes:
             path, reason = self.notes[0]
             raise DataError(f"{spec}: {printable(path)}: {reason}; strict allows no file to be skipped")
+        if strict and self.guesses:
+            raise DataError(f"{spec}: {self.guesses[0]}; strict allows no guess")
         limit = 0 if strict else max(MAX_SKIPPED, int(MAX_SKIPPED_SHARE * self.total))
         if len(self.files) <= limit:
             return
@@ -116,6 +124,8 @@ def decode_listing(request: Request, tree: Tree, listing: Listing, skipped: Skip
     """
     skipped.check()
     images, usable = _decode_all(request, tree, listing, skipped)
+    listing = _without_empty_classes(listing, usable, skipped)
+    skipped.check()
     rows = np.flatnonzero(usable)
     if len(rows) < len(usable):
         _move_to_front(images, rows)
@@ -139,7 +149,58 @@ def decode_listing(request: Request, tree: Tree, listing: Listing, skipped: Skip
         test=parts["test"] if "test" in parts else parts["validation"],
         skipped=(*sorted(skipped.files), *skipped.notes),
         attributes=listing.attributes,
+        notes=(*skipped.remarks, *skipped.guesses),
     )
+
+
+def _without_empty_classes(listing: Listing, usable: NDArray[np.bool_], skipped: Skipped) -> Listing:
+    """The listing whose classes are those that have an image that was decoded."""
+    entries = [entry for part in listing.parts.values() for entry in part]
+    used = sorted(
+        {entry.label for entry, good in zip(entries, usable, strict=True) if good and entry.label is not None}
+    )
+    if len(used) == len(listing.classes):
+        return listing
+    for label in sorted(set(range(len(listing.classes))).difference(used)):
+        skipped.notes.append((listing.classes[label], "a class without an image that can be decoded"))
+    new = {old: label for label, old in enumerate(used)}
+    parts = {
+        name: [entry if entry.label is None else replace(entry, label=new.get(entry.label)) for entry in part]
+        for name, part in listing.parts.items()
+    }
+    return replace(listing, parts=parts, classes=tuple(listing.classes[label] for label in used))
+
+
+@dataclass
+class _Values:
+    """What the values of all images say about how they were read."""
+
+    count: int = 0
+    highest: int = 0
+    blank: int = 0
+    first_blank: str = ""
+
+    def add(self, path: str, pixels: NDArray[np.uint8]) -> None:
+        self.count += 1
+        self.highest = max(self.highest, int(pixels.max()))
+        if (pixels == pixels[:1, :1]).all() and pixels.size > pixels[0, 0].size:
+            self.first_blank = self.first_blank or path
+            self.blank += 1
+
+    def guesses(self) -> list[str]:
+        """A sentence for each thing that is unusual."""
+        found = []
+        if self.blank > _MAX_BLANK * self.count:
+            found.append(
+                f"{self.blank} of {self.count} images are of one colour throughout, such as "
+                f"{printable(self.first_blank)}; what is transparent is read as white"
+            )
+        elif self.highest <= _DARK:
+            found.append(
+                f"all images are nearly black, with values up to {self.highest} of 255; 16 bits are scaled by 65535, "
+                "so scale scans of 10, 12 or 14 bits first"
+            )
+        return found
 
 
 def _decode_all(
@@ -151,13 +212,14 @@ def _decode_all(
     names = (*listing.classes, *listing.attributes)
     images: NDArray[np.uint8] | None = None
     usable = np.zeros(len(files), bool)
-    first_path, done = "", 0
+    first_path, done, values = "", 0, _Values()
     with quiet():
         for chunk in _in_parallel(tree, files, request.size, listing.crop):
             for file, pixels in chunk:
                 if isinstance(pixels, str):
                     skipped.add(file.path, pixels)
                     continue
+                values.add(file.path, pixels)
                 planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
                 if images is None:
                     images = request.allocate((len(files), *planes.shape), names)
@@ -172,6 +234,7 @@ def _decode_all(
             request.progress(done, len(files))
     if images is None:
         raise DataError(f"{request.spec}: none of {len(files)} images can be decoded; {skipped.files[0][1]}")
+    skipped.guesses += values.guesses()
     return images, usable
 
 

@@ -11,7 +11,8 @@ parts of the data set follow one another.
 | ``padding``, if any | up to seven bytes, so that labels are aligned |
 
 The metadata have one key, ``halikit.pack``, with a JSON object: version, source (without its directories), size, names
-of classes and attributes, parts as [first row, last row + 1], skipped files, and the SHA-256 of each tensor.
+of classes and attributes, parts as [first row, last row + 1], skipped files, notes of the reader, and the SHA-256 of
+each tensor.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ KEY, VERSION = "halikit.pack", 1
 _PAGE = 4096
 _HEADER_BYTES = 16384  # reserved for the header, besides the names of classes and attributes
 _REPORT_BYTES = 8192  # at most so much of the header lists skipped files
+_MAX_NOTES = 8  # of at most a few hundred bytes each
 _BLOCK_BYTES = 2**22  # hashed at a time
 _ROWS = 1024  # images copied at a time
 _TENSORS = {"images": (torch.uint8, 4), "labels": (torch.int64, 1), "attributes": (torch.bool, 2)}
@@ -99,6 +101,7 @@ def load_pack(request: Request) -> DataSet:
         skipped=tuple((str(name), str(reason)) for name, reason in meta["skipped"]),
         attributes=tuple(meta["attributes"]),
         origin=str(meta["source"]),
+        notes=tuple(map(str, meta.get("notes", ()))),  # older packs have none
     )
 
 
@@ -183,6 +186,7 @@ class Packing:
             "attributes": data.attributes,
             "parts": {name: rows[id(part)] for name, part in data.parts.items()},
             "skipped": _shortened([[printable(name), reason] for name, reason in data.skipped]),
+            "notes": data.notes[:_MAX_NOTES],
             "sha256": {name: _digest(array) for name, array in arrays.items()},
         }
         self._write(arrays, meta)

@@ -31,6 +31,7 @@ class Report:
         mean: The mean value.
         deviation: The standard deviation of the values.
         skipped: Files that were left out, as (path, reason).
+        notes: What the reader assumed, or found unusual.
     """
 
     spec: str
@@ -45,6 +46,7 @@ class Report:
     mean: float
     deviation: float
     skipped: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
 
 
 def report(data: DataSet) -> Report:
@@ -76,4 +78,5 @@ def report(data: DataSet) -> Report:
         mean=mean,
         deviation=max(0.0, squares / count - mean**2) ** 0.5,
         skipped=data.skipped,
+        notes=data.notes,
     )

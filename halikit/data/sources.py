@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from halikit.data.array import has_array, load_array
+from halikit.data.array import from_tensor, has_array, load_array
 from halikit.data.celeba import has_celeba, load_celeba
 from halikit.data.cifar import has_cifar10, has_cifar100, load_cifar10, load_cifar100
-from halikit.data.dataset import DataError, DataSet, Kind, Request, from_tensor
+from halikit.data.dataset import DataError, DataNotice, DataSet, Kind, Request
 from halikit.data.digits import load_digits
-from halikit.data.folder import has_images, load_folder
+from halikit.data.folder import has_images, load_classes, load_folder, load_splits
 from halikit.data.idx import has_idx, load_mnist
 from halikit.data.imagenet import has_imagenet, load_imagenet
 from halikit.data.pack import is_pack, load_pack, packing
 from halikit.data.svhn import has_svhn, load_svhn, load_svhn_extra
-from halikit.data.tree import first_archive
+from halikit.data.tree import first_archive, printable
 
 __all__ = ["SOURCES", "Source", "as_data_set", "load", "pack", "recognise"]
 
@@ -57,6 +58,8 @@ SOURCES: dict[str, Source] = {
     "celeba": Source("aligned CelebA faces with their attributes, as a folder, .zip or .tar", load_celeba, has_celeba),
     "imagenet": Source("ImageNet, train/ and val/ with class folders, at 128×128", load_imagenet, has_imagenet),
     "folder": Source("any tree of images, or a .zip or .tar of one", load_folder, has_images),
+    "folder-splits": Source("the same, where what can be a split is one", load_splits, has_images),
+    "folder-classes": Source("the same, where each first-level folder is a class", load_classes, has_images),
 }
 
 
@@ -67,6 +70,7 @@ def load(
     strict: bool = False,
     kind: Kind | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> DataSet:
     """Read a data set into memory. The images of a pack stay in its file.
 
@@ -74,9 +78,12 @@ def load(
         spec: ``digits``, ``prefix:PLACE`` with a prefix of :data:`SOURCES`, or a path without a prefix, whose kind is
             recognised.
         size: Side of the square that images are cropped and resized to; ``None`` keeps their own size.
-        strict: Refuse every file that cannot be used, instead of skipping a few, and verify the checksums of a pack.
+        strict: Refuse every file that cannot be used, instead of skipping a few, and everything that the reader would
+            have to guess; verify the checksums of a pack.
         kind: ``"sequence"`` or ``"volume"`` if each row of an array is one; for ``array:`` alone.
         on_progress: Called with (images done, images in total) while reading.
+        on_notice: Called with a sentence for each thing that was left out or assumed; by default each is a
+            :class:`~halikit.data.DataNotice`, a warning. All are in ``skipped`` and ``notes`` of the result.
 
     Raises:
         DataError: If the data cannot be used. The message says in a line or two what is wrong, where, and what would be
@@ -87,23 +94,32 @@ def load(
         >>> digits.shape, len(digits.train), len(digits.held_out)
         ((1, 8, 8), 1500, 297)
     """
-    return _load(Request(recognise(spec), size=size, strict=strict, kind=kind, on_progress=on_progress))
+    data = _load(Request(recognise(spec), size=size, strict=strict, kind=kind, on_progress=on_progress))
+    for notice in _notices(data):
+        if on_notice is None:
+            warnings.warn(notice, DataNotice, stacklevel=2)
+        else:
+            on_notice(notice)
+    return data
 
 
-def as_data_set(data: DataSet | str | Path | Tensor, *, size: int | None = None, kind: Kind | None = None) -> DataSet:
+def as_data_set(
+    data: DataSet | str | Path | Tensor, *, size: int | None = None, strict: bool = False, kind: Kind | None = None
+) -> DataSet:
     """A data set from what a user gives as data.
 
     Args:
         data: A data set, a data spec such as ``"digits"``, a path, or a tensor ``(n, *shape)``, see
             :func:`from_tensor`.
         size: As in :func:`load`, for a data spec or a path.
+        strict: Likewise.
         kind: Likewise.
 
     Raises:
         DataError: If the data cannot be used.
     """
     if isinstance(data, str | Path):
-        return load(str(data), size=size, kind=kind)
+        return load(str(data), size=size, strict=strict, kind=kind)
     return from_tensor(data) if isinstance(data, Tensor) else data
 
 
@@ -115,6 +131,7 @@ def pack(
     strict: bool = False,
     kind: Kind | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> DataSet:
     """Decode, crop and resize a data set once, into one file. The images need not fit into memory.
 
@@ -125,6 +142,7 @@ def pack(
         strict: As in :func:`load`.
         kind: As in :func:`load`; a pack holds images alone, so other kinds are refused.
         on_progress: As in :func:`load`.
+        on_notice: As in :func:`load`.
 
     Returns:
         The pack, opened.
@@ -138,7 +156,7 @@ def pack(
     request = Request(recognise(spec), size=size, strict=strict, kind=kind, on_progress=on_progress)
     with packing(out) as file:
         file.finish(_load(replace(request, canvas=file.allocate)), size)
-    return load(f"pack:{out}")
+    return load(f"pack:{out}", on_notice=on_notice)
 
 
 def recognise(spec: str) -> str:
@@ -189,6 +207,16 @@ def _load(request: Request) -> DataSet:
             raise
         message = f"{request.spec}: these are not files of {prefix}, but of {owner}: use {owner}:{place}"
         raise DataError(message) from error
+
+
+def _notices(data: DataSet) -> list[str]:
+    """What to say about a data set that was read: what is left out, in one sentence, and the notes."""
+    notices = [f"{data.spec}: {note}" for note in data.notes]
+    if data.skipped:
+        some = "; ".join(f"{printable(path)}: {reason}" for path, reason in data.skipped[:3])
+        more = f"; and {len(data.skipped) - 3} more" if len(data.skipped) > 3 else ""
+        notices.insert(0, f"{data.spec}: left out: {some}{more}")
+    return notices
 
 
 def _owner(path: Path) -> str | None:

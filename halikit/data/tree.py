@@ -6,7 +6,8 @@
 | a link to a folder | followed, unless the folder has been read under another name; so cycles end |
 | a broken link, or a pipe or device with the name of an image | refused |
 | a folder or file without permission to read | refused |
-| a link or sparse file in an archive, an encrypted member | refused |
+| a link in an archive to a file of the archive | read, as the file; a link to a folder of the archive is ignored |
+| another link or a sparse file in an archive, an encrypted member | refused |
 | a member whose name leads out of the archive | refused; nothing is ever extracted to disk |
 | the same name twice in one archive | the last one counts |
 | an archive that is cut off or damaged | an error, even if a part of it could be read |
@@ -18,12 +19,13 @@ from __future__ import annotations
 import heapq
 import lzma
 import os
+import posixpath
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -42,12 +44,15 @@ __all__ = [
     "open_directory",
     "open_tree",
     "printable",
+    "readable",
     "reading",
     "suffix_of",
 ]
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
+_MAX_LINKS, _MAX_TARGET = 40, 4096  # links that one may lead through, and bytes of a target
+_UTF8, _UNIX = 0x800, 3  # the flag of a name in a zip, and the number of the system that wrote it
 _FIRST = 100  # names that are enough to recognise a data set
 
 # What zipfile, tarfile and gzip raise on damaged files.
@@ -124,6 +129,14 @@ class Tree:
         with reading(str(self.root)) if self.is_archive else nullcontext(), self.open(file) as stream:
             return stream.read(file.nbytes)
 
+    def head(self, file: File, nbytes: int) -> bytes:
+        """The first bytes of a file; none if it cannot be read."""
+        try:
+            with self.open(file) as stream:
+                return stream.read(nbytes)
+        except _DAMAGE:
+            return b""
+
     def in_storage_order(self, files: Iterable[File]) -> list[File]:
         """``files`` in the order in which they are read fastest."""
         return sorted(files, key=lambda file: file.offset)
@@ -185,7 +198,10 @@ def open_tree(path: Path, suffixes: Container[str] | None = None) -> Tree:
             return _list_archive(path, tar, _tar_members(tar), tar.extractfile, suffixes)
     if path.name.lower().endswith(ARCHIVE_SUFFIXES):
         raise DataError(f"{path} has the name of an archive but is not one, or is damaged; is the file complete?")
-    raise DataError(f"{path} is neither a directory nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)")
+    raise DataError(
+        f"{path} is neither a directory nor an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)"
+        "; tables and arrays are read from .npy, .npz and .safetensors"
+    )
 
 
 def open_directory(root: Path, suffixes: Container[str] | None = None, *, deep: bool = True) -> Tree:
@@ -245,56 +261,112 @@ def _entries(root: Path, deep: bool, refused: list[tuple[str, str]]) -> Iterator
 def _list_archive(
     root: Path,
     archive: zipfile.ZipFile | tarfile.TarFile,
-    members: Iterable[tuple[File, str | None]],
+    members: Iterable[tuple[File, str | None, str | None]],
     open_handle: Callable[[Any], IO[bytes] | None],
     suffixes: Container[str] | None,
 ) -> Tree:
-    """The tree of an archive; ``members`` gives each file and the reason why it is refused, if there is one."""
-    files: dict[str, File] = {}
-    refused: dict[str, str] = {}
+    """The tree of an archive.
+
+    ``members`` gives each file, the reason why it is refused, if there is one, and of a symbolic link its target.
+    """
+    found: dict[str, File | str] = {}  # or the reason
+    links: dict[str, str] = {}
     try:
-        for file, reason in members:
+        for file, reason, target in members:
             steps = [step for step in file.steps if step not in ("", ".")]
-            path = "/".join(steps)
-            unwanted = suffixes is not None and suffix_of(path) not in suffixes
-            if not steps or unwanted or any(_is_ignored(step) for step in steps if step != ".."):
+            if not steps:
                 continue
+            path = "/".join(steps)
             if ".." in steps or file.path.startswith("/"):
-                reason = "its name leads out of the archive"
-            files.pop(path, None)
-            refused.pop(path, None)
-            if reason is None:
-                files[path] = replace(file, path=path)
+                reason, target = "its name leads out of the archive", None
+            found.pop(path, None)
+            links.pop(path, None)
+            if target is None:
+                found[path] = reason or replace(file, path=path)
             else:
-                refused[path] = reason
+                links[path] = target
     except BaseException:
         archive.close()
         raise
-    return Tree(root, _in_order(files.values()), tuple(sorted(refused.items())), open_handle, True, archive.close)
+    _follow(links, found)
+    wanted = {
+        path: file
+        for path, file in found.items()
+        if (suffixes is None or suffix_of(path) in suffixes) and not any(map(_is_hidden, path.split("/")))
+    }
+    files = _in_order(file for file in wanted.values() if isinstance(file, File))
+    refused = tuple(sorted((path, reason) for path, reason in wanted.items() if isinstance(reason, str)))
+    return Tree(root, files, refused, open_handle, True, archive.close)
+
+
+def _follow(links: Mapping[str, str], found: dict[str, File | str]) -> None:
+    """Add the symbolic links of an archive to ``found``: the files that they lead to, or a reason."""
+    folders = {"/".join(steps[:n]) for steps in (path.split("/") for path in found) for n in range(1, len(steps))}
+    reached: dict[str, File | str] = {}
+    for path in links:
+        end = path
+        for _ in range(_MAX_LINKS):
+            if end not in links:
+                break
+            # Without the archive's own root, so that steps above it remain visible.
+            end = posixpath.normpath(posixpath.join(posixpath.dirname(end), links[end]))
+        file = found.get(end)
+        if isinstance(file, File):
+            reached[path] = replace(file, path=path)
+        elif end not in folders:
+            reached[path] = "a link to a file that is not in the archive"
+    found.update(reached)
 
 
 def _in_order(files: Iterable[File]) -> tuple[File, ...]:
     return tuple(sorted(files, key=lambda file: file.steps))
 
 
-def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[File, str | None]]:
+def _zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[File, str | None, str | None]]:
     for info in archive.infolist():
         if info.is_dir():
             continue
-        reason = None
-        if info.flag_bits & 1:
-            reason = "encrypted"
-        elif stat.S_ISLNK(info.external_attr >> 16):
-            reason = "a link in an archive"
-        yield File(info.filename.replace("\\", "/"), info.file_size, info, info.header_offset), reason
+        reason = "encrypted" if info.flag_bits & 1 else None
+        target = None
+        if reason is None and stat.S_ISLNK(info.external_attr >> 16):
+            if info.file_size > _MAX_TARGET:
+                reason = "a link with a target that is too long"
+            else:
+                target = archive.read(info).decode("utf-8", "surrogateescape")
+        name = _zip_name(info).replace("\\", "/")
+        yield File(name, info.file_size, info, info.header_offset), reason, target
 
 
-def _tar_members(archive: tarfile.TarFile) -> Iterator[tuple[File, str | None]]:
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """The name of a member, as it would be in a directory.
+
+    Programs on Unix write the bytes of a name without saying that they are UTF-8; zipfile takes them for code page 437.
+    """
+    if info.flag_bits & _UTF8 or info.filename.isascii():
+        return info.filename
+    content = info.filename.encode("cp437", "replace")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return os.fsdecode(content) if info.create_system == _UNIX else info.filename
+
+
+def _tar_members(archive: tarfile.TarFile) -> Iterator[tuple[File, str | None, str | None]]:
+    linked: dict[str, tarfile.TarInfo] = {}  # what a later hard link to a name means
     for info in archive:
-        if not info.isdir():
-            regular = info.isreg() and not info.issparse()
-            reason = None if regular else "a link or special file in an archive"
-            yield File(info.name, info.size, info, info.offset), reason
+        if info.isdir():
+            continue
+        name = posixpath.normpath(info.name)
+        member = linked.get(posixpath.normpath(info.linkname)) if info.islnk() else info
+        if info.issym():
+            yield File(info.name, 0, info, info.offset), None, info.linkname
+        elif member is None:
+            yield File(info.name, 0, info, info.offset), "a hard link to a file that is not in the archive", None
+        else:
+            linked[name] = member
+            regular = member.isreg() and not member.issparse()
+            reason = None if regular else "a special file in an archive"
+            yield File(info.name, member.size, member, member.offset), reason, None
 
 
 class _TarMember(tarfile.TarInfo):
@@ -351,6 +423,15 @@ def suffix_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+def readable(name: str) -> str:
+    """A name as text: bytes that are no UTF-8, as those of old archives and Windows shares, are taken for Latin-1."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("latin-1")
+    return name
+
+
 def printable(path: str) -> str:
     """``path`` on one line, with escapes for control characters and undecodable bytes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in path)
@@ -383,6 +464,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself, or to a place without permission
         return False
+
+
+def _is_hidden(step: str) -> bool:
+    return step != ".." and _is_ignored(step)
 
 
 def _is_ignored(name: str) -> bool:
