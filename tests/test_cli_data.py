@@ -12,6 +12,9 @@ from makers import plant, write_celeba, write_mnist
 from PIL import Image
 from test_cli import QUICK, started
 
+import halikit as hk
+from halikit.errors import InputError
+
 TREE = [f"{c}/{i:02}.png" for c in ("cat", "dog") for i in range(40)]
 MAPS = ["--set", "model.family=conv", "--set", "model.maps=3"]
 
@@ -31,6 +34,19 @@ def test_info(tmp_path):
     lines = halikit("data", "info", "photos", cwd=tmp_path).stdout
     assert "cat 40, dog 40" in lines
     assert "cat/bad.png: empty file" in lines
+
+
+def test_training_says_what_a_reader_guessed_and_strictly_refuses_it(tmp_path):
+    plant(tmp_path / "photos", [f"{part}/{name}" for part in ("Training", "Testing") for name in TREE])
+    (tmp_path / "photos" / "a.heic").write_bytes(b"no image")
+    said = halikit("train", "--data", "photos", *QUICK, "--dry-run", cwd=tmp_path).stderr
+    assert "folders are read as splits: Testing/ as test, Training/ as train" in said
+    refused = halikit("train", "--data", "photos", "--set", "data.strict=true", cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert "such as a.heic; strict allows" in refused.stderr
+    model = hk.build(hk.Config(model=hk.config.ModelSettings(data_shape=(3, 8, 8)), data={"strict": True}))
+    with pytest.raises(InputError, match="such as a.heic; strict allows"):
+        hk.Trainer(model, tmp_path / "photos")
 
 
 def test_info_of_attributes(tmp_path):

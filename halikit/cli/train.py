@@ -218,7 +218,12 @@ def _load(config: Config) -> DataSet:
     with common.progress("reading the data") as advance:
         settings = config.data
         loaded = data.load(
-            settings.spec, size=settings.size, strict=settings.strict, kind=settings.kind, on_progress=advance
+            settings.spec,
+            size=settings.size,
+            strict=settings.strict,
+            kind=settings.kind,
+            on_progress=advance,
+            on_notice=common.warn,
         )
     settings.augmentation().check(loaded.shape)
     return loaded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ class Trainer:
         self.model, self._on_record = model, on_record
         self.hardware = Hardware(config.hardware, on_notice)
         config = resolve_game(config, objective)
-        found = None if data is None else datasets.as_data_set(data, size=config.data.size, kind=config.data.kind)
+        read = partial(datasets.as_data_set, size=config.data.size, strict=config.data.strict, kind=config.data.kind)
+        found = None if data is None else read(data)
         self._context = None if found is None else model.context_kind(found)
         self.hardware.prepare(model.parts.values())
         dtype = model.hierarchy.prior.dtype
