@@ -124,7 +124,7 @@ def as_of_0_1_0(path: Path, model: hk.Model, level: int) -> list[hk.JointDiscrim
         (section, key), (old_section, old_key) = new_name.split("."), old_name.split(".")
         if config[section]:
             config[old_section][old_key] = config[section].pop(key)
-    for key in ("cycle_weight", "elbo_weight"):
+    for key in ("cycle_weight", "elbo_weight", "sleep_statistics", "latent_noise_until"):
         del config["game"][key]
     for name in ("game", "optimiser", "labels", "record", "hardware"):
         assert not config.pop(name)
