@@ -45,7 +45,7 @@ def test_training_says_what_a_reader_guessed_and_strictly_refuses_it(tmp_path):
     assert refused.returncode == 2
     assert "such as a.heic; strict allows" in refused.stderr
     model = hk.build(hk.Config(model=hk.config.ModelSettings(data_shape=(3, 8, 8)), data={"strict": True}))
-    with pytest.raises(InputError, match="such as a.heic; strict allows"):
+    with pytest.raises(InputError, match="strict allows no file"):
         hk.Trainer(model, tmp_path / "photos")
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from halikit.utils.modes import validating
 from halikit.utils.tensors import at_least_single
 
 __all__ = ["LogProbEstimate", "NoDensityError", "effective_sample_size", "log_density", "repeated", "weigh"]
@@ -128,7 +129,8 @@ def log_density(kernel: Kernel, value: Tensor, given: Tensor) -> Tensor:
         NoDensityError: If the kernel has none, or the value is not one of its discrete states.
     """
     try:
-        return at_least_single(kernel.log_prob(value, given))
+        with validating():
+            return at_least_single(kernel.log_prob(value, given))
     except ValueError as error:
         if "within the support" not in str(error):
             raise

@@ -20,7 +20,7 @@ from halikit.errors import InputError
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import Kernel
 from halikit.training.extra_losses import ExtraLoss, StepContext
-from halikit.utils.modes import evaluating, keeping_buffers
+from halikit.utils.modes import evaluating, keeping_buffers, validating
 from halikit.utils.random import seeded
 
 __all__ = ["RULE", "resolve_sleep_weights", "sleep_loss", "sleep_phase", "sleep_weights"]
@@ -155,7 +155,8 @@ def _within_supports(hierarchy: Hierarchy, weights: Sequence[float]) -> tuple[tu
 
 def _has_loss(kernel: Kernel, states: Mapping[str, Tensor]) -> bool:
     try:
-        loss = kernel.sleep_loss(states[kernel.target.name], states[kernel.source.name])
+        with validating():
+            loss = kernel.sleep_loss(states[kernel.target.name], states[kernel.source.name])
     except ValueError as error:  # of torch.distributions, for a value outside of the support
         if "support" in str(error):
             return False

@@ -1,4 +1,4 @@
-"""Modules in evaluation mode, and modules whose buffers stay as they are."""
+"""Modules in evaluation mode, modules whose buffers stay as they are, and distributions that check their values."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.func import functional_call
 
-__all__ = ["evaluating", "keeping_buffers"]
+__all__ = ["evaluating", "keeping_buffers", "validating"]
 
 
 @contextmanager
@@ -29,3 +30,17 @@ def keeping_buffers(module: nn.Module, *inputs: object) -> Tensor:
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     output: Tensor = functional_call(module, buffers, inputs)
     return output
+
+
+@contextmanager
+def validating() -> Iterator[None]:
+    """Distributions that are made in the context refuse values outside their support.
+
+    That is torch's default, but the first compilation of a process turns it off for good.
+    """
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(True)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
