@@ -9,7 +9,8 @@ import typer
 from halikit.cli import common
 
 if TYPE_CHECKING:
-    from halikit.analysis.summary import Part
+    from halikit.analysis.summary import Part, Summary
+    from halikit.model import Model
 
 
 def inspect(
@@ -73,6 +74,15 @@ def inspect(
         about["size"] = size_of(model)
         common.print_json(about | described | {"totals": totals} | ({"diverged": diverged} if diverged else {}))
         return
+    _print_summary(model, summary, totals)
+    if diverged:
+        common.console().print()
+        _print_divergence(diverged)
+
+
+def _print_summary(model: Model, summary: Summary, totals: dict[str, dict[str, int]]) -> None:
+    from halikit.model import describe
+
     out = common.console()
     out.print(str(model.hierarchy), markup=False)
     out.print("spaces    " + "  ".join(map(str, summary.spaces)), markup=False)
@@ -91,9 +101,6 @@ def inspect(
         f"in all         {parameters:>11,} parameters  {cost / 1e6:>9,.2f} M multiply-adds to encode, decode and judge "
         "one image (forward; linear maps and convolutions counted)"
     )
-    if diverged:
-        out.print()
-        _print_divergence(diverged)
 
 
 def _print_divergence(diverged: dict[str, Any], as_json: bool = False) -> None:

@@ -51,8 +51,9 @@ def conv(levels: int, *, steep: bool = False) -> Config:
 
     Args:
         levels: L.
-        steep: Whether there are fewer levels than let the number of elements fall gradually. A vector right above large
-            maps couples better if the noise on latents falls to zero, and if the sleep phase takes running statistics.
+        steep: Whether there are fewer levels than :func:`~halikit.networks.shapes.fitting_levels` recommends. The top
+            vector is then far smaller than the maps below it. It couples better if the noise on latents falls to zero
+            and the sleep phase takes running statistics.
     """
     return Config(
         model=ModelSettings(levels=levels, family="conv", slope=0.2, latent_noise=0.4),
