@@ -335,7 +335,8 @@ def file_of(run: str | Path) -> Path:
 
 def _about(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ModelError(f"there is no model at {path}: expected a run directory with {FILE_NAME} in it")
+        shipped = " or ".join(sorted(file.stem for file in PRETRAINED.glob("*.safetensors")))
+        raise ModelError(f"there is no model at {path}: expected a run directory with {FILE_NAME} in it, or {shipped}")
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["halikit"])
