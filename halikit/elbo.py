@@ -11,6 +11,9 @@ because the divergences fix the location and the scale of every latent.
 
 from __future__ import annotations
 
+from typing import Any
+
+from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
@@ -35,8 +38,14 @@ def negative_elbo(hierarchy: Hierarchy, x: Tensor) -> Tensor:
     Raises:
         NoDensityError: If a kernel has no density.
     """
-    # Where samples are not reparametrised, as hard bits are not, Pyro adds the gradient of the score function.
-    return Trace_ELBO().differentiable_loss(hierarchy.model, hierarchy.guide, x) / len(x)
+    guide: Any = poutine.trace(hierarchy.guide).get_trace(x)
+    if not all(guide.nodes[space.name]["fn"].has_rsample for space in hierarchy.spaces[1:]):
+        # Where samples are not reparametrised, as hard bits are not, Pyro adds the gradient of the score function.
+        return Trace_ELBO().differentiable_loss(hierarchy.model, hierarchy.guide, x) / len(x)
+    # Pyro's loss reads values of tensors: the host would wait for the device, and a compiled step has no values.
+    model: Any = poutine.trace(poutine.replay(hierarchy.model, guide)).get_trace(x)
+    bound: Tensor = (guide.log_prob_sum() - model.log_prob_sum()) / len(x)
+    return bound
 
 
 def check_trains_by_elbo(hierarchy: Hierarchy) -> None:

@@ -7,11 +7,9 @@ statistics of the batch. Running statistics and other buffers do not change.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from halikit.discriminator import CONTEXT
@@ -117,13 +115,7 @@ class _Bound(nn.Module):
         """The bound at data ``(n, *shape of x)``, a scalar."""
         # Pyro's validation raises errors for NaN, where the guard of the training skips the step.
         with pyro.validation_enabled(False):
-            guide: Any = poutine.trace(self.hierarchy.guide).get_trace(x)
-            if not all(guide.nodes[space.name]["fn"].has_rsample for space in self.hierarchy.spaces[1:]):
-                return negative_elbo(self.hierarchy, x)
-            model: Any = poutine.trace(poutine.replay(self.hierarchy.model, guide)).get_trace(x)
-            # Without Pyro's loss, which reads values of tensors: a compiled step has none.
-            bound: Tensor = (guide.log_prob_sum() - model.log_prob_sum()) / len(x)
-        return bound
+            return negative_elbo(self.hierarchy, x)
 
 
 def _error(kernel: Kernel, x: Tensor, z: Tensor) -> Tensor:

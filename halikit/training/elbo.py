@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -30,13 +31,18 @@ class ElboMethod(Method):
     def __init__(self, model: Model) -> None:
         check_trains_by_elbo(model.hierarchy)
         self._hierarchy = model.hierarchy
+        self._is_validated = False
 
     def add_gradients(
         self, x: Tensor, labels: Tensor | None, step: int, total: int, *, context: Tensor | None = None
     ) -> dict[str, Tensor]:
         """One step of descent."""
-        loss = negative_elbo(self._hierarchy.conditioned(context), x)
-        loss.backward()
+        # Pyro's validation finds data outside of a support in the first step. In each step it would raise errors for
+        # NaN, where the guard of the training skips the step, and let the host wait for the device.
+        with pyro.validation_enabled(not self._is_validated):
+            loss = negative_elbo(self._hierarchy.conditioned(context), x)
+            loss.backward()
+        self._is_validated = True
         return {"negative_elbo": loss.detach()}
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
