@@ -149,7 +149,7 @@ def _sampled(kernel: Kernel, given: Tensor) -> Tensor:
         return out.reshape(len(given), *kernel.target.shape)
     if not isinstance(kernel, GaussianKernel) or kernel.scale_form != "diagonal":
         return kernel.sample(given)
-    mean, raw = kernel.network(given).chunk(2, 1)
+    mean, raw = (part.reshape(len(given), *kernel.target.shape) for part in kernel.network(given).chunk(2, 1))
     cap = kernel.max_scale
     scale = (3 * (raw / 3).tanh()).exp() if cap is None else 0.001 + (cap - 0.001) * raw.sigmoid()
     if kernel.norm is not None:
