@@ -37,7 +37,7 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage(("machine",), 30, 60),
+    Stage(("machine",), 30, 30),
     Stage(("tests",), 120, 120),
     Stage(
         tuple(
@@ -58,13 +58,14 @@ TINY = {"machine", "tests", "speed/cifar10", "speed/small at 64", "training"}
 WITH_NEEDS = ("pydantic",)
 ALONE = (
     *("pyro-ppl", "pyro-api", "opt-einsum", "tqdm", "lightning-fabric", "lightning-utilities", "fsspec", "packaging"),
-    *("einops", "safetensors", "typer", "click", "shellingham", "rich", "markdown-it-py", "mdurl", "pygments"),
-    *("pytest", "pluggy", "iniconfig", "hypothesis", "sortedcontainers"),
+    *("einops", "safetensors", "typer", "annotated-doc", "click", "shellingham", "rich", "markdown-it-py", "mdurl"),
+    *("pygments", "pytest", "pluggy", "iniconfig", "hypothesis", "sortedcontainers"),
 )
 # Larger ones, which are expected there: --more NAME takes one along.
 EXPECTED = ("torch", "numpy", "pillow", "scikit-learn", "matplotlib")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
 FACES, SIDE = 4500, 64
+HEADER = 2**16  # more bytes than a pack has besides its images
 
 
 # --- run --------------------------------------------------------------------------------------------------------------
@@ -134,9 +135,9 @@ def play(piece: str, results: Results, options: argparse.Namespace, seconds: flo
     print(f"{piece}, at most {seconds:.0f} s", flush=True)
     command = [sys.executable, str(HERE / "gpu.py"), "piece", str(options.out), piece, "--seconds", f"{seconds:.0f}"]
     command += ["--faces", str(options.faces)] if options.faces else []
-    command += ["--site", str(options.site)] if options.site else []
     command += [f"--{name}" for name in ("tiny", "eager") if getattr(options, name)]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # The packages that were brought fit one another, so they go before those of the machine.
+    path = os.pathsep.join(str(place) for place in (ROOT, options.site, os.environ.get("PYTHONPATH")) if place)
     results.update(piece, results={}, done=False, failed="the script was stopped", seconds=None)
     start = time.monotonic()
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
@@ -164,8 +165,6 @@ def play(piece: str, results: Results, options: argparse.Namespace, seconds: flo
 
 def piece(options: argparse.Namespace) -> int:
     """One piece, in this process."""
-    if options.site:
-        sys.path.append(str(options.site))  # last, so that what the machine has goes first
     import gpu_pieces
 
     results = Results(options.out)
@@ -191,12 +190,13 @@ def prepare(options: argparse.Namespace) -> int:
     download(wheels, WITH_NEEDS, options)
     download(wheels, (*ALONE, *options.more), options, "--no-deps")
     room = int(options.mebibytes * 2**20) - sum(file.stat().st_size for file in wheels.iterdir())
-    number = pack_faces(str(options.faces), pack, min(FACES, room // (3 * SIDE**2) - 100))
+    most = min(FACES, (room - HEADER) // (3 * SIDE**2))
+    if most < 20:
+        print(f"the wheels leave no room for faces in {options.mebibytes:g} MiB", file=sys.stderr)
+        return 1
+    number = pack_faces(str(options.faces), pack, most)
     size = sum(file.stat().st_size for file in (*wheels.iterdir(), pack)) / 2**20
     print(f"{number:,} faces and {len(list(wheels.iterdir()))} wheels in {folder}: {size:.1f} MiB")
-    if size > options.mebibytes:
-        print(f"that is more than {options.mebibytes:g} MiB", file=sys.stderr)
-        return 1
     print(
         f"\nWhere the GPU is, with torch, {', '.join(EXPECTED[1:-1])} and {EXPECTED[-1]}, in the folder of halikit:\n\n"
         f"python -m pip install -q --no-index --no-deps --target {folder}/site {wheels}/*.whl &&\n"
@@ -240,11 +240,11 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     playing = argparse.ArgumentParser(add_help=False)
     playing.add_argument("out", type=Path, help="JSON file of the results")
     playing.add_argument("--faces", type=Path, help="pack of 64×64 images for the training")
-    playing.add_argument("--site", type=Path, help="folder of packages that the machine may lack")
     playing.add_argument("--tiny", action="store_true", help="tiny models on any device")
     playing.add_argument("--eager", action="store_true", help="without compilation")
 
     running = commands.add_parser("run", parents=[playing], help="play the pieces that are missing")
+    running.add_argument("--site", type=Path, help="folder of packages that the machine may lack")
     running.add_argument("--minutes", type=float, default=MINUTES, help="time for all")
     running.add_argument("--only", default="", help="pieces whose names hold this text")
     running.set_defaults(command=run)

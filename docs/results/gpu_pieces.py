@@ -93,7 +93,11 @@ def tests(given: Given) -> None:
     """``tests/test_gpu.py``, each failure as it comes; the piece fails if a test does."""
     import pytest
 
-    os.environ["HALIKIT_GPU_TESTS"] = DEVICE.type
+    os.environ |= {
+        "HALIKIT_GPU_TESTS": DEVICE.type,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # for the deterministic runs, and read once
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
     counts = {"passed": 0, "failed": 0, "skipped": 0}
 
     class Keeper:
