@@ -268,25 +268,7 @@ def test_a_model_moves_between_devices(tmp_path: Path) -> None:
         torch.testing.assert_close(there.reconstruct(x.to(DEVICE)).cpu(), here.reconstruct(x), rtol=1e-3, atol=1e-4)
 
 
-# --- compiled: last, because it takes longest -------------------------------------------------------------------
-
-
-@pytest.mark.skipif(KIND == "cpu" and shutil.which("g++") is None, reason="a CPU's machine code is made by g++")
-@pytest.mark.usefixtures("fixed_noise")
-@pytest.mark.parametrize(
-    ("config", "mode"),
-    [
-        pytest.param(DENSE, "default", id="dense-default"),
-        pytest.param(DENSE, "reduce-overhead", id="dense-CUDA-graphs", marks=only_cuda),
-        pytest.param(CONV, "reduce-overhead", id="conv-CUDA-graphs", marks=only_cuda),
-        pytest.param(CONV, "max-autotune-no-cudagraphs", id="conv-max-autotune", marks=only_cuda),
-    ],
-)
-def test_compiled_steps_are_the_eager_ones(config: Config, mode: str) -> None:
-    """After four steps: a CUDA graph is recorded in the second and played from the third on."""
-    steps = 4 if KIND == "cuda" else 2
-    eager, compiled = trained(config, steps, compile=None), trained(config, steps, compile=mode)
-    assert relative_error(all_weights(compiled), all_weights(eager)) < 1e-3
+# --- compiled: last, because it takes longest -------------------------------------------------------------------------
 
 
 @only_cuda
@@ -303,3 +285,23 @@ def test_compiled_inference_is_the_eager_one() -> None:
     hierarchy, x = trained(DENSE, 0).averaged, images(DENSE, 10)
     plain, compiled = Inference(hierarchy, batch_size=4), Inference(hierarchy, batch_size=4, compile="default")
     torch.testing.assert_close(compiled.reconstruct(x), plain.reconstruct(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(KIND == "cpu" and shutil.which("g++") is None, reason="a CPU's machine code is made by g++")
+@pytest.mark.usefixtures("fixed_noise")
+@pytest.mark.parametrize(
+    ("config", "mode"),
+    [
+        pytest.param(DENSE, "default", id="dense-default"),
+        pytest.param(DENSE, "reduce-overhead", id="dense-CUDA-graphs", marks=only_cuda),
+        pytest.param(CONV, "reduce-overhead", id="conv-CUDA-graphs", marks=only_cuda),
+        pytest.param(CONV, "max-autotune-no-cudagraphs", id="conv-max-autotune", marks=only_cuda),
+    ],
+)
+def test_compiled_steps_are_the_eager_ones(config: Config, mode: str) -> None:
+    """Four steps move all weights alike: a CUDA graph is recorded in the second and played from the third on."""
+    start = all_weights(trained(config, 0))
+    eager, compiled = (all_weights(trained(config, 4, compile=way)) for way in (None, mode))
+    moves = [[b.double() - a.double() for a, b in zip(start, end, strict=True)] for end in (compiled, eager)]
+    # Adam divides by the size of a gradient, which is rounding alone ahead of a batch normalisation.
+    assert relative_error(*moves) < 0.01

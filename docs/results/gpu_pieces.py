@@ -149,7 +149,9 @@ def speed(given: Given, name: str) -> None:
     given.keep("floor", rounded({"seconds": floor, "images per second": config.training.batch_size / floor}))
     x = batch_of(config)
     steps = {"plain loop": plain_loop(config, x, half=False), "plain loop, bf16": plain_loop(config, x, half=True)}
-    steps["halikit, eager"] = step_of(trainer_of(config), x)
+    eager = trainer_of(config)
+    steps["halikit, eager"] = step_of(eager, x)
+    given.keep("passes", eager.method.description)
     trainer, mode = compiled_trainer(given, lambda mode, notify: trainer_of(config, mode, notify), x)
     if mode is not None:
         steps[f"halikit, {mode}"] = step_of(trainer, x)
