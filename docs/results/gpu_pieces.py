@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -29,6 +31,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TESTS = Path(__file__).resolve().parent.parent.parent / "tests" / "test_gpu.py"
 # Modes of compilation, the best first: the next one is tried where one fails. CUDA graphs are for GPUs alone.
 MODES = ("reduce-overhead", "default") if DEVICE.type == "cuda" else ("default",)
+COMPILING = 0.5  # most of a piece's time that compilation may take
 PRESET_BATCH = 100
 GOALS = {"times the plain loop": 8.0, "share of the floor": 0.5, "images per second, cifar10": 60_000.0}
 Step = Callable[[], object]
@@ -206,16 +209,20 @@ def plain_loop(config: Config, x: torch.Tensor, *, half: bool) -> Step:
 def compiled_trainer(
     given: Given, make: Callable[[str | None, Notify], hk.Trainer], x: torch.Tensor
 ) -> tuple[hk.Trainer, str | None]:
-    """A trainer after its first steps, in the first mode of compilation that works; eager where none does."""
+    """A trainer after its first steps, in the first mode of compilation that works; eager where none does in time."""
+    end = time.perf_counter() + COMPILING * given.seconds
     for mode in given.modes:
         start, notices = time.perf_counter(), list[str]()
+        if start >= end:
+            break
         try:
-            trainer = make(mode, notices.append)
-            # All kinds of steps: a penalty that is taken every k-th step has a graph of its own, and a CUDA graph is
-            # recorded in the second step of a kind.
-            for _ in range(2 * trainer.config.game.penalty_every + 1):
-                trainer.step(x)
-            wait()
+            with at_most(end - start):
+                trainer = make(mode, notices.append)
+                # All kinds of steps: a penalty that is taken every k-th step has a graph of its own, and a CUDA graph
+                # is recorded in the second step of a kind.
+                for _ in range(2 * trainer.config.game.penalty_every + 1):
+                    trainer.step(x)
+                wait()
         except Exception as error:
             notices.append(f"{type(error).__name__}: {error}")
         failed = [notice[:600] for notice in notices if "compil" in notice.lower() or "Error" in notice]
@@ -225,6 +232,22 @@ def compiled_trainer(
         given.keep(f"{mode} fails", failed)
     given.keep("compiled", "no: all steps are eager")
     return make(None, print), None
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise a TimeoutError in the context after so many seconds."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not compiled within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def turns(steps: Mapping[str, Step], benchmark: Benchmark, floor: float, rounds: int) -> dict[str, dict[str, float]]:
@@ -284,7 +307,7 @@ def training(given: Given) -> None:
     start = time.perf_counter()
     data, config = faces_of(given)
     given.keep("images", {name: len(part) for name, part in data.parts.items()})
-    x = batch_of(config)
+    x = data.train.batch(torch.arange(config.training.batch_size)).to(DEVICE)
     scores: list[dict[str, Any]] = []
 
     def scored(record: Record) -> None:
@@ -296,7 +319,7 @@ def training(given: Given) -> None:
     def make(mode: str | None, notify: Notify) -> hk.Trainer:
         return trainer_of(config, mode, notify, data=data, on_record=scored)
 
-    # The first steps, on random images, are steps of the training too.
+    # The first steps, on one batch, are steps of the training too.
     trainer, mode = compiled_trainer(given, make, x)
     given.keep("mode", mode or "eager")
     each = seconds(step_of(trainer, x), 2 if given.is_tiny else 40)
