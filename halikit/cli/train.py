@@ -339,7 +339,7 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
     with Progress(narrator, model.config.training.steps) as progress:
         resume = checkpoint.path if checkpoint else False
         trainer = Trainer(model, data, out=path, resume=resume, on_record=progress, on_notice=common.warn)
-        with narrator.status("trying the first steps"):
+        with narrator.status("preparing the first steps"):
             cost = trainer.plan()
         _introduce(narrator.print, model, data, trainer, cost)
         trainer.fit()

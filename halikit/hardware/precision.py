@@ -9,7 +9,7 @@ __all__ = ["bfloat16_units"]
 # The first CUDA architecture whose tensor cores multiply in bfloat16: Ampere.
 _AMPERE = (8, 0)
 # Instructions of CPUs that multiply in bfloat16, the fastest first.
-_INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512"}
+_INSTRUCTIONS = {"amx_bf16": "AMX units", "avx512_bf16": "AVX-512 units"}
 
 
 def bfloat16_units(device: torch.device) -> str | None:
@@ -18,6 +18,6 @@ def bfloat16_units(device: torch.device) -> str | None:
         is_new = torch.version.hip is None and torch.cuda.get_device_capability(device) >= _AMPERE
         return "tensor cores" if is_new else None
     if device.type == "cpu":
-        found = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.11
+        found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.11
         return next((unit for name, unit in _INSTRUCTIONS.items() if found.get(name)), None)
     return None

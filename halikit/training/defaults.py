@@ -46,16 +46,13 @@ def fitting_precision(config: Config, dtype: torch.dtype, device: torch.device) 
     """
     if config.hardware.precision != "auto":
         return Choice(config, "")
-    units = bfloat16_units(device)
     if dtype == torch.float64:
-        found = "64", "the model is in float64"
-    elif config.sums_densities:
-        found = "32", "the evidence bound sums log-densities"
-    elif units:
-        found = "bf16", f"{units} multiply in it"
-    else:
-        found = "32", f"this {device.type.upper()} has no units for bfloat16"
-    return _chosen(config, "precision", *found)
+        return _chosen(config, "precision", "64", "the model is in float64")
+    if config.sums_densities:
+        return _chosen(config, "precision", "32", "the evidence bound sums log-densities")
+    if units := bfloat16_units(device):
+        return _chosen(config, "precision", "bf16", f"{units} multiply in it")
+    return _chosen(config, "precision", "32", f"this {device.type.upper()} has no units for bfloat16")
 
 
 def fitting_mode(config: Config, model: Model, device: torch.device, steps: int) -> Choice:
@@ -71,16 +68,14 @@ def fitting_mode(config: Config, model: Model, device: torch.device, steps: int)
         return Choice(config, "")
     convolves = any(isinstance(layer, _CONVOLUTIONS) for part in model.parts.values() for layer in part.modules())
     if not config.plays or config.hardware.recompute:
-        found = None, "only the game is compiled, without recompute"
-    elif convolves and device.type == "cpu":
-        found = None, "compiled convolutions are no faster on a CPU"
-    elif steps < _WORTH_COMPILING:
-        found = None, f"compiling pays from {_WORTH_COMPILING:,} steps on"
-    elif not has_compiler(device):
-        found = None, "no compiler was found"
-    else:
-        found = "default", f"it pays from {_WORTH_COMPILING:,} steps on"
-    return _chosen(config, "compile", *found)
+        return _chosen(config, "compile", None, "only the game is compiled, without recompute")
+    if convolves and device.type == "cpu":
+        return _chosen(config, "compile", None, "compiled convolutions are no faster on a CPU")
+    if steps < _WORTH_COMPILING:
+        return _chosen(config, "compile", None, f"compiling pays from {_WORTH_COMPILING:,} steps on")
+    if not has_compiler(device):
+        return _chosen(config, "compile", None, "no compiler was found")
+    return _chosen(config, "compile", "default", f"it pays from {_WORTH_COMPILING:,} steps on")
 
 
 def _chosen(config: Config, name: str, value: str | None, reason: str) -> Choice:
