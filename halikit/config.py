@@ -159,6 +159,11 @@ class Config(Section):
         """Whether training is the game of Algorithm 1, with a discriminator."""
         return self.training.method == "adversarial"
 
+    @property
+    def sums_densities(self) -> bool:
+        """Whether a loss sums log-densities over many elements, which needs more digits than bfloat16 has."""
+        return self.training.method == "elbo" or self.game.elbo_weight > 0
+
     def without_effect(self) -> dict[str, str]:
         """The sections that the method does not read."""
         method = self.training.method
@@ -187,9 +192,9 @@ class Config(Section):
             )
         if labels and hardware.accumulate > 1:
             raise ValueError("hardware.accumulate must be 1 with labels: the labelled batch is not divided")
-        if hardware.compile and (not self.plays or hardware.recompute):
+        if hardware.compile not in (None, "auto") and (not self.plays or hardware.recompute):
             raise ValueError("hardware.compile is for the game, without recompute: the compiler decides that by itself")
-        if (method == "elbo" or self.game.elbo_weight) and hardware.precision == "bf16":
+        if self.sums_densities and hardware.precision == "bf16":
             raise ValueError("the evidence bound sums log-densities: it needs precision '32' or '64', not 'bf16'")
         return self
 

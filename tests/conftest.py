@@ -33,6 +33,13 @@ Support = Literal["real", "bits", "unit", "one_hot", "simplex", "index"]
 
 
 @pytest.fixture(autouse=True)
+def _plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers do not depend on the machine that runs the tests: ``auto`` is float32 and eager."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    monkeypatch.setattr("halikit.training.defaults.has_compiler", lambda device: False)
+
+
+@pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test starts from the same random state."""
     torch.manual_seed(0)

@@ -604,7 +604,7 @@ def on_values(step: StepContext) -> Tensor:
 
 @pytest.mark.parametrize(
     ("function", "reason"),
-    [(annealed, "the number of the step is not constant"), (on_values, "this step cannot be compiled")],
+    [(annealed, "the number of the step is not constant"), (on_values, "RuntimeError")],
 )
 def test_a_loss_that_cannot_be_captured_makes_steps_eager(function, reason, monkeypatch):
     graphs = without_machine_code(monkeypatch)
@@ -617,7 +617,7 @@ def test_a_loss_that_cannot_be_captured_makes_steps_eager(function, reason, monk
         outcomes = [trainer.step(batch()) for trainer in trainers]
         assert outcomes[0] == outcomes[1]
     (notice,) = notices
-    assert "steps are not compiled, because an extra loss cannot be" in notice
+    assert "steps are not compiled from here on" in notice
     assert reason in notice
     assert not graphs
     eager, other = map(weights_of, trainers)

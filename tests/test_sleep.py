@@ -971,7 +971,7 @@ def test_a_resumed_run_is_the_undisturbed_one(changes, tmp_path):
         assert any(float(row["sleep_loss"]) > 0 for row in csv.DictReader(file))
 
 
-@pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")
+@pytest.mark.filterwarnings("ignore:this CPU has no units")
 @pytest.mark.parametrize("family", ["dense", "conv"])
 def test_half_precision_trains_by_it(family):
     options = {"model.family": family, "sleep_weights": 1.0, "discriminator.dropout": 0.0, "input_noise": 0.0}

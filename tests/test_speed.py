@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import halikit as hk
-from halikit.algorithm import add_discriminator_gradients, add_generator_gradients, play
+from halikit.algorithm import add_discriminator_gradients, add_generator_gradients, gradient_penalty, play
 from halikit.benchmark.steps import peak_memory, time_steps
 from halikit.benchmark.yardstick import Yardstick, in_stock_parts
 from halikit.config import Config, override
 from halikit.networks.blocks import Convolution, Dropout
+from halikit.objectives import OBJECTIVES
 from halikit.optimisation.optimisers import make_optimiser
 from halikit.training.sleep import sleep_loss
 
@@ -123,13 +124,22 @@ def test_the_optimiser_is_torchs_adam() -> None:
 # --- the yardstick ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gauge", ["variance_preserving", "standardised", None])
-def test_the_yardstick_plays_the_same_game(gauge: str | None) -> None:
+GAMES = {
+    "cross-entropy": {"gauge": "variance_preserving"},
+    "standardised": {"gauge": "standardised"},
+    "no gauge": {"gauge": None, "max_scale": None},
+    "one penalty": {"gradient_penalty": 0.3, "penalty_every": 2},
+    "two penalties": {"objective": "relativistic", "gradient_penalty": 0.3, "penalised_joint": "both"},
+}
+
+
+@pytest.mark.parametrize("changes", GAMES.values(), ids=GAMES)
+def test_the_yardstick_plays_the_same_game(changes: dict[str, object]) -> None:
     """Its steps see the chains' first and second draws; those of Algorithm 1, twice from the same seed, as well."""
-    changes = {"model__gauge": gauge} | ({} if gauge else {"model__max_scale": None})
-    model = built((6,), **changes, **{name.replace(".", "__"): value for name, value in QUIET.items()})
+    model = built((6,), **{name.replace(".", "__"): value for name, value in (changes | QUIET).items()})
     # So slow that the generators' step finds the discriminator where it was.
     model = hk.Model(model.hierarchy, model.discriminator, override(model.config, {"learning_rate": 1e-12}))
+    game = model.config.game.resolved
     yardstick = Yardstick(model, is_careful=True)
     x = torch.randn(16, 6)
     torch.manual_seed(5)
@@ -137,14 +147,31 @@ def test_the_yardstick_plays_the_same_game(gauge: str | None) -> None:
 
     h, d = model.hierarchy.train(), model.discriminator.train()
     torch.manual_seed(5)
-    first = play(h, d, x)
+    first = play(h, d, x, OBJECTIVES[game.objective])
     add_discriminator_gradients(first, d)
-    second = play(h, d, x)
+    if game.gradient_penalty:
+        joints = {"both": [first.encoder_states, first.decoder_states]}.get(
+            game.penalised_joint, [first.encoder_states]
+        )
+        (game.penalty_every * game.gradient_penalty * gradient_penalty(d, *joints) / 2).backward(
+            inputs=list(d.parameters())
+        )
+    second = play(h, d, x, OBJECTIVES[game.objective])
     add_generator_gradients(second, h)
     sleep_loss(h, second.decoder_states, (1.0, 1.0)).backward()
     torch.testing.assert_close(torch.stack(losses), torch.stack([first.discriminator_loss, second.generator_loss]))
     assert relative_error(gradients(yardstick.hierarchy), gradients(h)) < 1e-4
     assert relative_error(gradients(yardstick.games[0]), gradients(d)) < 1e-4
+
+
+def test_the_plain_variant_has_neither_penalty_nor_sleep_phase() -> None:
+    found = []
+    for changes, is_plain in (({"gradient_penalty": 5.0, "objective": "relativistic"}, True), ({}, False)):
+        model = built((6,), **changes, sleep_weights="auto" if is_plain else 0.0)
+        yardstick = Yardstick(model, is_plain=is_plain)
+        torch.manual_seed(5)
+        found.append([*yardstick.step(torch.ones(8, 6)), *yardstick.hierarchy.parameters()])
+    assert relative_error(*found) < 1e-6
 
 
 def test_the_careful_variant_takes_the_same_steps() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import halikit as hk
 from halikit.algorithm import add_discriminator_gradients, add_generator_gradients, play
-from halikit.config import Config, ConfigError, DiscriminatorSettings, ModelSettings, override
+from halikit.config import Config, ConfigError, DiscriminatorSettings, ModelSettings, override, read_toml
 from halikit.data import Prefetched
 from halikit.errors import InputError
 from halikit.networks.blocks import Convolution
@@ -178,19 +179,26 @@ def test_falling_noise_captures_nothing_anew(traced: list[object]) -> None:
 
 
 @pytest.mark.usefixtures("traced")
-def test_a_step_whose_course_depends_on_values_is_refused() -> None:
+def test_a_step_whose_course_depends_on_values_goes_on_eager() -> None:
     class Wavering(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             out = super().forward(x)
             return out if out.sum() > 0 else -out
 
-    x, z = hk.Space("x", (3,)), hk.Space("z", (2,))
-    up, down = hk.GaussianKernel(x, z, Wavering(3, 4)), hk.GaussianKernel(z, x, nn.Linear(2, 6))
-    hierarchy = hk.Hierarchy([hk.Link(up, down)])
-    model = hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=4))
-    trainer = hk.Trainer(model, settings=override(Config(), {"compile": "default", "steps": 2}))
-    with pytest.raises(InputError, match=r"cannot be compiled, set hardware.compile to none"):
-        trainer.step(torch.randn(6, 3))
+    def losses(mode: str | None) -> list[dict[str, Tensor]]:
+        torch.manual_seed(3)
+        x, z = hk.Space("x", (3,)), hk.Space("z", (2,))
+        up, down = hk.GaussianKernel(x, z, Wavering(3, 4)), hk.GaussianKernel(z, x, nn.Linear(2, 6))
+        hierarchy = hk.Hierarchy([hk.Link(up, down)])
+        model = hk.Model(hierarchy, hk.build_discriminator(hierarchy, width=4))
+        settings = override(Config(), {"compile": mode, "steps": 2})
+        trainer = hk.Trainer(model, settings=settings, on_notice=notices.append)
+        return [trainer.step(torch.ones(6, 3)) for _ in range(2)]
+
+    notices: list[str] = []
+    assert losses("default") == losses(None)
+    (notice,) = notices
+    assert "steps are not compiled from here on: RuntimeError" in notice
 
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,8 +208,60 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         raise InvalidCxxCompiler
 
     monkeypatch.setattr(torch._inductor, "compile", compile_)
-    with pytest.raises(InputError, match=r"needs a C\+\+ compiler"):
+    with pytest.warns(UserWarning, match=r"needs a C\+\+ compiler"):
         hk.Trainer(small(compile="default")).step(batch())
+
+
+@pytest.mark.parametrize(
+    ("steps", "has_compiler", "changes", "mode"),
+    [
+        (3000, True, {}, "default"),
+        (2999, True, {}, None),
+        (3000, False, {}, None),
+        (3000, True, {"recompute": True}, None),
+        (3000, True, {"shape": CONV}, None),
+        (10, True, {"compile": "default"}, "default"),
+        (10_000, True, {"compile": None}, None),
+    ],
+)
+def test_steps_are_compiled_where_it_pays(
+    steps: int,
+    has_compiler: bool,
+    changes: dict[str, object],
+    mode: str | None,
+    traced: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("halikit.training.defaults.has_compiler", lambda device: has_compiler)
+
+    class Enough(Exception):
+        pass
+
+    def stop(record: object) -> None:
+        raise Enough
+
+    settings = {"levels": 1, "steps": steps, "log_every": 1, "evaluate_every": steps} | changes
+    data = 2 * torch.rand(40, *settings.get("shape", DENSE)) - 1
+    trainer = hk.Trainer(small(**settings), data, out=tmp_path / "run", on_record=stop)
+    with pytest.raises(Enough):
+        trainer.fit()
+    assert len(traced) == (mode is not None)
+    assert trainer.config.hardware.compile == mode
+    assert bool(trainer.compile_reason) == ("compile" not in changes)
+    # What was chosen stands in the run, and a training that goes on keeps it.
+    assert read_toml(tmp_path / "run" / "config.toml").hardware.compile == mode
+    monkeypatch.setattr("halikit.training.defaults.has_compiler", lambda device: not has_compiler)
+    with warnings.catch_warnings(action="error"):
+        again = hk.Trainer(small(**settings), data, out=tmp_path / "run", resume=True)
+    assert again.config.hardware.compile == mode
+
+
+def test_steps_of_ones_own_are_compiled_on_request_alone(traced: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("halikit.training.defaults.has_compiler", lambda device: True)
+    for compile_, number in (("auto", 0), ("default", 1)):
+        hk.Trainer(small(levels=1, compile=compile_)).step(batch())
+        assert len(traced) == number
 
 
 @pytest.mark.parametrize(
@@ -416,7 +476,7 @@ def test_convolutions_on_a_cpu_give_one_layout_whatever_the_channels(channels: i
     torch.testing.assert_close(given, wanted)
 
 
-@pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")
+@pytest.mark.filterwarnings("ignore:this CPU has no units")
 @pytest.mark.parametrize("options", [{"memory_format": "channels_last"}, {"precision": "bf16"}], ids=["32", "bf16"])
 def test_channels_last_resumes(options: dict[str, object], tmp_path: Path) -> None:
     x = torch.rand(60, *CONV, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -428,7 +488,7 @@ def test_channels_last_resumes(options: dict[str, object], tmp_path: Path) -> No
     assert_same(rest, whole)
 
 
-@pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")
+@pytest.mark.filterwarnings("ignore:this CPU has no units")
 @pytest.mark.parametrize(
     ("shape", "options", "expected"),
     [
@@ -448,7 +508,7 @@ def test_convolutions_in_bfloat16_are_laid_out_by_channels_last(
     assert all(weight.is_contiguous(memory_format=getattr(torch, expected)) for weight in weights)
 
 
-@pytest.mark.filterwarnings("ignore:this CPU has no bfloat16")
+@pytest.mark.filterwarnings("ignore:this CPU has no units")
 @shapes
 def test_half_precision_keeps_losses_ratios_and_the_gauge(shape: tuple[int, ...]) -> None:
     """Under autocast: logits, losses and weights stay in single precision, and gradients point the same way."""

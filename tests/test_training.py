@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 import halikit as hk
-from halikit.config import Config, DiscriminatorSettings, GameSettings, ModelSettings, OptimiserSettings, override
+from halikit.config import (
+    Config,
+    DiscriminatorSettings,
+    GameSettings,
+    ModelSettings,
+    OptimiserSettings,
+    override,
+    read_toml,
+)
 from halikit.discriminator import InputNoise
 from halikit.errors import DivergedError, InputError
 from halikit.optimisation.optimisers import rate_share
@@ -18,6 +26,8 @@ from halikit.runs.record import Record
 from halikit.training.game import noise_scale, players_of
 
 DIGITS = (1, 8, 8)
+# What the evidence bound needs.
+DENSITIES = {"observation_scale": "fitted", "gauge": None, "max_scale": None}
 
 
 def small(levels: int = 2, **changes: object) -> hk.Model:
@@ -261,15 +271,49 @@ def test_a_coupling_discriminator_is_found_and_reported() -> None:
     trainer.fit(2)
 
 
-@pytest.mark.parametrize(("capability", "is_told"), [("AVX2", True), ("AVX512", False)])
-def test_bf16_trains_on_cpu(capability: str, is_told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("instructions", "is_told"), [((), True), (("avx512_bf16",), False)])
+def test_bf16_trains_on_cpu(instructions: tuple[str, ...], is_told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On any CPU, and where it is emulated one is told that it is slow."""
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True))
     notices: list[str] = []
     trainer = hk.Trainer(small(precision="bf16"), "digits", on_notice=notices.append)
     trainer.fit(3)
     assert weights(trainer.model.hierarchy).isfinite().all()
-    assert any("no bfloat16 in hardware" in notice for notice in notices) == is_told
+    assert any("no units for bfloat16" in notice for notice in notices) == is_told
+
+
+@pytest.mark.parametrize(
+    ("instruction", "changes", "expected"),
+    [
+        ("amx_bf16", {}, "bf16"),
+        ("avx512_bf16", {}, "bf16"),
+        ("avx512_f", {}, "32"),
+        ("avx512_bf16", {"precision": "32"}, "32"),
+        ("avx512_bf16", {"training.method": "elbo"} | DENSITIES, "32"),
+        ("avx512_bf16", {"elbo_weight": 0.1} | DENSITIES, "32"),
+    ],
+)
+def test_the_precision_is_that_of_the_hardware(
+    instruction: str, changes: dict[str, object], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instruction: True})
+    trainer = hk.Trainer(small(device="cpu", **changes), "digits", out=tmp_path / "run")
+    assert trainer.config.hardware.precision == trainer.hardware.settings.precision == expected
+    assert bool(trainer.precision_reason) == ("precision" not in changes)
+    trainer.fit(2)
+    # A resumed run keeps what was chosen, on any machine.
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": expected == "32"})
+    config = read_toml(tmp_path / "run" / "config.toml")
+    assert config.hardware.precision == expected
+    again = hk.Trainer(hk.build(config), "digits", on_notice=lambda notice: None)
+    assert again.config.hardware.precision == expected
+
+
+def test_a_model_in_double_precision_trains_in_it() -> None:
+    model = small()
+    for part in model.parts.values():
+        part.double()
+    assert hk.Trainer(model, "digits").config.hardware.precision == "64"
 
 
 def test_one_level_learns_the_mean_of_its_data() -> None:

@@ -21,8 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from halikit.benchmark.yardstick import Yardstick
 from halikit.config import Config, override
 from halikit.errors import ResourceError
+from halikit.hardware.memory import most_memory
 from halikit.hardware.processes import resolve_device
 from halikit.model import Model, build
+from halikit.training.defaults import fitting_mode
 from halikit.training.trainer import Trainer
 from halikit.utils.random import seeded
 
@@ -39,8 +41,10 @@ _COPIED = {"cpu": 2**24, "cuda": 2**28}
 _PASSES = 10
 
 _YARDSTICK = "textbook: chains and discriminator run twice"
+_PLAIN = "textbook, cross-entropy alone: no penalty, no sleep phase"
 _CAREFUL = "textbook, careful: no graph, or no weights, that nobody needs"
-_TWO_PASSES = "one forward, two backward passes"
+_TWO_PASSES = "halikit in float32, eager, two backward passes"
+_SIMPLE = "halikit in float32, eager"
 _HALIKIT = "halikit"
 
 
@@ -92,7 +96,8 @@ class Benchmark:
 
     Attributes:
         batch_size: Number of images in a step.
-        timings: The yardstick, its careful variant, halikit's step with two backward passes, and halikit's step.
+        timings: The yardstick and its variants, halikit's step in float32 and eager with two backward passes and with
+            one, and halikit's step as the config says.
         machine: The machine with each number of threads that occurs in ``timings``.
         bytes: Least number of bytes that halikit's step moves. Tensors saved for the backward pass are written and read
             once; parameters, gradients and Adam's states are moved as often as necessary.
@@ -133,10 +138,11 @@ class _Way:
 
 
 def time_steps(model: Model, *, rounds: int = 10) -> Benchmark:
-    """Time four implementations of a step in turns, on random data with the batch size of the config.
+    """Time implementations of a step in turns, on random data with the batch size of the config.
 
-    They are :class:`~halikit.benchmark.yardstick.Yardstick`, its careful variant, and :meth:`halikit.Trainer.step` with
-    two backward passes and with one. The yardstick runs with torch's default number of threads, and also with that of
+    They are :class:`~halikit.benchmark.yardstick.Yardstick`, its plain and careful variants, and
+    :meth:`halikit.Trainer.step`: in float32 and eager, with two backward passes and with one, and as the config says.
+    The yardstick runs with torch's default number of threads, and also with that of
     the config if they differ. Only halikit's steps average the weights and check that all numbers are finite. The model
     is trained by the steps.
 
@@ -216,7 +222,10 @@ def _timed(model: Model, rounds: int) -> Benchmark:
     ways = _ways(model)
     prepared = {name: way.prepare() for name, way in ways.items()}
     config, device = _config(model), model.hierarchy.prior.device
-    dtype = torch.bfloat16 if config.hardware.precision == "bf16" else torch.float32
+    eager = Trainer(model, settings=override(config, {"hardware.compile": None}))
+    game = config.game.resolved
+    cycle = game.penalty_every if game.gradient_penalty else 1  # steps with and without a penalty, in their proportion
+    dtype = torch.bfloat16 if eager.hardware.settings.precision == "bf16" else torch.float32
     probes = {threads: _probes(device, dtype) for threads in dict.fromkeys(way.threads for way in ways.values())}
     times: dict[str, list[float]] = {name: [] for name in ways}
     measured: dict[int, tuple[list[float], list[float]]] = {threads: ([], []) for threads in probes}
@@ -224,11 +233,13 @@ def _timed(model: Model, rounds: int) -> Benchmark:
         flop, turns = {}, {}
         for name, way in ways.items():
             torch.set_num_threads(way.threads)
-            prepared[name]()  # the first call compiles the step, if compilation is on
-            with FlopCounterMode(display=False) as counter:
+            for _ in range(cycle + 1):  # the first calls compile the steps, if compilation is on
                 prepared[name]()
-            flop[name] = counter.get_total_flops()
-            turns[name] = max(1, min(10, round(_TURN / _seconds(prepared[name], device))))
+            with FlopCounterMode(display=False) as counter:
+                for _ in range(cycle):
+                    prepared[name]()
+            flop[name] = counter.get_total_flops() // cycle
+            turns[name] = cycle * max(1, min(10, round(_TURN / cycle / _seconds(prepared[name], device))))
         for _ in range(rounds):
             for name, way in ways.items():
                 torch.set_num_threads(way.threads)
@@ -243,7 +254,6 @@ def _timed(model: Model, rounds: int) -> Benchmark:
         for threads, (products, copies) in measured.items()
     }
     own = machine[ways[_HALIKIT].threads]
-    eager = Trainer(model, settings=override(config, {"hardware.compile": None}))
     moved = _bytes_moved(model, lambda: eager.step(_batch(model)))
     batch_size = config.training.batch_size
     return Benchmark(
@@ -294,26 +304,33 @@ def _ways(model: Model) -> dict[str, _Way]:
     device = resolve_device(config.hardware.device)
     for part in model.parts.values():
         part.to(device)
+    config = fitting_mode(config, model, device, config.training.steps).config
     x = _batch(model)
     default = torch.get_num_threads()
     threads = config.hardware.threads or default
 
-    def textbook(is_careful: bool = False) -> Callable[[], object]:
+    def textbook(**options: bool) -> Callable[[], object]:
         """A step of the textbook loop."""
-        yardstick = Yardstick(model, is_careful=is_careful)
+        yardstick = Yardstick(model, **options)
         return lambda: yardstick.step(x)
 
-    def halikit(single_pass: bool) -> Callable[[], object]:
+    def halikit(config: Config, *, single_pass: bool = True) -> Callable[[], object]:
         """A step of halikit's trainer."""
-        trainer = Trainer(model)
+        trainer = Trainer(model, settings=config)
         trainer.method.single_pass &= single_pass
         return lambda: trainer.step(x)
 
-    ways = {_YARDSTICK: _Way(default, textbook), _CAREFUL: _Way(default, partial(textbook, is_careful=True))}
+    simple = override(config, {"hardware.compile": None, "hardware.precision": "32"})
+    ways = {
+        _YARDSTICK: _Way(default, textbook),
+        _PLAIN: _Way(default, partial(textbook, is_plain=True)),
+        _CAREFUL: _Way(default, partial(textbook, is_careful=True)),
+    }
     if threads != default:
         ways[f"{_YARDSTICK}, on {threads} thread{'s' * (threads > 1)}"] = _Way(threads, textbook)
-    ways[_TWO_PASSES] = _Way(threads, partial(halikit, single_pass=False))
-    ways[_HALIKIT] = _Way(threads, partial(halikit, single_pass=True))
+    ways[_TWO_PASSES] = _Way(threads, partial(halikit, simple, single_pass=False))
+    ways[_SIMPLE] = _Way(threads, partial(halikit, simple))
+    ways[_HALIKIT] = _Way(threads, partial(halikit, config))
     return ways
 
 
@@ -354,26 +371,14 @@ def _peak(task: str) -> int:
     options = json.loads(task)
     config = Config.parse(options["config"])
     device = resolve_device(config.hardware.device)
-    before = _resident()
+    before = most_memory(device)
     model = build(config)
     way = _ways(model)[options["way"]]
     torch.set_num_threads(way.threads)
     step = way.prepare()
     for _ in range(options["steps"]):
         step()
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident() - before
-
-
-def _resident() -> int:
-    """Peak resident memory of this process so far, in bytes."""
-    import resource
-
-    try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-    except (OSError, StopIteration):  # not Linux
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
+    return most_memory(device) - before
 
 
 def _seconds(step: Callable[[], object], device: torch.device, times: int = 1) -> float:

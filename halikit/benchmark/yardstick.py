@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
+from halikit.config import GameSettings
 from halikit.discriminator import JointDiscriminator
 from halikit.hierarchy import Hierarchy
 from halikit.kernels import DeterministicKernel, GaussianKernel, Kernel
@@ -34,24 +35,26 @@ M = TypeVar("M", bound=nn.Module)
 class Yardstick:
     """The textbook loop on a copy of a model's networks, with torch's own layers and ``torch.optim.Adam``.
 
-    The losses are those of :func:`~halikit.objectives.jensen_shannon` and the sleep phase of the model's config. The
-    loop neither averages weights nor checks that numbers are finite.
+    The loop plays the game of the model's config: its objective, its penalty at samples, its sleep phase and its noise.
+    It neither averages weights nor checks that numbers are finite.
 
     Args:
         model: A model with a discriminator, built from a config.
+        is_plain: Whether to play the plain game of Algorithm 1 instead: cross-entropy, no penalty, no sleep phase.
         is_careful: Whether to avoid unused work: no graph of encoder and decoder in the discriminator step, and no
             gradients of the discriminator in the generator step.
     """
 
-    def __init__(self, model: Model, *, is_careful: bool = False) -> None:
+    def __init__(self, model: Model, *, is_plain: bool = False, is_careful: bool = False) -> None:
         assert model.discriminator is not None and model.config is not None
         config = model.config
         self.hierarchy: Hierarchy = in_stock_parts(model.hierarchy).train()
         joint = [game for game in model.discriminator.games if isinstance(game, JointDiscriminator)]
         self.games: list[JointDiscriminator] = [in_stock_parts(game).train() for game in joint]
         self.noise = config.training.encoder_noise
-        self.sleep_weights, _ = sleep_weights(model.hierarchy, config.game.sleep_weights)
-        self.is_careful = is_careful
+        self.sleep_weights, _ = sleep_weights(model.hierarchy, 0.0 if is_plain else config.game.sleep_weights)
+        self.game = (GameSettings() if is_plain else config.game).resolved
+        self.is_careful, self.steps = is_careful, 0
         self._discriminators = nn.ModuleList(self.games)
         settings = config.optimiser
         self._for_g = torch.optim.Adam(self.hierarchy.parameters(), settings.rate("hierarchy"), settings.betas)
@@ -69,19 +72,22 @@ class Yardstick:
         with torch.no_grad() if self.is_careful else nullcontext():
             q, p = self._encode(x), self._decode(len(x))
         q, p = ({name: state.detach() for name, state in states.items()} for states in (q, p))
-        loss_d = self._loss(q, p, 1.0)
-        loss_d.backward()
+        for state in (*q.values(), *p.values()):
+            state.requires_grad_(self._takes_penalty)
+        loss_d, _ = self._losses(q, p)
+        (loss_d + self._penalty(q, p)).backward()
         self._for_d.step()
 
         self._for_g.zero_grad()
         if self.is_careful:
             self._discriminators.requires_grad_(False)
         q, p = self._encode(x), self._decode(len(x))
-        loss_g = self._loss(q, p, 0.0)
+        _, loss_g = self._losses(q, p)
         (loss_g + self._sleep_loss(p)).backward()
         self._for_g.step()
         if self.is_careful:
             self._discriminators.requires_grad_(True)
+        self.steps += 1
         return loss_d.detach(), loss_g.detach()
 
     def _encode(self, x: Tensor) -> States:
@@ -100,13 +106,38 @@ class Yardstick:
             states[link.down.target.name] = z
         return states
 
-    def _loss(self, q: States, p: States, label: float) -> Tensor:
-        loss = torch.zeros((), device=next(iter(q.values())).device)
+    @property
+    def _takes_penalty(self) -> bool:
+        return bool(self.game.gradient_penalty) and self.steps % self.game.penalty_every == 0
+
+    def _losses(self, q: States, p: States) -> tuple[Tensor, Tensor]:
+        """The losses of both players, as a textbook writes them."""
+        d, g = torch.zeros(2, device=next(iter(q.values())).device)
         for game in self.games:
             s_q, s_p = _logits_of(game, q), _logits_of(game, p)
-            loss = loss + binary_cross_entropy_with_logits(s_q, torch.full_like(s_q, label))
-            loss = loss + binary_cross_entropy_with_logits(s_p, torch.full_like(s_p, 1 - label))
-        return loss
+            if self.game.objective == "relativistic":
+                pairs = [(s_q - s_p, d), (s_p - s_q, g)]
+                d, g = (loss + binary_cross_entropy_with_logits(s, torch.ones_like(s)) for s, loss in pairs)
+                continue
+            one, zero = torch.ones_like(s_q), torch.zeros_like(s_q)
+            d = d + binary_cross_entropy_with_logits(s_q, one) + binary_cross_entropy_with_logits(s_p, zero)
+            g = g + binary_cross_entropy_with_logits(s_q, zero) + binary_cross_entropy_with_logits(s_p, one)
+        return d, g
+
+    def _penalty(self, q: States, p: States) -> Tensor:
+        """The squared norm of the gradient at samples of the joints that the settings name, every k-th step."""
+        cost = torch.zeros((), device=next(iter(q.values())).device)
+        if not self._takes_penalty:
+            return cost
+        joints = {"encoder": [q], "decoder": [p]}.get(self.game.penalised_joint, [q, p])
+        for game in self.games:
+            for states in joints:
+                inputs = [states[space.name] for space in game.spaces]
+                gradients = torch.autograd.grad(_logits_of(game, states).sum(), inputs, create_graph=True)
+                cost = cost + sum(gradient.square().sum() for gradient in gradients) / len(inputs[0])
+        weight = self.game.gradient_penalty
+        assert not isinstance(weight, str)
+        return 0.5 * weight * self.game.penalty_every * cost
 
     def _sleep_loss(self, p: States) -> Tensor:
         """The sleep loss on the decoder's samples. It changes running statistics, as a textbook loop would."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from halikit.model import Model
     from halikit.runs.checkpoints import Checkpoint
     from halikit.runs.record import Record
+    from halikit.training.plan import Plan
     from halikit.training.trainer import Trainer
 
 
@@ -52,7 +53,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME by default.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed for weights, data order and noise.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32 or bf16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, 32, 64 or bf16.")] = None,
     model_size: ModelSize = None,
     labels: Labels = None,
     conditional: Conditional = False,
@@ -338,7 +339,9 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
     with Progress(narrator, model.config.training.steps) as progress:
         resume = checkpoint.path if checkpoint else False
         trainer = Trainer(model, data, out=path, resume=resume, on_record=progress, on_notice=common.warn)
-        _introduce(narrator.print, model, data, trainer)
+        with narrator.status("preparing the first steps"):
+            cost = trainer.plan()
+        _introduce(narrator.print, model, data, trainer, cost)
         trainer.fit()
         last = progress.last
     if not is_first():
@@ -367,7 +370,7 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
     common.report_path(path)
 
 
-def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer) -> None:
+def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer, cost: Plan | None) -> None:
     from halikit.model import describe, size_of
     from halikit.training.sleep import RULE
 
@@ -380,16 +383,38 @@ def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: T
     say(f"encoder  {model.hierarchy.encoder}\ndecoder  {model.hierarchy.decoder}", markup=False)
     if config.model.conditional:
         say(f"context  the {config.model.context_size} {config.model.conditional} of each datum", markup=False)
-    say(f"weights  {sizes}, on {trainer.hardware.device}", markup=False)
+    say(f"weights  {sizes}", markup=False)
     size = f" at size {size_of(model)}" if size_of(model) else ""
     plan = f"{training.steps:,} steps of {training.batch_size}{size}; {trainer.method.description}"
     say(f"plan     {plan}", markup=False)
+    say(f"hardware {_hardware(trainer)}", markup=False)
+    if cost:
+        say(f"costs    {_costs(cost)}", markup=False)
     if trainer.steps:
         say(f"resumes  at step {trainer.steps:,}", markup=False)
     if config.plays and isinstance(weights, tuple):
         listed = " · ".join(f"{space.name} {w:g}" for space, w in zip(spaces[1:], weights, strict=True))
         by_rule = model.config is not None and model.config.game.sleep_weights == "auto"
         say(f"sleep    weights {listed}" + (f": {RULE}" if by_rule else ""), markup=False)
+
+
+def _hardware(trainer: Trainer) -> str:
+    """Where and how the steps run, with the reasons for what ``auto`` chose."""
+    hardware = trainer.config.hardware
+    precision = {"32": "float32", "64": "float64", "bf16": "bfloat16"}[hardware.precision]
+    steps = f"compiled steps ({hardware.compile})" if hardware.compile else "eager steps"
+    why = [f" ({reason})" if reason else "" for reason in (trainer.precision_reason, trainer.compile_reason)]
+    threads = f", threads {hardware.threads}" if hardware.threads and trainer.hardware.device.type == "cpu" else ""
+    return f"{trainer.hardware.device}{threads}; {precision}{why[0]}; {steps}{why[1]}"
+
+
+def _costs(plan: Plan) -> str:
+    """An estimate of time and memory in words."""
+    minutes, seconds = divmod(round(plan.seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    whole = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    compiled = f", after {plan.preparation:.0f} s of preparation" if plan.preparation > 1 else ""
+    return f"{1000 * plan.seconds_per_step:.3g} ms a step: about {whole} and {plan.memory / 2**30:.2g} GiB{compiled}"
 
 
 def _result(last: Record, trainer: Trainer) -> dict[str, Any]:

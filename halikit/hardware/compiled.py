@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from halikit.errors import InputError
 from halikit.utils.random import seeded
 
-__all__ = ["CompiledStep", "NotCompilableError"]
+__all__ = ["CompiledStep", "NotCompilableError", "has_compiler"]
 
 
-class NotCompilableError(InputError):
+class NotCompilableError(RuntimeError):
     """A function cannot be compiled."""
 
 
@@ -55,8 +54,7 @@ class CompiledStep:
         """Run the function on tensors ``(n, ...)``.
 
         Raises:
-            NotCompilableError: If the function cannot be compiled.
-            InputError: If there is no compiler.
+            NotCompilableError: If the function cannot be compiled, or there is no compiler.
         """
         inputs = [*self._parameters.values(), *self._buffers.values(), *batch]
         inputs = [tensor.detach() for tensor in inputs]
@@ -97,13 +95,12 @@ class CompiledStep:
                     compiled: Callable[..., list[Tensor]] = _inductor.compile(graph, list(inputs), options=options)
                     compiled(*inputs)
         except InvalidCxxCompiler:
-            raise InputError("hardware.compile on a CPU needs a C++ compiler, such as g++, and finds none") from None
+            raise NotCompilableError("a CPU needs a C++ compiler, such as g++, and there is none") from None
         except torch.OutOfMemoryError:  # not an error of the compilation; the trainer explains it
             raise
-        except RuntimeError as error:
-            raise NotCompilableError(
-                f"this step cannot be compiled, set hardware.compile to none: {str(error).strip().splitlines()[0]}"
-            ) from error
+        except Exception as error:  # kernels of users may do anything; what is wrong without compilation shows then
+            line = (str(error).strip().splitlines() or [""])[0]
+            raise NotCompilableError(f"{type(error).__name__}: {line[:200]}") from error
         return compiled
 
     def _pure(self, *inputs: Tensor) -> list[Tensor]:
@@ -118,6 +115,21 @@ class CompiledStep:
         self._names = list(scalars)
         gradients = (state[name].grad for name in self._trained)
         return [*gradients, *(state[name] for name in self._buffers), *scalars.values()]
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether there is what compiles for a device: Triton for a GPU, a C++ compiler for a CPU."""
+    if device.type != "cpu":
+        from torch.utils._triton import has_triton
+
+        return bool(has_triton())
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return bool(get_cpp_compiler())
+    except InvalidCxxCompiler:
+        return False
 
 
 class _FunctionModule(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from halikit.errors import InputError
 from halikit.hardware.memory import keep_freed
+from halikit.hardware.precision import bfloat16_units
 from halikit.hardware.processes import Processes
 from halikit.hardware.recompute import recompute_activations
 from halikit.settings import Positive, Section
@@ -24,12 +25,14 @@ class HardwareSettings(Section):
     """Where a training runs and how it uses the machine. Nothing here changes the mathematics."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    precision: Literal["32", "64", "bf16"] = Field(
-        "32", description="32 for float32, 64 for float64, bf16 for autocast to bfloat16"
+    precision: Literal["auto", "32", "64", "bf16"] = Field(
+        "auto",
+        description="32 for float32, 64 for float64, bf16 for autocast to bfloat16; auto: bf16 if the hardware has it",
     )
     threads: Positive | None = Field(None, description="CPU threads of one operation; torch's own default if none")
-    compile: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = Field(
-        None, description="compile the whole step as one graph, in this mode of torch.compile"
+    compile: Literal["auto", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None = Field(
+        "auto",
+        description="compile the whole step as one graph, in this mode of torch.compile; auto: default if it pays",
     )
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto", description="memory layout of feature maps; auto: channels_last for convolutions in bfloat16"
@@ -47,7 +50,7 @@ class Hardware:
     """The processes that train together, the device of this one, and how its steps run.
 
     Args:
-        settings: The settings ``[hardware]``.
+        settings: The settings ``[hardware]``, without ``auto`` for precision and compilation.
         on_notice: Called with each notice; by default it is a Python warning.
 
     Raises:
@@ -66,9 +69,10 @@ class Hardware:
         self.device = self.processes.device
         self.memory_format = torch.contiguous_format
         self.notify = on_notice if self.processes.rank == 0 else _ignore
-        is_old_cpu = self.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("NO AVX", "AVX2")
-        if settings.precision == "bf16" and is_old_cpu:
-            self.notify("this CPU has no bfloat16 in hardware: precision = '32' is many times faster")
+        if settings.precision == "bf16" and not bfloat16_units(self.device):
+            self.notify(
+                f"this {self.device.type.upper()} has no units for bfloat16: precision = '32' may be many times faster"
+            )
         if self.device.type == "cpu":
             keep_freed()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ import torch
 
 from halikit.errors import ResourceError
 
-__all__ = ["device_memory", "explained_shortage", "keep_freed"]
+__all__ = ["device_memory", "explained_shortage", "keep_freed", "most_memory"]
 
 # Parameters of glibc's mallopt, and their values here.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -28,6 +29,20 @@ def device_memory(device: torch.device) -> int:
     gpus = torch.get_device_module(device.type)
     indices = range(gpus.device_count()) if device.index is None else [device.index]
     return min(int(gpus.get_device_properties(index).total_memory) for index in indices)
+
+
+def most_memory(device: torch.device) -> int:
+    """Most memory so far in bytes: that of this process, or what torch has allocated on a GPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):  # not Linux
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
 
 
 @contextmanager

@@ -140,7 +140,6 @@ class GameMethod(Method):
         self._is_examined = False
         if context is not None or not model.takes_context:
             self._examine(context)
-        self._compile_mode = config.hardware.compile
         self._keep_gradients = config.hardware.accumulate > 1
         self._compiled: dict[tuple[Players, float], CompiledStep] = {}
 
@@ -150,6 +149,10 @@ class GameMethod(Method):
         found = {f"extra.{loss.name}": (loss.module, loss.player) for loss in self._extra_losses}
         return {name: (module, player) for name, (module, player) in found.items() if module is not None}
 
+    def kind(self, step: int) -> tuple[Players, float]:
+        """The players that move in a step, and the weight of its penalty."""
+        return players_of(self.settings, step), penalty_weight(self.settings, step)
+
     def add_gradients(
         self, x: Tensor, labels: Tensor | None, step: int, total: int, *, context: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -158,10 +161,10 @@ class GameMethod(Method):
             self._examine(context)
         for noise, first, last, share in self._noises:
             noise.scale = noise_scale(first, last, step, share * total)
-        players, penalty = players_of(self.settings, step), penalty_weight(self.settings, step)
+        players, penalty = self.kind(step)
         losses = [loss for loss in self._extra_losses if _moves(loss.player, players)]
         inside = [loss for loss in losses if loss.samples != "unused"]
-        outcome = self._compiled_play(players, penalty, inside, x, labels, context) if self._compile_mode else None
+        outcome = self._compiled_play(players, penalty, inside, x, labels, context) if self.compile_mode else None
         if outcome is None:
             outcome = self._play(players, penalty, inside, step, x, labels, context)
         of_step = StepContext({}, {}, self._hierarchy, self._discriminator, labels, step, context)
@@ -223,23 +226,21 @@ class GameMethod(Method):
         labels: Tensor | None,
         context: Tensor | None,
     ) -> dict[str, Tensor] | None:
-        """:meth:`_play` as one graph for each kind of step, or ``None`` if an extra loss cannot be compiled."""
-        assert self._compile_mode
+        """:meth:`_play` as one graph for each kind of step, or ``None`` if it cannot be compiled."""
+        assert self.compile_mode
         beside = {name: t for name, t in (("labels", labels), ("context", context)) if t is not None}
         if (players, penalty) not in self._compiled:
             self._compiled[players, penalty] = CompiledStep(
                 partial(_with_names, partial(self._play, players, penalty, losses, None), tuple(beside)),
                 [self._hierarchy, self._discriminator, *modules_of(losses)],
-                mode=self._compile_mode,
+                mode=self.compile_mode,
                 keep_gradients=self._keep_gradients,
             )
         try:
             return self._compiled[players, penalty](x, *beside.values())
         except NotCompilableError as error:
-            if all(loss.name == "sleep_loss" for loss in losses):
-                raise
-            self._compile_mode = None
-            self._notify(f"steps are not compiled, because an extra loss cannot be: {error}")
+            self.compile_mode = None
+            self._notify(f"steps are not compiled from here on: {error}")
             return None
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:

@@ -19,12 +19,15 @@ class Method(ABC):
         columns: Names of all losses that :meth:`add_gradients` can return.
         single_pass: Whether one backward pass serves both players.
         description: What a step is, in words.
+        compile_mode: Mode of ``torch.compile`` for the step as one graph, if the method can be compiled; the trainer
+            sets it.
         trains_decoder: Whether the decoder is trained, so that reconstructions and samples mean something.
     """
 
     columns: tuple[str, ...]
     single_pass = False
     description: str
+    compile_mode: str | None = None
     trains_decoder = True
 
     @abstractmethod
@@ -48,6 +51,10 @@ class Method(ABC):
     def extra_modules(self) -> dict[str, tuple[nn.Module, str]]:
         """Modules beside the model's that are trained or have a state: each by name, with the player it belongs to."""
         return {}
+
+    def kind(self, step: int) -> object:
+        """What tells steps of different cost apart, for a step counted from 0."""
+        return None
 
     def measure(self, averaged: Hierarchy, part: Split) -> dict[str, float]:
         """Numbers on held-out data for the record, by name, beside the errors.

@@ -14,7 +14,7 @@ from halikit.runs.lock import locked
 from halikit.runs.run import Run
 from halikit.runs.writer import RunWriter
 from halikit.training.meter import Meter
-from halikit.training.resume import check_same_model, notices, surroundings
+from halikit.training.resume import adopted, check_same_model, notices, surroundings
 from halikit.training.snapshot import Snapshot
 from halikit.training.stepper import Stepper
 
@@ -38,6 +38,7 @@ class Persistence:
     Attributes:
         run: The run directory; ``None`` where nothing is written.
         writer: Writes its files, in rank 0.
+        snapshot: The state of the training.
     """
 
     def __init__(self, out: str | Path | None, stepper: Stepper, meter: Meter, *, resumes: bool) -> None:
@@ -54,13 +55,13 @@ class Persistence:
             self.writer = RunWriter(self.run, self._model, extra=meter.columns, keep=keep, resumes=resumes)
         extra = {name: module for name, (module, _) in stepper.method.extra_modules.items()}
         modules = self._model.parts | {"averaged": self._averaged} | extra
-        self._snapshot = Snapshot(modules, frozenset(extra), stepper.optimisers, stepper.guard, meter)
+        self.snapshot = Snapshot(modules, frozenset(extra), stepper.optimisers, stepper.guard, meter)
 
     def writing(self, config: Config) -> AbstractContextManager[None]:
         """Hold the run directory for a training that goes on from here; a new one begins with a checkpoint."""
         if self.writer is None:
             return nullcontext()
-        return self.writer.writing(config, self._stepper.steps, self._snapshot.size)
+        return self.writer.writing(config, self._stepper.steps, self.snapshot.size)
 
     def save_first(self, config: Config) -> None:
         """Write a checkpoint where there is none yet, so that any kill can be resumed."""
@@ -90,15 +91,18 @@ class Persistence:
 
     def average_statistics(self) -> None:
         """Average running statistics over all processes, before they are used or saved."""
-        modules = self._snapshot.modules.values()
+        modules = self.snapshot.modules.values()
         self._hardware.processes.average(b for module in modules for b in module.buffers() if b.is_floating_point())
 
-    def resume(self, which: bool | int | str | Path, config: Config) -> None:
+    def resume(self, which: bool | int | str | Path, config: Config) -> Config:
         """Restore a checkpoint, and say what has changed since.
 
         Args:
             which: ``True`` for the newest good checkpoint, a step, or the path of a checkpoint.
             config: The settings to go on with.
+
+        Returns:
+            The settings, with ``auto`` replaced by what it stood for before.
 
         Raises:
             InputError: If there is no such checkpoint, or it is of another architecture.
@@ -111,8 +115,10 @@ class Persistence:
                 check_same_model(before, config)
             self._restore(checkpoint)
         self._hardware.processes.wait()
+        config = adopted(before, config)
         for notice in notices(checkpoint.facts, before, config, self._surroundings()):
             self._hardware.notify(notice)
+        return config
 
     def go_back(self, counts: Counts) -> None:
         """Return to the newest checkpoint at half the rates; the second time ends the training.
@@ -154,11 +160,11 @@ class Persistence:
             stepper = self._stepper
             score = self._score[1] if self._score and self._score[0] == stepper.steps else None
             self.writer.checkpoint(
-                self._snapshot.take(stepper.steps, config, self._surroundings(), stepper.rate_share, score)
+                self.snapshot.take(stepper.steps, config, self._surroundings(), stepper.rate_share, score)
             )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        facts = self._snapshot.restore(checkpoint, self._hardware.device)
+        facts = self.snapshot.restore(checkpoint, self._hardware.device)
         self._stepper.steps, self._stepper.rate_share = checkpoint.step, facts["rate_share"]
 
     def _surroundings(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 from halikit.config import Config, differences
 from halikit.errors import InputError
 
-__all__ = ["check_same_model", "notices", "surroundings"]
+__all__ = ["adopted", "check_same_model", "notices", "surroundings"]
 
 # Settings of the discriminator that may change, because all weights keep their shapes.
 _FREE = {"discriminator.input_noise", "discriminator.dropout"}
@@ -36,6 +36,14 @@ def surroundings(device: torch.device, processes: int) -> dict[str, str]:
         "torch": torch.__version__,
         "machine": platform.machine(),
     }
+
+
+def adopted(before: Config, after: Config) -> Config:
+    """The settings to go on with: compiled steps if ``auto`` chose them before, else eager ones."""
+    if after.hardware.compile != "auto":
+        return after
+    hardware = after.hardware.model_copy(update={"compile": before.hardware.compile})
+    return after.model_copy(update={"hardware": hardware})
 
 
 def check_same_model(before: Config, after: Config) -> None:

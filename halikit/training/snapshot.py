@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from halikit.config import Config
@@ -64,10 +66,7 @@ class Snapshot:
             "config": config.model_dump(mode="json"),
             "surroundings": dict(surroundings),
         }
-        tensors = named_tensors(self.modules)
-        for name, optimiser in self.optimisers.items():
-            tensors |= optimiser_tensors(optimiser, self.modules[name], f"optimiser.{name}")
-        return State(tensors | {"skipped": self.guard.counts, "unread": self.meter.unread()}, facts, score)
+        return State(self._tensors() | {"unread": self.meter.unread()}, facts, score)
 
     def restore(self, checkpoint: Checkpoint, device: torch.device) -> Mapping[str, Any]:
         """Bring the training into the state of a checkpoint.
@@ -79,14 +78,36 @@ class Snapshot:
             InputError: If the checkpoint does not fit the model.
         """
         path, tensors, facts = checkpoint.path, checkpoint.tensors(), checkpoint.facts
+        try:
+            self._fill(path, tensors)
+            self.meter.restore(tensors["unread"].to(device), facts["columns"], facts["seconds"])
+        except (KeyError, IndexError, RuntimeError, TypeError) as error:
+            raise CheckpointError(f"{path} does not fit the model: {error}") from None
+        return facts
+
+    @contextmanager
+    def undone(self) -> Iterator[int]:
+        """Put back at the end whatever steps change within the context, except the meter and the number of steps.
+
+        Yields:
+            Bytes of the copy that is kept meanwhile, in the memory of the host.
+        """
+        saved = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors().items()}
+        try:
+            yield sum(tensor.nbytes for tensor in saved.values())
+        finally:
+            self._fill(Path("memory"), saved)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = named_tensors(self.modules)
+        for name, optimiser in self.optimisers.items():
+            tensors |= optimiser_tensors(optimiser, self.modules[name], f"optimiser.{name}")
+        return tensors | {"skipped": self.guard.counts}
+
+    def _fill(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
         for name, module in self.modules.items():
             if name not in self.optional or any(key.startswith(f"{name}.") for key in tensors):
                 fill(path, module, tensors, name)
         for name, optimiser in self.optimisers.items():
             fill_optimiser(path, optimiser, self.modules[name], tensors, f"optimiser.{name}")
-        try:
-            self.guard.counts.copy_(tensors["skipped"])
-            self.meter.restore(tensors["unread"].to(device), facts["columns"], facts["seconds"])
-        except (KeyError, IndexError, RuntimeError, TypeError) as error:
-            raise CheckpointError(f"{path} does not fit the model: {error}") from None
-        return facts
+        self.guard.counts.copy_(tensors["skipped"])

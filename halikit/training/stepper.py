@@ -72,7 +72,7 @@ class Stepper:
             for group in optimiser.param_groups:
                 group["lr"] = self._rates[name] * share
             optimiser.zero_grad()
-        if self.settings.hardware.compile:
+        if self.method.compile_mode:
             # CUDA graphs may now write over the memory of earlier steps: nobody reads it again.
             torch.compiler.cudagraph_mark_step_begin()
         self.guard.before_step()

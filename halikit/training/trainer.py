@@ -16,19 +16,23 @@ from halikit.config import Config, DataSettings
 from halikit.errors import InputError
 from halikit.hardware.hardware import Hardware
 from halikit.hardware.memory import explained_shortage
+from halikit.hardware.processes import resolve_device
 from halikit.model import Model
 from halikit.objectives import Objective
 from halikit.optimisation.ema import Averager
 from halikit.runs.record import Record
 from halikit.runs.run import Run
+from halikit.runs.writer import RunWriter
 from halikit.training.alarms import Alarms
 from halikit.training.batches import Batches
+from halikit.training.defaults import fitting_mode, fitting_precision
 from halikit.training.evaluation import Evaluation
 from halikit.training.extra_losses import ExtraLoss, modules_of
 from halikit.training.game import resolve_game
 from halikit.training.meter import Meter
 from halikit.training.methods import make_method
 from halikit.training.persistence import Persistence
+from halikit.training.plan import Plan, rehearse
 from halikit.training.signals import Signals
 from halikit.training.sleep import resolve_sleep_weights
 from halikit.training.stepper import Stepper
@@ -64,6 +68,8 @@ class Trainer:
         model: The model.
         averaged: The hierarchy with averaged weights, in evaluation mode.
         hardware: Device, precision and processes.
+        precision_reason: Why ``auto`` chose this precision; empty where the settings name one.
+        compile_reason: Why ``auto`` chose compiled or eager steps, once steps are planned.
         method: What a step is; ``method.description`` says it in words.
         data: The data set, on the device where the model trains.
     """
@@ -84,6 +90,8 @@ class Trainer:
     ) -> None:
         config = settings or model.config or Config()
         self.model, self._on_record = model, on_record
+        device = resolve_device(config.hardware.device)
+        config, self.precision_reason = fitting_precision(config, model.hierarchy.prior.dtype, device)
         self.hardware = Hardware(config.hardware, on_notice)
         config = resolve_game(config, objective)
         read = partial(datasets.as_data_set, size=config.data.size, strict=config.data.strict, kind=config.data.kind)
@@ -104,12 +112,17 @@ class Trainer:
             *(model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses, objective),
             context=context,
         )
+        self.compile_reason = ""
         self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware)
         self._meter = Meter(self.method.columns)
         self._alarms = Alarms(self.hardware.notify)
         self._persistence = Persistence(out, self._stepper, self._meter, resumes=resume is not False)
         if resume is not False:
-            self._persistence.resume(resume, self.config)
+            hardware = self._persistence.resume(resume, self.config).hardware
+            self._settings = self._settings.model_copy(update={"hardware": hardware})
+        # Nobody knows how many steps of your own will come, so `auto` compiles none.
+        mode = self._settings.hardware.compile
+        self.method.compile_mode = None if mode == "auto" else mode
 
     @property
     def run(self) -> Run | None:
@@ -167,10 +180,7 @@ class Trainer:
             DivergedError: If losses or gradients stay without finite values, also after a return to a checkpoint.
             ResourceError: If disk or memory do not suffice.
         """
-        if self._batches is None:
-            raise InputError("this trainer has no data: give it some, or play batches of your own with step(batch)")
-        planned = self._settings.training.steps
-        self._stepper.total = max(planned, self.steps) if steps is None else self.steps + steps
+        batches = self._prepare(steps)
         with ExitStack() as stack:
             stack.enter_context(self.hardware.threads())
             stack.enter_context(explained_shortage(self.hardware.device, self._settings.training.batch_size))
@@ -179,9 +189,39 @@ class Trainer:
             self._persistence.save_first(self.config)
             signals = stack.enter_context(Signals(are_wanted=self.run is not None))
             while self.steps < self._stepper.total:
-                self._play(self._batches, signals)
+                self._play(batches, signals)
         self.method.finish()
         return self.model
+
+    def plan(self, steps: int | None = None) -> Plan | None:
+        """Estimate what :meth:`fit` will cost: a few steps and an evaluation are played and taken back.
+
+        Args:
+            steps: How many more steps; by default what is left of the settings' steps.
+
+        Returns:
+            The estimate; ``None`` if the steps are too few to be worth it.
+
+        Raises:
+            InputError: If there are no data.
+            ResourceError: If memory does not suffice.
+        """
+        batches = self._prepare(steps)
+        total, every = self._stepper.total, self._settings.record.evaluate_every
+        evaluation = self._evaluation(Alarms(lambda _: None), None)
+        with (
+            self.hardware.threads(),
+            explained_shortage(self.hardware.device, self._settings.training.batch_size),
+            self.hardware.processes.explained_silence(),
+            batches.starting_at(self.steps) as prepared,
+        ):
+            return rehearse(
+                self._stepper,
+                self._persistence.snapshot,
+                prepared,
+                partial(evaluation, self.steps, is_last=False),
+                -(-total // every) - self.steps // every,
+            )
 
     def save(self) -> None:
         """Write a checkpoint of the steps so far into the run directory.
@@ -191,6 +231,17 @@ class Trainer:
             InputError: If there is no run directory, or it cannot be written to.
         """
         self._persistence.save(self.config)
+
+    def _prepare(self, steps: int | None) -> Batches:
+        """Set the last step, and with it whether steps are compiled; the batches to play."""
+        if self._batches is None:
+            raise InputError("this trainer has no data: give it some, or play batches of your own with step(batch)")
+        planned = self._settings.training.steps
+        self._stepper.total = max(planned, self.steps) if steps is None else self.steps + steps
+        chosen = fitting_mode(self._settings, self.model, self.hardware.device, self._stepper.total - self.steps)
+        self._settings, self.compile_reason = chosen
+        self.method.compile_mode = self._settings.hardware.compile
+        return self._batches
 
     def _play(self, batches: Batches, signals: Signals) -> None:
         """Play up to the last step, or until a return to a checkpoint needs other batches."""
@@ -242,21 +293,24 @@ class Trainer:
 
     def _evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Measure held-out data and the decoder's samples, and save the model."""
+        evaluation = self._evaluation(self._alarms, self._persistence.writer)
+        measured, per_level, score = evaluation(self.steps, is_last=self.steps == self._stepper.total)
+        self._persistence.score(score)
+        self._persistence.save_model(self.config)
+        return measured, per_level
+
+    def _evaluation(self, alarms: Alarms, writer: RunWriter | None) -> Evaluation:
         assert self.data is not None
-        evaluation = Evaluation(
+        return Evaluation(
             self.method,
             self.averaged,
             self.model.discriminator,
             self.data,
             self._context,
             self._settings.training.seed,
-            self._alarms,
-            self._persistence.writer,
+            alarms,
+            writer,
         )
-        measured, per_level, score = evaluation(self.steps, is_last=self.steps == self._stepper.total)
-        self._persistence.score(score)
-        self._persistence.save_model(self.config)
-        return measured, per_level
 
     def _make_batches(self, augmentation: datasets.Augmentation) -> Batches | None:
         if self.data is None:

@@ -1,0 +1,85 @@
+"""What a training will cost: a few of its steps and an evaluation, played and taken back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from halikit.hardware.memory import most_memory
+from halikit.training.batches import Batch
+from halikit.training.snapshot import Snapshot
+from halikit.training.stepper import Stepper
+
+__all__ = ["Plan", "rehearse"]
+
+# Kinds of steps are looked for among so many: with a penalty, for example, and without.
+_SEARCHED = 256
+# Steps of each kind that are timed, after one that prepares memory and compiles.
+_TIMED = 3
+# A rehearsal is worth at most this share of the steps.
+_WORTH = 1 / 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the steps to come will cost; estimates from a rehearsal.
+
+    Attributes:
+        seconds_per_step: Mean time of a step over its kinds, data included.
+        seconds: Time to the last step, evaluations included and compilation left out.
+        preparation: Time of the first step of each kind beyond the others; most of it is compilation.
+        memory: Peak memory in bytes: that of the process, or what torch allocates on a GPU.
+    """
+
+    seconds_per_step: float
+    seconds: float
+    preparation: float
+    memory: int
+
+
+def rehearse(
+    stepper: Stepper, snapshot: Snapshot, batches: Iterator[Batch], evaluate: Callable[[], object], evaluations: int
+) -> Plan | None:
+    """Play a few steps of each kind and an evaluation, and take them back.
+
+    Args:
+        stepper: The training so far.
+        snapshot: Its state.
+        batches: Batches of training data.
+        evaluate: An evaluation that writes nothing.
+        evaluations: Number of evaluations to come.
+
+    Returns:
+        What the steps to come will cost; ``None`` if they are too few to be worth a rehearsal.
+    """
+    first, left = stepper.steps, stepper.total - stepper.steps
+    kinds = [stepper.method.kind(step) for step in range(first, first + min(left, _SEARCHED))]
+    if (1 + _TIMED) * len(set(kinds)) > _WORTH * left:
+        return None
+    device = stepper.hardware.device
+    mean = preparation = 0.0
+    with snapshot.undone() as saved:
+        for kind in dict.fromkeys(kinds):
+            times = []
+            for _ in range(1 + _TIMED):
+                stepper.steps = first + kinds.index(kind)
+                times.append(_seconds(lambda: stepper.step(*next(batches)), device))
+            usual = median(times[1:])
+            mean += usual * kinds.count(kind) / len(kinds)
+            preparation += max(0.0, times[0] - usual)
+        stepper.steps = first
+        evaluation = _seconds(evaluate, device)
+        memory = most_memory(device) - (saved if device.type == "cpu" else 0)
+    return Plan(mean, left * mean + evaluations * evaluation, preparation, memory)
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
