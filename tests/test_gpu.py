@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.skipif(KIND == "cuda" and not HAS_CUDA, reason="these tests need a GPU, or HALIKIT_GPU_TESTS=cpu"),
     pytest.mark.filterwarnings(r"ignore:.*torch\.jit:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
-    pytest.mark.filterwarnings("ignore:this CPU has no bfloat16"),
+    pytest.mark.filterwarnings("ignore:this CPU has no"),
     pytest.mark.usefixtures("exact_products"),
 ]
 only_cuda = pytest.mark.skipif(KIND != "cuda", reason="CUDA alone has it")

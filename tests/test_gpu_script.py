@@ -17,6 +17,8 @@ import pytest
 
 import halikit as hk
 
+pytestmark = pytest.mark.filterwarnings("ignore:this CPU has no units for bfloat16")
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "results"
 
