@@ -236,13 +236,13 @@ def compiled_trainer(
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raise a TimeoutError in the context after so many seconds."""
+    """Raise a TimeoutError in the context after so many seconds, and again if something has ignored it."""
 
     def stop(*_: object) -> None:
         raise TimeoutError(f"not compiled within {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5.0)
     try:
         yield
     finally:
