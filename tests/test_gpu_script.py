@@ -75,6 +75,7 @@ def test_names_of_models(pieces: ModuleType, name: str, shape: tuple[int, ...], 
 
 @pytest.mark.filterwarnings(r"ignore:.*torch\.jit:DeprecationWarning")  # torch's own compiler
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a time limit met by a finalizer
 @pytest.mark.parametrize("fault", ["fails", "takes too long"])
 def test_without_compilation_the_steps_go_on_eager(
     pieces: ModuleType, monkeypatch: pytest.MonkeyPatch, fault: str
