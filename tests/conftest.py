@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,11 +32,13 @@ hypothesis.settings.load_profile("halikit")
 Support = Literal["real", "bits", "unit", "one_hot", "simplex", "index"]
 
 
-@pytest.fixture(autouse=True)
-def _plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _plain_machine() -> Iterator[None]:
     """Numbers do not depend on the machine that runs the tests: ``auto`` is float32 and eager."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-    monkeypatch.setattr("halikit.training.defaults.has_compiler", lambda device: False)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+        patched.setattr("halikit.training.defaults.has_compiler", lambda device: False)
+        yield
 
 
 @pytest.fixture(autouse=True)

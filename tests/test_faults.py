@@ -237,7 +237,7 @@ def test_a_read_only_disk_is_refused_before_training(tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_directory(tmp_path: Path) -> None:
-    first = halikit("train", *TINY, "--steps", "100000", cwd=tmp_path)
+    first = halikit("train", *TINY, "--steps", "100000", "--set", "compile=none", cwd=tmp_path)
     until(lambda: steps_of(tmp_path / "run"))
     for option, message in (([], "already holds a run"), (["--resume"], "another training is writing to run")):
         second = halikit("train", *TINY, *option, cwd=tmp_path)

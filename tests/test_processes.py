@@ -371,7 +371,10 @@ def shell(*arguments: str) -> Callable[[int], None]:
 
 
 LONG = ["train", "--levels", "1", "--batch-size", "16", "--out", "run", "--steps", "100000"]
-LONG += [f"--set={name}" for name in ("hidden=8", "width=8", "checkpoint_every=20", "timeout=30")]
+LONG += [
+    f"--set={name}"
+    for name in ("hidden=8", "width=8", "checkpoint_every=20", "timeout=30", "compile=none", "precision=32")
+]
 MORE = ["train", "--resume", "--out", "run", "--steps"]
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from halikit.errors import InputError
@@ -44,6 +44,12 @@ class HardwareSettings(Section):
     )
     sync_batch_norm: bool = Field(False, description="batch statistics over all processes (GPUs only)")
     timeout: Annotated[float, Field(gt=0)] = Field(300.0, description="seconds to wait for another process")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _precision_in_words(cls, value: object) -> object:
+        """``--set precision=32`` gives a number."""
+        return str(value) if type(value) is int else value
 
 
 class Hardware:
