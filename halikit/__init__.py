@@ -42,7 +42,10 @@ if TYPE_CHECKING:
     from halikit.networks.ladder import ladder as ladder
     from halikit.networks.noisy import noisy_network as noisy_network
     from halikit.runs.hub import from_pretrained as from_pretrained
+    from halikit.runs.loggers import TrackerLogger as TrackerLogger
     from halikit.spaces import Space as Space
+    from halikit.training.callbacks import Callback as Callback
+    from halikit.training.callbacks import EarlyStopping as EarlyStopping
     from halikit.training.extra_losses import ExtraLoss as ExtraLoss
     from halikit.training.trainer import Trainer as Trainer
 
@@ -71,7 +74,9 @@ _HOMES = {
     "halikit.networks.ladder": ["ladder"],
     "halikit.networks.noisy": ["noisy_network"],
     "halikit.runs.hub": ["from_pretrained"],
+    "halikit.runs.loggers": ["TrackerLogger"],
     "halikit.spaces": ["Space"],
+    "halikit.training.callbacks": ["Callback", "EarlyStopping"],
     "halikit.training.extra_losses": ["ExtraLoss"],
     "halikit.training.trainer": ["Trainer"],
 }

@@ -20,6 +20,8 @@ _IDLE = {
     "preset",
     "record.keep_checkpoints",
     "record.checkpoint_every",
+    "record.best_by",
+    "record.loggers",
     "hardware.device",
     "hardware.threads",
     "hardware.prefetch",

@@ -46,9 +46,7 @@ class Snapshot:
         trained = sum(p.nbytes for name in self.optimisers for p in self.modules[name].parameters() if p.requires_grad)
         return 2 * trained + sum(tensor.nbytes for tensor in named_tensors(self.modules).values())
 
-    def take(
-        self, step: int, config: Config, surroundings: Mapping[str, str], rate_share: float, score: float | None
-    ) -> State:
+    def take(self, step: int, config: Config, surroundings: Mapping[str, str], rate_share: float) -> State:
         """The state after a step.
 
         Args:
@@ -56,7 +54,6 @@ class Snapshot:
             config: The settings.
             surroundings: What must be the same for identical results; see :func:`halikit.training.resume.surroundings`.
             rate_share: Share of the learning rates; lower once training had to go back to a checkpoint.
-            score: What the best checkpoint is chosen by, if this step was evaluated.
         """
         facts = {
             "step": step,
@@ -66,7 +63,7 @@ class Snapshot:
             "config": config.model_dump(mode="json"),
             "surroundings": dict(surroundings),
         }
-        return State(self._tensors() | {"unread": self.meter.unread()}, facts, score)
+        return State(self._tensors() | {"unread": self.meter.unread()}, facts)
 
     def restore(self, checkpoint: Checkpoint, device: torch.device) -> Mapping[str, Any]:
         """Bring the training into the state of a checkpoint.
