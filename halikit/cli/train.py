@@ -37,6 +37,14 @@ Conditional = Annotated[
 Baseline = Annotated[
     str | None, typer.Option(help="Train a baseline with the same networks and budget: ali, vae or hvae.")
 ]
+Logger = Annotated[
+    str | None,
+    typer.Option(
+        help="Where metrics and pictures go: csv, tensorboard, wandb, trackio, separated by commas. metrics.csv is "
+        "always written.",
+        show_default="csv,tensorboard",
+    ),
+]
 ResumeFrom = Annotated[
     str | None, typer.Option(metavar="STEP|PATH", help="Continue from this checkpoint.", show_default=False)
 ]
@@ -58,6 +66,7 @@ def train(
     labels: Labels = None,
     conditional: Conditional = False,
     baseline: Baseline = None,
+    logger: Logger = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.", show_default=False)] = None,
     assignments: common.Assignments = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's newest valid checkpoint.")] = False,
@@ -93,6 +102,7 @@ def train(
         "hardware.device": device,
         "hardware.precision": precision,
         "labels.number": labels,
+        "record.loggers": None if logger is None else tuple(logger.split(",")),
     }
     chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
     checkpoint = None
@@ -362,9 +372,11 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
     if as_json:
         common.print_json(result)
         return
+    if trainer.stopped:
+        console.print(f"stopped at step {trainer.steps:,}: {trainer.stopped}", markup=False)
     for line in lines:
         console.print(line)
-    if are_written():
+    if are_written() and "tensorboard" in trainer.config.record.loggers:
         narrator.print(f"curves   tensorboard --logdir {path}", style="dim", markup=False)
     narrator.print(f"open {path / 'report.html'}; then: halikit reconstruct {path}", style="dim", markup=False)
     common.report_path(path)

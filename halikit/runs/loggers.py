@@ -7,6 +7,7 @@ The interface is that of Lightning's loggers: ``log_metrics(metrics, step)`` is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -51,7 +52,8 @@ class Loggers:
         self.rewind(step)
         for logger in self._loggers:
             if hasattr(logger, "log_hyperparams"):
-                logger.log_hyperparams(flattened(config))
+                with suppress(NotImplementedError):  # the CSV logger of Fabric has the method, and only raises
+                    logger.log_hyperparams(flattened(config))
 
     def rewind(self, step: int) -> None:
         """Take back what was logged after a step, where a logger has ``rewind(step)``."""

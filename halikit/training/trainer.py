@@ -360,6 +360,9 @@ class Trainer:
         record = self._settings.record
         for place in ("best_by", "stop_metric"):
             check_metric(getattr(record, place), f"record.{place}", self._settings, self.model, self.method)
+        for callback in callbacks:
+            if isinstance(callback, EarlyStopping):
+                check_metric(callback.metric, "EarlyStopping(metric)", self._settings, self.model, self.method)
         is_first = self.hardware.processes.rank == 0
         if loggers is None:
             loggers = named_loggers(record.loggers, Run(out)) if out is not None and is_first else ()
