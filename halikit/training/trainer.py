@@ -25,6 +25,7 @@ from halikit.runs.record import Record, metric_of, prefers_higher
 from halikit.runs.run import Run
 from halikit.training.alarms import Alarms
 from halikit.training.batches import Batches
+from halikit.training.budget import steps_within
 from halikit.training.callbacks import Audience, Callback, EarlyStopping
 from halikit.training.defaults import fitting_mode, fitting_precision
 from halikit.training.evaluation import Evaluation
@@ -34,7 +35,7 @@ from halikit.training.meter import Meter
 from halikit.training.methods import make_method
 from halikit.training.metrics import check_metric, latents_of
 from halikit.training.persistence import Persistence
-from halikit.training.plan import Plan, rehearse
+from halikit.training.plan import Plan, is_worth_a_rehearsal, rehearse
 from halikit.training.signals import Signals
 from halikit.training.sleep import resolve_sleep_weights
 from halikit.training.stepper import Stepper
@@ -229,22 +230,31 @@ class Trainer:
             InputError: If there are no data.
             ResourceError: If memory does not suffice.
         """
-        batches = self._prepare(steps)
-        total, every = self._stepper.total, self._settings.record.evaluate_every
-        evaluation = self._evaluation(Alarms(lambda _: None), None)
-        with (
-            self.hardware.threads(),
-            explained_shortage(self.hardware.device, self._settings.training.batch_size),
-            self.hardware.processes.explained_silence(),
-            batches.starting_at(self.steps) as prepared,
-        ):
-            return rehearse(
-                self._stepper,
-                self._persistence.snapshot,
-                prepared,
-                partial(evaluation, self.steps, is_last=False),
-                -(-total // every) - self.steps // every,
-            )
+        self._prepare(steps)
+        return self._rehearsed() if is_worth_a_rehearsal(self._stepper) else None
+
+    def steps_within(self, minutes: float) -> int:
+        """The number of steps to give to :meth:`fit` for a training that takes a time from now on.
+
+        The rate is measured by rehearsals, which are taken back, and count as part of the time. The number differs from
+        one measurement to the next; a training with a given number can be repeated.
+
+        Args:
+            minutes: The time.
+
+        Raises:
+            InputError: If there are no data, or the time does not allow one step and an evaluation.
+            ResourceError: If memory does not suffice.
+        """
+        settings = self._settings
+
+        def rehearsed(steps: int, seconds: float) -> Plan:
+            self._settings = settings  # whether steps are compiled is decided for each number
+            self._prepare(steps)
+            return self._rehearsed(seconds)
+
+        every = settings.record.evaluate_every
+        return steps_within(60 * minutes, every, self.hardware.processes, rehearsed)
 
     def save(self) -> None:
         """Write a checkpoint of the steps so far into the run directory.
@@ -254,6 +264,26 @@ class Trainer:
             InputError: If there is no run directory, or it cannot be written to.
         """
         self._persistence.save(self.config)
+
+    def _rehearsed(self, seconds: float = 0.0) -> Plan:
+        """Rehearse the steps to come; the kinds of steps are timed for so many seconds."""
+        assert self._batches is not None
+        total, every = self._stepper.total, self._settings.record.evaluate_every
+        evaluation = self._evaluation(Alarms(lambda _: None), None)
+        with (
+            self.hardware.threads(),
+            explained_shortage(self.hardware.device, self._settings.training.batch_size),
+            self.hardware.processes.explained_silence(),
+            self._batches.starting_at(self.steps) as prepared,
+        ):
+            return rehearse(
+                self._stepper,
+                self._persistence.snapshot,
+                prepared,
+                partial(evaluation, self.steps, is_last=False),
+                -(-total // every) - self.steps // every,
+                seconds=seconds,
+            )
 
     def _prepare(self, steps: int | None) -> Batches:
         """Set the last step, and with it whether steps are compiled; the batches to play."""
