@@ -369,10 +369,8 @@ def _run(
         progress.expect(trainer.config.training.steps)
         _introduce(narrator.print, model, data, trainer, cost)
         if steps:
-            say = (
-                f"minutes  {minutes:g}: {steps:,} steps, fixed from here on; --steps {trainer.steps + steps} repeats it"
-            )
-            narrator.print(say, markup=False)
+            again = f"halikit train --config {path / 'config.toml'}"
+            narrator.print(f"minutes  {minutes:g}: {steps:,} steps, fixed from here on; again: {again}", markup=False)
         trainer.fit(steps)
         last = progress.last
     if not is_first():
