@@ -137,9 +137,9 @@ def test_the_second_time_is_the_end_with_exit_3_and_a_dump(tmp_path: Path) -> No
     def before() -> None:
         fit = hk.Trainer.fit
 
-        def poisoned(self: hk.Trainer) -> hk.Model:
+        def poisoned(self: hk.Trainer, steps: int | None = None) -> hk.Model:
             poison(self, "gradient", lambda: self.steps >= 20)
-            return fit(self)
+            return fit(self, steps)
 
         hk.Trainer.fit = poisoned
 

@@ -1,9 +1,8 @@
-"""The optimisers: their settings, learning rates, and states by parameter name."""
+"""The built-in optimiser: its settings, the schedule of its learning rate, and Adam itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -11,10 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from halikit.errors import InputError
 from halikit.settings import Fraction, Rate, Section
 
-__all__ = ["OptimiserSettings", "fill_optimiser", "make_optimiser", "optimiser_tensors", "rate_share"]
+__all__ = ["OptimiserSettings", "make_optimiser", "rate_share", "trained"]
 
 # Adam's state of each parameter; "step" is a single number.
 _QUANTITIES = ("step", "exp_avg", "exp_avg_sq")
@@ -55,50 +53,8 @@ def rate_share(settings: OptimiserSettings, step: int, total: int) -> float:
 def make_optimiser(module: nn.Module, rate: float, betas: tuple[float, float]) -> Adam:
     """Fused Adam for the parameters of a module that need gradients."""
     # All parameters of a player may be frozen, but Adam raises if it has none.
-    parameters: list[Tensor] = [parameter for _, parameter in _trained(module)]
+    parameters: list[Tensor] = [parameter for _, parameter in trained(module)]
     return _LeanAdam(parameters or [torch.zeros(0)], lr=rate, betas=betas, fused=True)
-
-
-def optimiser_tensors(optimiser: Adam, module: nn.Module, part: str) -> dict[str, Tensor]:
-    """The state of a module's optimiser by name, ``part.quantity.parameter``.
-
-    Parameters that were never updated have no state.
-    """
-    return {
-        f"{part}.{quantity}.{name}": optimiser.state[parameter][quantity]
-        for name, parameter in _trained(module)
-        if optimiser.state.get(parameter)
-        for quantity in _QUANTITIES
-    }
-
-
-def fill_optimiser(path: Path, optimiser: Adam, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
-    """Load the state of a module's optimiser.
-
-    Args:
-        path: File that the tensors come from, for the message.
-        optimiser: Optimiser of the module.
-        module: The module.
-        tensors: States of several optimisers, named as by :func:`optimiser_tensors`.
-        part: Name of the part to load.
-
-    Raises:
-        InputError: If the tensors do not have the shapes of the module's parameters.
-    """
-    states: dict[int, dict[str, Tensor]] = {}
-    places = {p: i for i, p in enumerate(p for group in optimiser.param_groups for p in group["params"])}
-    for name, parameter in _trained(module):
-        state = {q: tensors[key] for q in _QUANTITIES if (key := f"{part}.{q}.{name}") in tensors}
-        if not state:
-            continue
-        shapes = {quantity: () if quantity == "step" else parameter.shape for quantity in _QUANTITIES}
-        if {quantity: tensor.shape for quantity, tensor in state.items()} != shapes:
-            raise InputError(f"{path} does not fit the model: the state of {part}.{name} has other shapes")
-        # Fused optimisers need the states in the memory format of the parameter.
-        states[places[parameter]] = {
-            q: t if q == "step" else torch.empty_like(parameter).copy_(t) for q, t in state.items()
-        }
-    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 class _LeanAdam(Adam):
@@ -139,5 +95,6 @@ class _LeanAdam(Adam):
             )
 
 
-def _trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of a module that need gradients, by name."""
     return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)

@@ -187,7 +187,7 @@ class Persistence:
             f"{part}.{name}": p for part, module in self._model.parts.items() for name, p in module.named_parameters()
         }
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-        optimisers = self._stepper.optimisers.values()
+        optimisers = [part.optimiser for part in self._stepper.optimisers.values()]
         path = self.writer.dump(
             {
                 "trouble": trouble,

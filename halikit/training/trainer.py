@@ -20,6 +20,7 @@ from halikit.hardware.processes import resolve_device
 from halikit.model import Model
 from halikit.objectives import Objective
 from halikit.optimisation.ema import Averager
+from halikit.optimisation.parts import OptimiserFactory, SchedulerFactory
 from halikit.runs.loggers import Loggers, Pictures, named_loggers
 from halikit.runs.record import Record, metric_of, prefers_higher
 from halikit.runs.run import Run
@@ -65,6 +66,11 @@ class Trainer:
             of that step, a path from the checkpoint there, of whichever run.
         loggers: Take metrics and pictures on rank 0: any objects with Lightning's ``log_metrics(metrics, step)``,
             see :mod:`halikit.runs.loggers`. By default those of ``record.loggers``, where a run is written.
+        optimisers: Optimisers of your own: a function from the name of a part (``"hierarchy"``, ``"discriminator"``, or
+            the name of an extra loss) and its module to a ``torch.optim.Optimizer``. It replaces Adam and the schedule
+            of ``[optimiser]``.
+        schedulers: Schedules of your own: a function from the name of a part and its optimiser to a schedule of
+            ``torch.optim.lr_scheduler``, which is stepped after each step. It replaces the schedule of ``[optimiser]``.
         callbacks: See :class:`~halikit.training.callbacks.Callback`.
         on_record: Called with each :class:`~halikit.runs.record.Record`.
         on_notice: Called with each notice; by default it is a Python warning.
@@ -97,6 +103,8 @@ class Trainer:
         resume: bool | int | str | Path = False,
         loggers: Sequence[Any] | None = None,
         callbacks: Sequence[Callback] = (),
+        optimisers: OptimiserFactory | None = None,
+        schedulers: SchedulerFactory | None = None,
         on_record: Callable[[Record], None] | None = None,
         on_notice: Callable[[str], None] = warnings.warn,
     ) -> None:
@@ -126,7 +134,7 @@ class Trainer:
         )
         self.compile_reason = self.stopped = ""
         self._has_stopped = False
-        self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware)
+        self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware, optimisers, schedulers)
         self._meter = Meter(self.method.columns)
         self._alarms = Alarms(self.hardware.notify)
         self._audience = self._make_audience(out, loggers, callbacks)
