@@ -1,4 +1,4 @@
-"""The built-in optimiser: its settings, the schedule of its learning rate, and Adam itself."""
+"""The built-in optimiser: its settings, the schedule of its learning rate, and how Adam is made."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from torch.optim import Adam
 from halikit.settings import Fraction, Rate, Section
 
 __all__ = ["OptimiserSettings", "make_optimiser", "rate_share", "trained"]
-
-# Adam's state of each parameter; "step" is a single number.
-_QUANTITIES = ("step", "exp_avg", "exp_avg_sq")
 
 
 class OptimiserSettings(Section):
@@ -54,45 +51,7 @@ def make_optimiser(module: nn.Module, rate: float, betas: tuple[float, float]) -
     """Fused Adam for the parameters of a module that need gradients."""
     # All parameters of a player may be frozen, but Adam raises if it has none.
     parameters: list[Tensor] = [parameter for _, parameter in trained(module)]
-    return _LeanAdam(parameters or [torch.zeros(0)], lr=rate, betas=betas, fused=True)
-
-
-class _LeanAdam(Adam):
-    """Torch's fused Adam with less overhead on a CPU, where the overhead doubles the time for small models."""
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the parameters that have gradients, unless the guard skips the step."""
-        groups = [([p for p in group["params"] if p.grad is not None], group) for group in self.param_groups]
-        moving = [parameter for moved, _ in groups for parameter in moved]
-        is_skipped: Tensor | None = getattr(self, "found_inf", None)
-        if not moving or moving[0].device.type != "cpu" or not all(self.state.get(parameter) for parameter in moving):
-            super().step()
-            return
-        if is_skipped is not None and is_skipped:  # on a CPU this needs no synchronisation
-            return
-        for moved, group in groups:
-            if not moved:
-                continue
-            quantities = ([self.state[parameter][quantity] for parameter in moved] for quantity in _QUANTITIES)
-            steps, means, squares = quantities
-            # Adding tensors is faster than adding a number, which torch converts to a tensor each time.
-            torch._foreach_add_(steps, [torch.ones(())] * len(steps))
-            torch._fused_adam_(
-                moved,
-                [parameter.grad for parameter in moved],
-                means,
-                squares,
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=0.0,
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
+    return Adam(parameters or [torch.zeros(0)], lr=rate, betas=betas, fused=True)
 
 
 def trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -26,22 +26,22 @@ class Training(Protocol):
     Attributes:
         model: The model.
         averaged: The hierarchy with averaged weights.
-        steps: Steps so far.
-        config: All settings.
-        run: The run directory, if there is one.
     """
 
     model: Model
     averaged: Hierarchy
 
     @property
-    def steps(self) -> int: ...  # noqa: D102
+    def steps(self) -> int:
+        """Steps so far."""
 
     @property
-    def config(self) -> Config: ...  # noqa: D102
+    def config(self) -> Config:
+        """All settings."""
 
     @property
-    def run(self) -> Run | None: ...  # noqa: D102
+    def run(self) -> Run | None:
+        """The run directory, if there is one."""
 
     def stop(self, reason: str) -> None:
         """End the training after the step and save it."""
@@ -152,7 +152,7 @@ class Audience:
                 self._loggers.finish("success" if has_ended else "failed")
 
     def step(self, losses: Mapping[str, Tensor]) -> None:
-        """A step was taken."""
+        """A step was taken; its losses by name, ``()`` each."""
         for callback in self._callbacks:
             callback.on_step(self._training, losses)
 
