@@ -75,7 +75,7 @@ class Loggers:
             for name, pixels in pictures.items():
                 if hasattr(logger, "log_image"):
                     logger.log_image(name, [pixels], step=step)
-                elif hasattr(experiment, "add_image"):
+                elif experiment is not None and hasattr(experiment, "add_image"):
                     experiment.add_image(name, pixels, step, dataformats="HWC")
 
     def finish(self, status: Literal["success", "failed"]) -> None:
