@@ -92,7 +92,7 @@ def of_development() -> dict[str, str]:
 
 def is_used(name: str, imports: dict[str, str]) -> bool:
     file, words = TOOLS.get(name, ("", ""))
-    return name in imports or bool(file) and words in (ROOT / file).read_text("utf-8")
+    return name in imports or (bool(file) and words in (ROOT / file).read_text("utf-8"))
 
 
 def test_what_the_package_imports_is_declared() -> None:

@@ -36,6 +36,7 @@ from torch import Tensor
 from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, named
 from halikit.data.tree import printable
 from halikit.errors import InputError, ResourceError
+from halikit.utils.lock import locked
 from halikit.utils.safetensors_stream import StoredTensor, make_header, read_header
 
 __all__ = ["Packing", "is_pack", "load_pack", "packing"]
@@ -112,7 +113,6 @@ class Packing:
         out: Path of the complete pack.
 
     Raises:
-        InputError: If another process is writing the same pack.
         OSError: If the temporary file cannot be written.
     """
 
@@ -122,11 +122,6 @@ class Packing:
         self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         self._canvas: NDArray[np.uint8] | None = None
         self._header_length = 0
-        locked = _lock(self._file.fileno()) and self.path.exists()
-        # The process that held the lock before may have renamed the file meanwhile.
-        if not locked or not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
-            self._file.close()
-            raise InputError(f"{out} is being packed by another process")
 
     def allocate(self, shape: tuple[int, ...], names: Sequence[str]) -> NDArray[np.uint8]:
         """Reserve space in the file for images.
@@ -216,15 +211,16 @@ def packing(out: Path) -> Iterator[Packing]:
     """Write a pack. ``out`` appears when the context ends without an error; after an error nothing is left.
 
     Raises:
-        InputError: If ``out`` exists and is not a pack, or cannot be written.
+        InputError: If ``out`` exists and is not a pack, cannot be written, or is being written by another process.
         ResourceError: If the disk is full.
     """
     if out.is_dir() or (out.exists() and not is_pack(out)):
         raise InputError(f"{out} exists and is not a pack; give another name, or remove it first")
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: there is no directory {out.parent}")
+    lock = locked(out.with_name(f".{out.name}.lock"), f"{out} is being packed by another process")
     try:
-        with closing(Packing(out)) as file:
+        with lock, closing(Packing(out)) as file:
             try:
                 yield file
                 os.replace(file.path, out)
@@ -367,16 +363,3 @@ def _without_directories(spec: str) -> str:
     """A data spec that does not reveal the directories of this machine."""
     prefix, colon, place = spec.partition(":")
     return f"{prefix}:{printable(Path(place).expanduser().resolve().name)}" if colon else spec
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a file; false if another process has locked it. Systems without such locks always say true."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
