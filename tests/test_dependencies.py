@@ -47,6 +47,12 @@ def declared(extra: str | None = None) -> frozenset[str]:
 
 
 @cache
+def distributions() -> dict[str, list[str]]:
+    """The installed packages by the module that they bring; to list them takes a second."""
+    return dict(packages_distributions())
+
+
+@cache
 def extras() -> tuple[str, ...]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     return tuple(project["optional-dependencies"])
@@ -75,7 +81,7 @@ def imported(*folders: Path, on_import: bool = False) -> dict[str, str]:
         for module in {module.split(".")[0] for tree in trees for module in modules_of(tree)}:
             is_local = (path.parent / f"{module}.py").exists()
             if module not in sys.stdlib_module_names and module != "halikit" and not is_local:
-                for distribution in packages_distributions().get(module, [module]):
+                for distribution in distributions().get(module, [module]):
                     found.setdefault(canonical(distribution), str(path.relative_to(ROOT)))
     return found
 
