@@ -6,8 +6,8 @@ The sources are listed in :mod:`halikit.data.sources`. What happens to unusual f
 """
 
 from halikit.data.array import from_tensor
-from halikit.data.augmentation import Augmentation
-from halikit.data.dataset import DataError, DataNotice, DataSet, Request, Split
+from halikit.data.augmentation import Augmentation, OwnAugmentation
+from halikit.data.dataset import DataError, DataNotice, DataSet, Request, Split, Store
 from halikit.data.loading import Prefetched, order
 from halikit.data.sources import SOURCES, Source, as_data_set, load, pack, recognise
 
@@ -17,10 +17,12 @@ __all__ = [
     "DataError",
     "DataNotice",
     "DataSet",
+    "OwnAugmentation",
     "Prefetched",
     "Request",
     "Source",
     "Split",
+    "Store",
     "as_data_set",
     "from_tensor",
     "load",

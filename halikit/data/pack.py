@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, named
+from halikit.data.dataset import DataError, DataSet, Request, Split, Store, check_labels, named
 from halikit.data.tree import printable
 from halikit.errors import InputError, ResourceError
 from halikit.utils.safetensors_stream import StoredTensor, make_header, read_header
@@ -323,9 +323,9 @@ def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
         yield np.ascontiguousarray(array[start : start + rows]).data
 
 
-def _copy_images(images: Tensor, rows: NDArray[np.uint8]) -> None:
+def _copy_images(images: Tensor | Store, rows: NDArray[np.uint8]) -> None:
     """Write images to their rows of the pack, unless they were decoded into these rows."""
-    if images.data_ptr() == rows.ctypes.data:
+    if isinstance(images, Tensor) and images.data_ptr() == rows.ctypes.data:
         return
     for start in range(0, len(images), _ROWS):
         some = images[start : start + _ROWS]
