@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from halikit.data.dataset import DataError
 from halikit.utils.random import restored, seed_all
 
-__all__ = ["Augmentation", "OwnAugmentation", "philox"]
+__all__ = ["Augmentation", "OwnAugmentation", "as_augmentation", "philox"]
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -134,12 +134,26 @@ class OwnAugmentation:
             seed_all(int(philox(index[:1], seed, epoch)[0, 0]), x.device)
             changed = self.function(x.clone())
         if not (isinstance(changed, Tensor) and changed.shape == x.shape and changed.is_floating_point()):
-            name = getattr(self.function, "__name__", type(self.function).__name__)
             found = type(changed).__name__
             if isinstance(changed, Tensor):
                 found = f"{tuple(changed.shape)} of {changed.dtype}"
-            raise DataError(f"augmentation {name} returns {found}; it must keep the batch {tuple(x.shape)} of {x.dtype}")
+            name = getattr(self.function, "__name__", type(self.function).__name__)
+            kept = f"{tuple(x.shape)} of {x.dtype}"
+            raise DataError(f"the augmentation {name} returns {found}; it must return {kept}, as it is given")
         return changed.to(x)
+
+
+def as_augmentation(given: Augmentation | Callable[[Tensor], Tensor]) -> Augmentation | OwnAugmentation:
+    """An augmentation from what a user gives as one.
+
+    Raises:
+        DataError: If it cannot be called.
+    """
+    if isinstance(given, Augmentation | OwnAugmentation):
+        return given
+    if not callable(given):
+        raise DataError(f"augmentation={given!r}; give a hk.data.Augmentation, or a function from batch to batch")
+    return OwnAugmentation(given)
 
 
 def _halves(words: Tensor) -> tuple[Tensor, Tensor]:

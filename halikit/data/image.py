@@ -40,7 +40,18 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_BYTES", "SUFFIXES", "BadImageError", "Crop", "decode", "format_of", "is_image", "quiet", "resize_all"]
+__all__ = [
+    "MAX_BYTES",
+    "SUFFIXES",
+    "BadImageError",
+    "Crop",
+    "decode",
+    "format_of",
+    "is_image",
+    "pixels",
+    "quiet",
+    "resize_all",
+]
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .avif".split()  # noqa: SIM905
@@ -167,7 +178,7 @@ def _decode(data: bytes, size: int | None, crop: Crop | None) -> NDArray[np.uint
                 least = 2 * size if crop is None else -(-2 * size * crop.width // crop.side)
                 image.draft(None, (least, least))
             image.load()
-            return _pixels(_upright(image), size, crop)
+            return pixels(_upright(image), size, crop)
     except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -253,15 +264,20 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _pixels(image: Image.Image, size: int | None, crop: Crop | None) -> NDArray[np.uint8]:
+def pixels(image: Image.Image, size: int | None = None, crop: Crop | None = None) -> NDArray[np.uint8]:
+    """The pixels of an open image, as :func:`decode` gives them.
+
+    Raises:
+        BadImageError: If its values have an unknown range.
+    """
     palette = image.mode in ("P", "PA")
     image = _eight_bit(image) if image.mode[0] in "IF" else _opaque(image)
     if size is not None or crop is not None:
         image = _square(image, size, crop)
-    pixels: NDArray[np.uint8] = np.asarray(image)
-    if palette and (pixels == pixels[..., :1]).all():
-        return pixels[..., 0]
-    return pixels
+    values: NDArray[np.uint8] = np.asarray(image)
+    if palette and (values == values[..., :1]).all():
+        return values[..., 0]
+    return values
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -9,25 +9,35 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from halikit.data.array import from_tensor, has_array, load_array
+from halikit.data.array import from_array, from_tensor, has_array, load_array
 from halikit.data.celeba import has_celeba, load_celeba
 from halikit.data.cifar import has_cifar10, has_cifar100, load_cifar10, load_cifar100
 from halikit.data.dataset import DataError, DataNotice, DataSet, Kind, Request
 from halikit.data.digits import load_digits
-from halikit.data.folder import has_images, load_classes, load_folder, load_splits
+from halikit.data.folder import has_images, load_classes, load_folder, load_paths, load_splits
 from halikit.data.idx import has_idx, load_mnist
 from halikit.data.imagenet import has_imagenet, load_imagenet
+from halikit.data.own import from_dataset, left_out
 from halikit.data.pack import is_pack, load_pack, packing
+from halikit.data.stream import from_stream
 from halikit.data.svhn import has_svhn, load_svhn, load_svhn_extra
 from halikit.data.tree import first_archive, printable
 
-__all__ = ["SOURCES", "Source", "as_data_set", "load", "pack", "recognise"]
+__all__ = ["SOURCES", "Given", "Source", "as_data_set", "load", "pack", "recognise"]
+
+
+# What as_data_set makes a data set of.
+Given = DataSet | str | Path | Sequence[str | Path] | Tensor | NDArray[Any] | Dataset[Any] | DataLoader[Any]
 
 
 @dataclass(frozen=True)
@@ -104,23 +114,65 @@ def load(
 
 
 def as_data_set(
-    data: DataSet | str | Path | Tensor, *, size: int | None = None, strict: bool = False, kind: Kind | None = None
+    data: Given,
+    *,
+    size: int | None = None,
+    strict: bool = False,
+    kind: Kind | None = None,
+    workers: int | None = None,
+    epoch_images: int | None = None,
 ) -> DataSet:
     """A data set from what a user gives as data.
 
     Args:
-        data: A data set, a data spec such as ``"digits"``, a path, or a tensor ``(n, *shape)``, see
-            :func:`from_tensor`.
-        size: As in :func:`load`, for a data spec or a path.
-        strict: Likewise.
-        kind: Likewise.
+        data: A data set; a data spec such as ``"digits"``; a path; a list of paths of images; a tensor ``(n, *shape)``,
+            see :func:`from_tensor`; a NumPy array, read as ``array:`` reads one; a ``torch.utils.data.Dataset`` or
+            ``IterableDataset``, or a ``DataLoader``, of which the data set is used (:mod:`halikit.data.item` says what
+            an item is, :mod:`halikit.data.own` and :mod:`halikit.data.stream` how it is read).
+        size: As in :func:`load`, for a data spec, paths or an array.
+        strict: Likewise, for a data spec or paths.
+        kind: Likewise, for a data spec or an array.
+        workers: Processes that read a ``Dataset``; by default those of the ``DataLoader``, otherwise none. They change
+            no result.
+        epoch_images: Items in an epoch of an ``IterableDataset``; by default its length.
 
     Raises:
         DataError: If the data cannot be used.
     """
+    if isinstance(data, DataSet):
+        return data
     if isinstance(data, str | Path):
         return load(str(data), size=size, strict=strict, kind=kind)
-    return from_tensor(data) if isinstance(data, Tensor) else data
+    if isinstance(data, Tensor):
+        return from_tensor(data)
+    if isinstance(data, np.ndarray):
+        return from_array(data, size=size, kind=kind)
+    if isinstance(data, list | tuple) and data and all(isinstance(path, str | Path) for path in data):
+        found = load_paths(data, size=size, strict=strict)
+    elif isinstance(data, Dataset | DataLoader):
+        if size is not None:
+            raise DataError(f"size={size} is for files and arrays; resize the items of a Dataset in the Dataset itself")
+        found = _of_torch(data, workers, epoch_images)
+    else:
+        raise DataError(
+            f"data of type {type(data).__name__}; give a data spec, a path, a list of paths of images, a tensor, a "
+            "NumPy array, a torch.utils.data.Dataset, IterableDataset or DataLoader, or a halikit.data.DataSet"
+        )
+    for notice in _notices(found):
+        warnings.warn(notice, DataNotice, stacklevel=2)
+    return found
+
+
+def _of_torch(data: Dataset[Any] | DataLoader[Any], workers: int | None, epoch_images: int | None) -> DataSet:
+    """A data set from one of torch's own."""
+    notes, context = [], None
+    if isinstance(data, DataLoader):
+        workers, context = data.num_workers if workers is None else workers, data.multiprocessing_context
+        notes.append(left_out(data))
+        data = data.dataset
+    if isinstance(data, IterableDataset):
+        return from_stream(data, epoch_images=epoch_images, notes=notes)
+    return from_dataset(data, workers=workers or 0, context=context if workers else None, notes=notes)
 
 
 def pack(
