@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from makers import picture, plant
+from PIL import Image
 from torch import nn
 from torch.utils.data import (
     ConcatDataset,
@@ -22,7 +23,7 @@ from torch.utils.data import (
 )
 
 import halikit as hk
-from halikit import data
+from halikit import data, plotting
 from halikit.config import Config, override
 from halikit.data import DataError, DataNotice
 
@@ -394,6 +395,99 @@ class TestOwnAugmentation:
     def test_it_must_be_callable(self) -> None:
         with pytest.raises(DataError, match="a function from batch to batch"):
             trainer(IMAGES, augmentation=3)
+
+
+class TestChannels:
+    """Images of other channels than grey and colour."""
+
+    BYTES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 4), dtype=np.uint8)
+
+    def plant(self, root: Path) -> Path:
+        for number, pixels in enumerate(self.BYTES):
+            Image.fromarray(pixels, "RGBA").save(root / f"{number:02}.png")
+        return root
+
+    def test_transparency_is_kept_on_request_and_laid_on_white_otherwise(self, tmp_path: Path) -> None:
+        root = self.plant(tmp_path)
+        with pytest.warns(DataNotice, match="4 channels; pictures show the first three"):
+            found = data.load(f"folder:{root}", channels=4)
+        rows = torch.cat([part.images for part in found.distinct_parts])
+        assert {row.numpy().tobytes() for row in rows} == {row.tobytes() for row in self.BYTES.transpose(0, 3, 1, 2)}
+        packed = data.pack(f"folder:{root}", tmp_path / "a.pack", channels=4, on_notice=lambda _: None)
+        assert torch.equal(packed.train.images, found.train.images)
+        assert [data.load(f"folder:{root}", channels=c).shape[0] for c in (None, 3, 1)] == [3, 3, 1]
+        share = self.BYTES[0, 0, 0].astype(float)
+        on_white = share[:3] * share[3] / 255 + 255 - share[3]
+        white = data.as_data_set([root / "00.png", root / "01.png"])
+        both = torch.cat([white.train.images, white.test.images])[:, :, 0, 0].double()
+        assert (both - torch.from_numpy(on_white)).abs().max(1).values.min() < 2
+        assert quietly(root, channels=4, size=4).shape == (4, 4, 4)
+
+    def test_other_files_are_skipped_with_their_number(self, tmp_path: Path) -> None:
+        plant(tmp_path, [f"{i}.png" for i in range(9)], mode="LA")
+        picture(mode="RGB").save(tmp_path / "a.png")
+        Image.new("CMYK", (8, 8), (9, 8, 7, 6)).save(tmp_path / "b.tif")
+        picture(mode="L").save(tmp_path / "c.png")
+        found = quietly(tmp_path, channels=2)
+        reasons = [f"{n} channels, but channels=2 is asked for" for n in (3, 4)]
+        assert (found.shape, found.skipped) == ((2, 8, 8), (("a.png", reasons[0]), ("b.tif", reasons[1])))
+        assert sum(map(len, found.distinct_parts)) == 10
+
+    def test_a_tiff_of_many_channels(self, tmp_path: Path) -> None:
+        tifffile = pytest.importorskip("tifffile")
+        images = np.random.default_rng(0).integers(0, 65536, (20, 8, 8, 13), dtype=np.uint16)
+        for number, pixels in enumerate(images):
+            planes = pixels if number % 2 else pixels.transpose(2, 0, 1)
+            options = {"planarconfig": "contig" if number % 2 else "separate", "photometric": "minisblack"}
+            tifffile.imwrite(tmp_path / f"{number:02}.tif", planes, **options)
+        with pytest.raises(DataError, match="13 channels; ask with channels=13"):
+            data.load(f"folder:{tmp_path}")
+        found = quietly(tmp_path, channels=13)
+        rows = torch.cat([part.images for part in found.distinct_parts])
+        wanted = np.round(images / 257).astype(np.uint8).transpose(0, 3, 1, 2)
+        assert {row.numpy().tobytes() for row in rows} == {row.tobytes() for row in wanted}
+
+    def test_arrays_tensors_and_items(self) -> None:
+        x = torch.rand(40, 4, 8, 8) * 2 - 1
+        kinds = [
+            x,
+            x.numpy(),
+            x.permute(0, 2, 3, 1).numpy(),
+            TensorDataset(x),
+            Listed([*x.permute(0, 2, 3, 1).numpy()]),
+        ]
+        for kind in kinds:
+            found = quietly(kind, channels=4)
+            assert found.shape == (4, 8, 8)
+            assert torch.equal(found.train.batch(), x[:36])
+        for kind in (x * 3, x.numpy() * 3, TensorDataset(x * 3)):
+            with pytest.raises(DataError, match="but black is -1 and white is 1"):
+                quietly(kind, channels=4)
+        for kind in (x[:, :3], x.numpy()[:, :3], TensorDataset(x[:, :3])):
+            with pytest.raises(DataError, match="channels=4"):
+                quietly(kind, channels=4)
+        with pytest.raises(DataError, match=r"ask for others with channels=N"):
+            data.as_data_set(x.numpy())
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"channels": 17}, "images have 1 to 16 channels"),
+            ({"channels": 0}, "images have 1 to 16 channels"),
+            ({"channels": 3}, "digits: channels=3 is for images in folders, arrays and packs"),
+        ],
+    )
+    def test_what_is_refused(self, options: dict[str, int], message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            data.load("digits", **options)
+
+    def test_training_and_pictures(self, tmp_path: Path) -> None:
+        x = torch.rand(60, 5, 8, 8) * 2 - 1
+        run = trainer(x, tmp_path / "run", model__data_shape=(5, 8, 8), data__channels=5)
+        run.fit(steps=2)
+        assert list((tmp_path / "run").rglob("*.png"))
+        assert np.array_equal(plotting.as_pixels(x[:2]), plotting.as_pixels(x[:2, :3]))
+        assert hk.load(tmp_path / "run").hierarchy.sample(2).shape == (2, 5, 8, 8)
 
 
 class PowerCutError(Exception):

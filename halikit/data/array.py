@@ -2,7 +2,7 @@
 
 | key | what it holds |
 |---|---|
-| ``images`` or ``x`` | ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)`` with C = 1 or 3; vectors ``(n, D)`` |
+| ``images`` or ``x`` | ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)``, C = 1, 3 or as asked; vectors ``(n, D)`` |
 | ``labels`` or ``y``, if any | ``(n,)`` integers from 0; the classes are those that occur |
 | ``classes``, if any (.npz) | names of the classes |
 | ``attributes``, if any | ``(n, A)`` of 0 and 1 |
@@ -33,16 +33,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Kind, Request, Split, check_labels, divided, with_occurring_classes
+from halikit.data.dataset import (
+    DataError,
+    DataSet,
+    Kind,
+    Request,
+    Split,
+    check_channels,
+    check_labels,
+    divided,
+    with_occurring_classes,
+)
 from halikit.data.image import resize_all
 from halikit.data.pack import is_pack
 from halikit.data.tree import printable, reading
 
-__all__ = ["CHANNELS", "channels_first", "check_range", "from_array", "from_tensor", "has_array", "load_array"]
+__all__ = ["allowed_channels", "channels_first", "check_range", "from_array", "from_tensor", "has_array", "load_array"]
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 KEYS = ("images", "x", "labels", "y", "classes", "attributes", "attribute_names", "range")
-CHANNELS = (1, 3)
+CHANNELS: tuple[int, ...] = (1, 3)  # unless others are asked for
 # Numbers of dimensions of an array of each kind, without and with channels, and their names.
 DIMENSIONS: dict[Kind, tuple[tuple[int, int], str]] = {
     "sequence": ((2, 3), "(n, T) or (n, C, T)"),
@@ -77,18 +87,21 @@ def load_array(request: Request) -> DataSet:
     return _as_data_set(_read(request.path, spec), request)
 
 
-def from_array(x: NDArray[Any], *, size: int | None = None, kind: Kind | None = None) -> DataSet:
+def from_array(
+    x: NDArray[Any], *, size: int | None = None, kind: Kind | None = None, channels: int | None = None
+) -> DataSet:
     """A data set of a NumPy array, which is read as an array in a .npy file is; see :func:`load_array`.
 
     Args:
         x: ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)``, or vectors ``(n, D)``; other shapes by ``kind``.
         size: As in :func:`halikit.data.load`.
         kind: Likewise.
+        channels: Likewise.
 
     Raises:
         DataError: If the array cannot be used.
     """
-    return _as_data_set({"images": x}, Request("array", size=size, kind=kind))
+    return _as_data_set({"images": x}, Request("array", size=size, kind=kind, channels=channels))
 
 
 def _as_data_set(arrays: Arrays, request: Request) -> DataSet:
@@ -112,22 +125,32 @@ def _as_data_set(arrays: Arrays, request: Request) -> DataSet:
     return data
 
 
-def from_tensor(x: Tensor) -> DataSet:
+def allowed_channels(channels: int | None) -> tuple[int, ...]:
+    """Numbers of channels that make images of arrays: that which is asked for, otherwise 1 and 3."""
+    return CHANNELS if channels is None else (channels,)
+
+
+def from_tensor(x: Tensor, *, channels: int | None = None) -> DataSet:
     """A data set of samples in memory; the last tenth is held out. Values are checked as those of a file are.
 
     Args:
         x: ``(n, *shape)`` floats or bytes, at least two samples. Floats become float32, without a graph. Images, with 1
             or 3 channels first, are in [−1, 1], bytes in 0 … 255; other floats may be any.
+        channels: Channels of images, 1 to 16, in place of 1 or 3.
 
     Raises:
-        DataError: If there are fewer samples, other numbers, or values that are not finite or outside of the range.
+        DataError: If there are fewer samples, other numbers, other channels, or values that are not finite or outside
+            of the range.
     """
     usable = (x.is_floating_point() or x.dtype == torch.uint8) and x.dim() >= 2 and len(x) >= 2 and x.numel()
     if not usable:
         shape = tuple(x.shape)
         raise DataError(f"a tensor of data is (n, *shape) floats or bytes with n ≥ 2, got {shape} of {x.dtype}")
+    check_channels(channels)
+    if channels is not None and (x.dim() != 4 or x.shape[1] != channels):
+        raise DataError(f"a tensor of shape {tuple(x.shape)}; with channels={channels} it is (n, {channels}, H, W)")
     x = x.detach()
-    is_image = x.dim() == 4 and x.shape[1] in CHANNELS
+    is_image = x.dim() == 4 and x.shape[1] in allowed_channels(channels)
     if x.dtype != torch.uint8 or x.dim() == 2:
         x = x.to(torch.float32)
     low, high = (float(value) for value in x.aminmax())
@@ -206,7 +229,7 @@ def _images(arrays: Arrays, request: Request) -> Tensor:
             raise DataError(f"{spec}: vectors of length {x.shape[1]} cannot be resized to size={request.size}")
         return _tensor(np.ascontiguousarray(x, np.float32))
     black, white = check_range(arrays.get("range"), x.dtype, low, high, spec)
-    images = channels_first(x, spec)
+    images = channels_first(x, spec, request.channels)
     images = np.ascontiguousarray(resize_all(images, request.size).clip(black, white), images.dtype)
     return _scaled(images, black, white)
 
@@ -243,21 +266,26 @@ def _scaled(x: NDArray[Any], black: float, white: float) -> Tensor:
     return torch.from_numpy(x)
 
 
-def channels_first(x: NDArray[Any], spec: str) -> NDArray[Any]:
+def channels_first(x: NDArray[Any], spec: str, channels: int | None = None) -> NDArray[Any]:
     """Images ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)`` as ``(n, C, H, W)``.
 
     Raises:
-        DataError: If there are not 1 or 3 channels.
+        DataError: If there are not 1 or 3 channels, or those that are asked for.
     """
-    if x.ndim == 3:
-        return x[:, None]
-    if x.shape[1] in CHANNELS:
+    allowed = allowed_channels(channels)
+    x = x[:, None] if x.ndim == 3 else x
+    if x.shape[1] in allowed:
         return x
-    if x.shape[3] in CHANNELS:
+    if x.shape[3] in allowed:
         return x.transpose(0, 3, 1, 2)
+    numbers = " or ".join(map(str, allowed))
     raise DataError(
-        f"{spec}: shape {x.shape}; images have 1 or 3 channels, as (n, C, H, W) or (n, H, W, C); "
-        "kind=sequence and kind=volume read other arrays"
+        f"{spec}: shape {x.shape}; images have {numbers} channels, as (n, C, H, W) or (n, H, W, C); "
+        + (
+            "ask for others with channels=N; kind=sequence and kind=volume read other arrays"
+            if not channels
+            else f"channels={channels} is asked for"
+        )
     )
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "Request",
     "Split",
     "Store",
+    "check_channels",
     "check_labels",
     "divided",
     "named",
@@ -34,6 +35,10 @@ __all__ = [
 
 # What arrays hold, where it is neither images nor vectors.
 Kind = Literal["sequence", "volume"]
+
+# Sources whose images may have other channels than grey and colour.
+_WITH_CHANNELS = ("array", "pack", "folder", "folder-splits", "folder-classes", "paths")
+_MOST_CHANNELS = 16
 
 _MAX_SHARE = 0.5  # of a GPU's free memory that images may take
 
@@ -56,17 +61,20 @@ class Request:
         strict: Whether a single file that cannot be used is an error.
         on_progress: Called with (images done, images in total); in the last call the two are equal.
         kind: What arrays hold: ``"sequence"`` or ``"volume"``; ``None`` for images and vectors.
+        channels: Channels of images, 1 to 16, to be kept as they are; ``None`` for grey and colour.
         canvas: Called with a shape ``(n, C, H, W)`` and the names of classes and attributes; returns an array of that
             shape for the images. ``None`` for an array in memory.
 
     Raises:
-        DataError: If the size is not an integer from 1 to 4096, or the kind is unknown or not for this source.
+        DataError: If the size is not an integer from 1 to 4096, channels are not from 1 to 16, the kind is unknown, or
+            kind or channels are not for this source.
     """
 
     spec: str
     size: int | None = None
     strict: bool = False
     kind: Kind | None = None
+    channels: int | None = None
     on_progress: Callable[[int, int], None] | None = None
     canvas: Callable[[tuple[int, ...], Sequence[str]], NDArray[np.uint8]] | None = None
 
@@ -78,6 +86,9 @@ class Request:
             raise DataError(f"kind={self.kind!r}: arrays hold a 'sequence' or a 'volume' in each row, if not an image")
         if self.kind and self.spec.partition(":")[0] != "array":
             raise DataError(f"{self.spec}: kind={self.kind} is for arrays, array:FILE")
+        check_channels(self.channels)
+        if self.channels and (self.kind or self.spec.partition(":")[0] not in _WITH_CHANNELS):
+            raise DataError(f"{self.spec}: channels={self.channels} is for images in folders, arrays and packs")
 
     @property
     def path(self) -> Path:
@@ -436,6 +447,13 @@ def with_occurring_classes(data: DataSet) -> DataSet:
 def named(shape: Sequence[int]) -> str:
     """What data of a shape are: vectors, sequences, images or volumes."""
     return {1: "vectors", 2: "sequences", 3: "images", 4: "volumes"}.get(len(shape), "data")
+
+
+def check_channels(channels: int | None) -> None:
+    """Raise a DataError if a number of channels is not an integer from 1 to 16, or ``None``."""
+    whole = isinstance(channels, int) and not isinstance(channels, bool)
+    if channels is not None and not (whole and 1 <= channels <= _MOST_CHANNELS):
+        raise DataError(f"channels={channels!r}: images have 1 to {_MOST_CHANNELS} channels")
 
 
 def check_labels(labels: NDArray[Any], last: int, where: str, *, first: int = 0) -> None:

@@ -29,6 +29,7 @@ machine.
 | dataset.json of StyleGAN's tool | its labels are the classes; without labels there are none |
 | folders that only number the images: 00001/img00001234.png | no classes; reported |
 | only grey images | one channel; with any colour image three |
+| images with other channels | skipped, unless their number is requested |
 | images of several sizes | an error, unless a size is requested: then the centre square, resized |
 | images, videos and archives in formats that are not read, and images without the name of one | reported |
 | images that are all nearly black, or each of one colour throughout | reported |
@@ -128,13 +129,16 @@ def load_folder(
         return decode_listing(request, tree, listing, skipped)
 
 
-def load_paths(paths: Sequence[str | Path], *, size: int | None = None, strict: bool = False) -> DataSet:
+def load_paths(
+    paths: Sequence[str | Path], *, size: int | None = None, strict: bool = False, channels: int | None = None
+) -> DataSet:
     """Read a list of image files, without classes. Those whose path hashes into a tenth are held out.
 
     Args:
         paths: The files, in any order. The path that is hashed begins below the folder that holds them all.
         size: As in :func:`halikit.data.load`.
         strict: Likewise.
+        channels: Likewise.
 
     Returns:
         Images ``(C, H, W)`` uint8, in the order of their paths.
@@ -150,7 +154,7 @@ def load_paths(paths: Sequence[str | Path], *, size: int | None = None, strict: 
     root = Path(os.path.commonpath([path.parent for path in places]))
     files = [File(path.relative_to(root).as_posix(), path.stat().st_size, path) for path in places]
     tree = Tree(root, tuple(files), (), lambda path: path.open("rb"))
-    request = Request("paths", size=size, strict=strict)
+    request = Request("paths", size=size, strict=strict, channels=channels)
     parts = _divide(files, {file.path: _Place(None, None) for file in files})
     listing = Listing({name: [Entry(file) for file in part] for name, part in parts.items()})
     return decode_listing(request, tree, listing, Skipped(request, len(files)))

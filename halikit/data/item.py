@@ -20,11 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halikit.data.array import CHANNELS, channels_first, check_range
+from halikit.data.array import allowed_channels, channels_first, check_range
 from halikit.data.dataset import DataError
 from halikit.data.image import BadImageError, pixels
 
-__all__ = ["IMAGE_KEYS", "LABEL_KEYS", "Item", "check_values", "lowest_and_highest", "read_item", "stacked"]
+__all__ = [
+    "IMAGE_KEYS",
+    "LABEL_KEYS",
+    "Item",
+    "are_images",
+    "check_values",
+    "lowest_and_highest",
+    "read_item",
+    "stacked",
+]
 
 IMAGE_KEYS = ("image", "images", "img", "x", "pixel_values")
 LABEL_KEYS = ("label", "labels", "y", "attributes")
@@ -46,12 +55,13 @@ class Item(NamedTuple):
     unread: str = ""
 
 
-def read_item(item: Any, where: str) -> Item:
+def read_item(item: Any, where: str, channels: int | None = None) -> Item:
     """Read an item by the table at the top of this module.
 
     Args:
         item: What the data set returns.
         where: The data set and the index, for messages.
+        channels: Channels of images, if not 1 or 3.
 
     Raises:
         DataError: If the item has no image, or another label than an integer or a vector of 0 and 1.
@@ -71,10 +81,10 @@ def read_item(item: Any, where: str) -> Item:
     else:
         image, second, unread = item, None, ""
     label, attributes = _second(second, where)
-    return Item(_image(image, where), label, attributes, unread)
+    return Item(_image(image, where, channels), label, attributes, unread)
 
 
-def stacked(items: Sequence[Item], like: Tensor, rows: Sequence[int], name: str) -> Tensor:
+def stacked(items: Sequence[Item], like: Tensor, rows: Sequence[int], name: str, channels: int | None = None) -> Tensor:
     """The images of items, ``(b, *shape)``.
 
     Args:
@@ -82,6 +92,7 @@ def stacked(items: Sequence[Item], like: Tensor, rows: Sequence[int], name: str)
         like: An image of the shape and the dtype that all must have.
         rows: The indices of the items in the data set, for messages.
         name: The data set, for messages.
+        channels: Channels of images, if not 1 or 3.
 
     Raises:
         DataError: If a shape, a dtype or a value is not allowed.
@@ -91,24 +102,26 @@ def stacked(items: Sequence[Item], like: Tensor, rows: Sequence[int], name: str)
             found, wanted = (f"{tuple(x.shape)} of {x.dtype}" for x in (item.image, like))
             raise DataError(f"{name}: item {row} is {found}, but the first is {wanted}; all must be alike")
     images = torch.stack([item.image for item in items])
-    check_values(images, rows, name)
+    check_values(images, rows, name, channels)
     return images
 
 
-def check_values(images: Tensor, rows: Sequence[int], name: str) -> None:
+def check_values(images: Tensor, rows: Sequence[int], name: str, channels: int | None = None) -> None:
     """Refuse a value that is not finite, and a floating-point image outside of −1 … 1, as ``array:`` does.
 
     Args:
         images: ``(b, *shape)``.
         rows: Their indices in the data set.
         name: The data set, for messages.
+        channels: Channels of images, if not 1 or 3.
 
     Raises:
         DataError: It names the first item with such a value.
     """
-    if images.dtype == torch.uint8 or _are_allowed(images):
+    limit = 1.0 if are_images(images, channels) else None
+    if images.dtype == torch.uint8 or _are_allowed(images, limit):
         return
-    row, image = next((row, image) for row, image in zip(rows, images, strict=True) if not _are_allowed(image[None]))
+    row, image = next((row, x) for row, x in zip(rows, images, strict=True) if not _are_allowed(x, limit))
     if not image.isfinite().all():
         value = "a NaN" if image.isnan().any() else "an infinite value"
         raise DataError(f"{name}: {value} in item {row}; every value must be finite")
@@ -121,31 +134,38 @@ def lowest_and_highest(x: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _are_allowed(images: Tensor) -> bool:
-    low, high = lowest_and_highest(images)
-    is_image = images.dim() == 4 and images.shape[1] in CHANNELS
-    return -1 <= low <= high <= 1 if is_image else -torch.inf < low <= high < torch.inf
+def are_images(x: Tensor, channels: int | None) -> bool:
+    """Whether a batch ``(b, *shape)`` is one of images, whose values have a range."""
+    return x.dim() == 4 and x.shape[1] in allowed_channels(channels)
+
+
+def _are_allowed(x: Tensor, limit: float | None) -> bool:
+    """Whether all values are finite, and within the limit."""
+    low, high = lowest_and_highest(x)
+    return -torch.inf < low <= high < torch.inf if limit is None else -limit <= low <= high <= limit
 
 
 def _first(keys: Sequence[str], item: Mapping[Any, Any]) -> str | None:
     return next((key for key in keys if key in item), None)
 
 
-def _image(value: Any, where: str) -> Tensor:
+def _image(value: Any, where: str, channels: int | None) -> Tensor:
     if isinstance(value, Tensor):
         x = value.detach().cpu()
     else:
-        array = value if isinstance(value, np.ndarray) else _pixels(value, where)
+        array = value if isinstance(value, np.ndarray) else _pixels(value, where, channels)
         if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
             raise DataError(f"{where}: values of {array.dtype}; they must be uint8 or floating point")
-        array = channels_first(array[None], where)[0] if array.ndim in (2, 3) else array
+        array = channels_first(array[None], where, channels)[0] if array.ndim in (2, 3) else array
         x = torch.from_numpy(np.array(array, array.dtype if array.dtype == np.uint8 else np.float32, order="C"))
     if not (x.is_floating_point() or x.dtype == torch.uint8) or not x.dim() or not x.numel():
         raise DataError(f"{where}: {tuple(x.shape)} of {x.dtype}; an image is (C, H, W), uint8 or floating point")
+    if channels is not None and (x.dim() != 3 or x.shape[0] != channels):
+        raise DataError(f"{where}: shape {tuple(x.shape)}; with channels={channels} it is ({channels}, H, W)")
     return x if x.dtype == torch.uint8 and x.dim() > 1 else x.float()
 
 
-def _pixels(value: Any, where: str) -> np.ndarray[Any, Any]:
+def _pixels(value: Any, where: str, channels: int | None) -> np.ndarray[Any, Any]:
     """The pixels of an image of Pillow."""
     from PIL import Image
 
@@ -155,7 +175,7 @@ def _pixels(value: Any, where: str) -> np.ndarray[Any, Any]:
             "Pillow"
         )
     try:
-        return pixels(value)
+        return pixels(value, channels=channels)
     except BadImageError as error:
         raise DataError(f"{where}: {error}") from None
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data as torch_data
 
-from halikit.data.array import CHANNELS, MAX_CLASSES, check_range
+from halikit.data.array import MAX_CLASSES, check_range
 from halikit.data.augmentation import philox
 from halikit.data.dataset import DataError, DataSet, Split, check_labels, divided, with_occurring_classes
-from halikit.data.item import Item, lowest_and_highest, read_item, stacked
+from halikit.data.item import Item, are_images, lowest_and_highest, read_item, stacked
 from halikit.utils.random import restored, seed_all
 from halikit.utils.tensors import evenly_spaced
 
@@ -48,6 +48,7 @@ class Items:
         rows: Indices of the images in the data set, ``(n,)`` int64.
         workers: Processes that read batches in advance; 0 to read each batch when it is needed, in this process.
         context: How processes are started, as ``multiprocessing_context`` of a ``DataLoader``.
+        channels: Channels of images, if not 1 or 3.
     """
 
     source: torch_data.Dataset[Any]
@@ -56,6 +57,7 @@ class Items:
     rows: Tensor
     workers: int = 0
     context: Any = None
+    channels: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -79,7 +81,7 @@ class Items:
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Read some images in this process, under the seed 0."""
         chosen = self.rows[rows]
-        return stacked(self.items(chosen), self.like, chosen.tolist(), self.name)
+        return stacked(self.items(chosen), self.like, chosen.tolist(), self.name, self.channels)
 
     def part(self, rows: slice | Tensor) -> Items:
         """Some of the images, without reading them."""
@@ -107,7 +109,7 @@ class Items:
                 except Exception as error:
                     error.add_note(f"{self.name}: item {row} cannot be read")
                     raise
-                items.append(read_item(item, f"{self.name}: item {row}"))
+                items.append(read_item(item, f"{self.name}: item {row}", self.channels))
         return items
 
     def seconds(self) -> list[Item]:
@@ -147,7 +149,7 @@ def _images(items: Items, seed: int, batch: tuple[int, Tensor]) -> Tensor | Data
     epoch, index = batch
     rows = items.rows[index]
     try:
-        return stacked(items.items(rows, seed, epoch), items.like, rows.tolist(), items.name)
+        return stacked(items.items(rows, seed, epoch), items.like, rows.tolist(), items.name, items.channels)
     except DataError as error:
         return error
 
@@ -157,14 +159,19 @@ def _seconds(items: Items, batch: tuple[int, Tensor]) -> list[Item] | DataError:
     rows = items.rows[batch[1]]
     try:
         found = items.items(rows)
-        stacked(found, items.like, rows.tolist(), items.name)
+        stacked(found, items.like, rows.tolist(), items.name, items.channels)
     except DataError as error:
         return error
     return [item._replace(image=torch.empty(0)) for item in found]
 
 
 def from_dataset(
-    source: torch_data.Dataset[Any], *, workers: int = 0, context: Any = None, notes: Sequence[str] = ()
+    source: torch_data.Dataset[Any],
+    *,
+    workers: int = 0,
+    context: Any = None,
+    channels: int | None = None,
+    notes: Sequence[str] = (),
 ) -> DataSet:
     """A data set whose images are the items of a map-style ``Dataset``; see the top of this module.
 
@@ -172,6 +179,7 @@ def from_dataset(
         source: The data set; its items are those of :mod:`halikit.data.item`.
         workers: Processes that read items in advance.
         context: How these are started, as ``multiprocessing_context`` of a ``DataLoader``.
+        channels: Channels of images, 1 to 16, in place of 1 or 3.
         notes: What to say about it.
 
     Raises:
@@ -184,11 +192,11 @@ def from_dataset(
         raise DataError(f"{name} has no length: a map-style Dataset defines __len__ and __getitem__") from None
     if n < 2:
         raise DataError(f"{name}: {n} items; at least two are needed, one of them held out")
-    none = Items(source, name, torch.empty(0), torch.arange(n), workers, context)
+    none = Items(source, name, torch.empty(0), torch.arange(n), workers, context, channels)
     rows = evenly_spaced(PROBED, n)
     probed = none.items(rows)
     items = replace(none, like=probed[0].image)
-    check_probe(stacked(probed, items.like, rows.tolist(), name), name)
+    check_probe(stacked(probed, items.like, rows.tolist(), name, channels), name, channels)
     labels, attributes = _labels_and_attributes(items, rows, probed)
     classes = _classes(source, labels, name)
     cut = n - max(1, n // 10)
@@ -213,15 +221,16 @@ def left_out(loader: torch_data.DataLoader[Any]) -> str:
     return f"{note}; for a part of the data give a torch.utils.data.Subset"
 
 
-def check_probe(images: Tensor, name: str) -> None:
+def check_probe(images: Tensor, name: str, channels: int | None = None) -> None:
     """Refuse images that seem to have another range than −1 … 1, or 0 … 255 for bytes, as ``array:`` does.
 
     Args:
         images: ``(b, *shape)``, of which the values are allowed.
         name: The data set, for messages.
+        channels: Channels of images, if not 1 or 3.
     """
     low, high = lowest_and_highest(images)
-    if images.dim() == 4 and images.shape[1] in CHANNELS and (low < high or abs(low) > 1):
+    if are_images(images, channels) and (low < high or abs(low) > 1):
         check_range(None, np.dtype(str(images.dtype).removeprefix("torch.")), low, high, name)
 
 

@@ -81,6 +81,9 @@ def load_pack(request: Request) -> DataSet:
             f"{request.spec}: packed at {width}×{height}; for size={request.size} pack the originals again: "
             f"halikit data pack … --size {request.size}"
         )
+    packed = tensors["images"].shape[1]
+    if request.channels not in (None, packed):
+        raise DataError(f"{request.spec}: packed with {packed} channels, not channels={request.channels}")
     arrays = {name: _open_array(path, stored) for name, stored in tensors.items()}
     if request.strict:
         _verify(arrays, meta["sha256"], request)
@@ -264,7 +267,7 @@ def _is_consistent(meta: Mapping[str, Any], tensors: Mapping[str, StoredTensor])
     return (
         all((stored.dtype, len(stored.shape)) == _TENSORS[name] for name, stored in tensors.items())
         and all(stored.shape[0] == n for name, stored in tensors.items() if name != "padding")
-        and (n >= 2 and shape[0] in (1, 3) and min(shape) >= 1)
+        and (n >= 2 and shape[0] <= 16 and min(shape) >= 1)
         and ("attributes" not in tensors or tensors["attributes"].shape[1] == len(meta["attributes"]))
         and {"train", "test"} <= parts.keys() <= {"train", "validation", "test"}
         and all(isinstance(row, int) for rows in parts.values() for row in rows)

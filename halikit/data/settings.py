@@ -19,6 +19,9 @@ class DataSettings(Section):
     spec: str = Field("digits", description="data set, such as digits, mnist:DIR or folder:DIR")
     size: Positive | None = Field(None, description="side in pixels: crop images to squares and resize them to it")
     kind: Kind | None = Field(None, description="sequence or volume, if each row of an array is one (array:)")
+    channels: Annotated[int, Field(ge=1, le=16)] | None = Field(
+        None, description="channels of images, which are kept (folders, array:); none: 1 for grey, 3 for colour"
+    )
     strict: bool = Field(False, description="refuse any file that cannot be used; verify checksums")
     workers: Annotated[int, Field(ge=0)] | None = Field(
         None, description="processes that read a Dataset of your own; none: those of its DataLoader"
@@ -39,4 +42,4 @@ class DataSettings(Section):
     @property
     def reading(self) -> dict[str, Any]:
         """The arguments of :func:`halikit.data.as_data_set`."""
-        return {name: getattr(self, name) for name in ("size", "strict", "kind", "workers", "epoch_images")}
+        return {name: getattr(self, name) for name in ("size", "strict", "kind", "channels", "workers", "epoch_images")}

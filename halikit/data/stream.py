@@ -41,6 +41,7 @@ class Stream:
         like: An image of the shape and the dtype that all have.
         first: Position of the first image; those before are held out.
         end: Position after the last one.
+        channels: Channels of images, if not 1 or 3.
     """
 
     source: IterableDataset[Any]
@@ -48,6 +49,7 @@ class Stream:
     like: Tensor
     first: int
     end: int
+    channels: int | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,7 +98,7 @@ class Stream:
                 current, walk = epoch, _Walk(self, seed, epoch)
             positions = (index + self.first).tolist()
             items = walk.items(positions)
-            yield stacked(items, self.like, positions, self.name)
+            yield stacked(items, self.like, positions, self.name, self.channels)
 
 
 class _Walk:
@@ -124,7 +126,7 @@ class _Walk:
             for position in positions:
                 while self._position <= position:
                     item = self._next()
-                items.append(read_item(item, f"{name}: item {position}"))
+                items.append(read_item(item, f"{name}: item {position}", self._stream.channels))
         return items
 
     def _next(self) -> Any:
@@ -141,12 +143,19 @@ class _Walk:
         return item
 
 
-def from_stream(source: IterableDataset[Any], *, epoch_images: int | None = None, notes: Sequence[str] = ()) -> DataSet:
+def from_stream(
+    source: IterableDataset[Any],
+    *,
+    epoch_images: int | None = None,
+    channels: int | None = None,
+    notes: Sequence[str] = (),
+) -> DataSet:
     """A data set whose images come from a stream; see the top of this module. Its labels are not read.
 
     Args:
         source: The stream; its items are those of :mod:`halikit.data.item`.
         epoch_images: Items of an epoch, held-out ones included; by default the length of the stream.
+        channels: Channels of images, 1 to 16, in place of 1 or 3.
         notes: What to say about it.
 
     Raises:
@@ -163,10 +172,10 @@ def from_stream(source: IterableDataset[Any], *, epoch_images: int | None = None
     if n < 2:
         raise DataError(f"{name}: {n} items; at least two are needed, one of them held out")
     first = min(max(1, n // 10), _MOST_HELD_OUT)
-    stream = Stream(source, name, torch.empty(0), first, n)
+    stream = Stream(source, name, torch.empty(0), first, n, channels)
     items = _Walk(stream, 0, 0).items(range(max(first, min(n, PROBED))))
-    images = stacked(items, items[0].image, range(len(items)), name)
-    check_probe(images, name)
+    images = stacked(items, items[0].image, range(len(items)), name, channels)
+    check_probe(images, name, channels)
     stream = replace(stream, like=items[0].image)
     said = [
         *notes,
