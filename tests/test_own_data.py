@@ -34,11 +34,11 @@ SMALL = {
     "model.levels": 1,
     "model.hidden": 8,
     "discriminator.width": 8,
-    "training.steps": 12,
+    "training.steps": 8,
     "training.batch_size": 16,
-    "record.log_every": 5,
-    "record.evaluate_every": 12,
-    "record.checkpoint_every": 5,
+    "record.log_every": 4,
+    "record.evaluate_every": 8,
+    "record.checkpoint_every": 4,
     "training.seed": 7,
 }
 
@@ -190,7 +190,7 @@ class TestMapStyle:
         items = [*IMAGES, *IMAGES, *IMAGES]
         items[100] = torch.zeros(1, 4, 4)
         with pytest.raises(DataError, match=r"^Listed: item 100 is \(1, 4, 4\) of torch.float32, but the first is"):
-            trainer(Listed(items), data__workers=workers).fit(steps=12)
+            trainer(Listed(items), data__workers=workers).fit(steps=8)
 
     def test_an_error_of_the_data_set_names_the_item(self) -> None:
         class Broken(Listed):
@@ -241,10 +241,10 @@ class TestExactness:
         changes = {"data__workers": workers, "data__flip": True}
         whole = trainer(Noisy(IMAGES), tmp_path / "a", **changes)
         whole.fit()
-        _stop_after(trainer(Noisy(IMAGES), tmp_path / "b", **changes), 7)
+        _stop_after(trainer(Noisy(IMAGES), tmp_path / "b", **changes), 6)
         part = trainer(Noisy(IMAGES), tmp_path / "b", resume=True, **changes)
         part.fit()
-        assert part.steps == whole.steps == 12
+        assert part.steps == whole.steps == 8
         assert torch.equal(weights(whole.model.hierarchy), weights(part.model.hierarchy))
 
     def test_the_order_and_the_images_are_those_of_a_tensor(self) -> None:
@@ -288,12 +288,12 @@ class TestStream:
         whole = trainer(LongStream(), tmp_path / "a")
         whole.fit()
         part = trainer(LongStream(), tmp_path / "b")
-        _stop_after(part, 7)
+        _stop_after(part, 6)
         part = trainer(LongStream(), tmp_path / "b", resume=True)
-        assert part.steps == 5
+        assert part.steps == 4
         part.fit()
         assert torch.equal(weights(whole.model.hierarchy), weights(part.model.hierarchy))
-        frozen = trained(Streamed(IMAGES.clamp(-0.9, 0.9)), 12, data__epoch_images=60)
+        frozen = trained(Streamed(IMAGES.clamp(-0.9, 0.9)), data__epoch_images=60)
         assert not torch.equal(weights(whole.model.hierarchy), frozen)  # set_epoch has an effect
 
     def test_what_is_said_and_refused(self) -> None:
@@ -375,7 +375,7 @@ class TestOwnAugmentation:
         blur = nn.Sequential(nn.ReflectionPad2d(1), nn.AvgPool2d(3, 1), nn.Dropout(0.1))
         whole = trainer(IMAGES, tmp_path / "a", augmentation=blur)
         whole.fit()
-        _stop_after(trainer(IMAGES, tmp_path / "b", augmentation=blur), 7)
+        _stop_after(trainer(IMAGES, tmp_path / "b", augmentation=blur), 6)
         part = trainer(IMAGES, tmp_path / "b", augmentation=blur, resume=True)
         part.fit()
         assert torch.equal(weights(whole.model.hierarchy), weights(part.model.hierarchy))

@@ -323,9 +323,8 @@ def _decode_chunk(
     for number, file in enumerate(files):
         content = _content(tree, file) if contents is None else contents[number]
         try:
-            if not isinstance(content, str):
-                content = decode(content, request.size, crop, request.channels)
-            results.append((file, content))
+            found = content if isinstance(content, str) else decode(content, request.size, crop, request.channels)
+            results.append((file, found))
         except BadImageError as error:
             results.append((file, str(error)))
     return results
