@@ -190,7 +190,7 @@ class TestMapStyle:
         items = [*IMAGES, *IMAGES, *IMAGES]
         items[100] = torch.zeros(1, 4, 4)
         with pytest.raises(DataError, match=r"^Listed: item 100 is \(1, 4, 4\) of torch.float32, but the first is"):
-            trainer(Listed(items), data__workers=workers).fit(steps=8)
+            trainer(Listed(items), data__workers=workers, training__batch_size=81).fit(steps=2)
 
     def test_an_error_of_the_data_set_names_the_item(self) -> None:
         class Broken(Listed):

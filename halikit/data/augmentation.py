@@ -144,7 +144,7 @@ class OwnAugmentation:
 
 
 def as_augmentation(given: Augmentation | Callable[[Tensor], Tensor]) -> Augmentation | OwnAugmentation:
-    """An augmentation from what a user gives as one.
+    """An augmentation from what a user gives as one: an augmentation, or a function of a batch ``(b, *shape)``.
 
     Raises:
         DataError: If it cannot be called.

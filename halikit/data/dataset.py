@@ -153,10 +153,10 @@ class Store(Protocol):
         """Number of images."""
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        """Read some images."""
+        """Read some images: ``rows`` is ``(b,)`` int64, or a slice."""
 
     def part(self, rows: slice | Tensor) -> Store:
-        """Some of the images, without reading them."""
+        """Some of the images, without reading them; ``rows`` is ``(b,)`` int64, or a slice."""
 
     def read(self, plan: Iterable[tuple[int, Tensor]], seed: int) -> Iterator[Tensor]:
         """Read batches.

@@ -129,7 +129,7 @@ def check_values(images: Tensor, rows: Sequence[int], name: str, channels: int |
 
 
 def lowest_and_highest(x: Tensor) -> tuple[float, float]:
-    """The lowest and the highest value; both are NaN if there is a NaN."""
+    """The lowest and the highest value of ``x`` of any shape; both are NaN if there is a NaN."""
     low, high = x.aminmax()
     return float(low), float(high)
 
