@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import warnings
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     TensorDataset,
+    get_worker_info,
 )
 
 import halikit as hk
@@ -249,6 +252,17 @@ class TestExactness:
 
     def test_the_order_and_the_images_are_those_of_a_tensor(self) -> None:
         assert torch.equal(trained(IMAGES, data__shift=1), trained(TensorDataset(IMAGES), data__shift=1))
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_workers_leave_signals_to_the_training(self, number: int) -> None:
+        class Interrupted(Listed):
+            def __getitem__(self, row):
+                if get_worker_info():
+                    os.kill(os.getpid(), number)
+                return self.items[row]
+
+        found = data.as_data_set(Interrupted(IMAGES), workers=1)
+        assert torch.equal(next(found.train.read([(0, torch.arange(9))], 0)), IMAGES[:9])
 
     def test_random_items_differ_between_epochs_and_leave_generators_alone(self) -> None:
         noisy = quietly(Noisy(IMAGES))

@@ -10,6 +10,7 @@ are read. Otherwise every item is read once, before the training begins.
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -127,11 +128,21 @@ class Items:
         if not self.workers:
             return map(job, plan)
         # Its own generator, because the loader draws a number from the global one otherwise.
-        options = {"num_workers": self.workers, "multiprocessing_context": self.context}
+        options = {
+            "num_workers": self.workers,
+            "multiprocessing_context": self.context,
+            "worker_init_fn": _ignore_signals,
+        }
         loader: Any = torch_data.DataLoader(
             _Jobs(job), sampler=plan, batch_size=None, generator=torch.Generator(), **options
         )
         return iter(loader)
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave signals to the process that trains: it saves, stops, and ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
