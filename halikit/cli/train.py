@@ -223,6 +223,7 @@ def _load(config: Config) -> DataSet:
             size=settings.size,
             strict=settings.strict,
             kind=settings.kind,
+            channels=settings.channels,
             on_progress=advance,
             on_notice=common.warn,
         )
@@ -402,10 +403,11 @@ def _hardware(trainer: Trainer) -> str:
     """Where and how the steps run, with the reasons for what ``auto`` chose."""
     hardware = trainer.config.hardware
     precision = {"32": "float32", "64": "float64", "bf16": "bfloat16"}[hardware.precision]
-    steps = f"compiled steps ({hardware.compile})" if hardware.compile else "eager steps"
-    why = [f" ({reason})" if reason else "" for reason in (trainer.precision_reason, trainer.compile_reason)]
+    steps = "compiled steps" if trainer.method.compile_mode else "eager steps"
+    chosen = ((precision, trainer.precision_reason), (steps, trainer.compile_reason))
+    listed = "; ".join(f"{what} ({why})" if why else what for what, why in chosen)
     threads = f", threads {hardware.threads}" if hardware.threads and trainer.hardware.device.type == "cpu" else ""
-    return f"{trainer.hardware.device}{threads}; {precision}{why[0]}; {steps}{why[1]}"
+    return f"{trainer.hardware.device}{threads}; {listed}"
 
 
 def _costs(plan: Plan) -> str:

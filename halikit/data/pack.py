@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, named
+from halikit.data.dataset import DataError, DataSet, Request, Split, Store, check_labels, named
 from halikit.data.tree import printable
 from halikit.errors import InputError, ResourceError
 from halikit.utils.lock import locked
@@ -82,6 +82,9 @@ def load_pack(request: Request) -> DataSet:
             f"{request.spec}: packed at {width}×{height}; for size={request.size} pack the originals again: "
             f"halikit data pack … --size {request.size}"
         )
+    packed = tensors["images"].shape[1]
+    if request.channels not in (None, packed):
+        raise DataError(f"{request.spec}: packed with {packed} channels, not channels={request.channels}")
     arrays = {name: _open_array(path, stored) for name, stored in tensors.items()}
     if request.strict:
         _verify(arrays, meta["sha256"], request)
@@ -260,7 +263,7 @@ def _is_consistent(meta: Mapping[str, Any], tensors: Mapping[str, StoredTensor])
     return (
         all((stored.dtype, len(stored.shape)) == _TENSORS[name] for name, stored in tensors.items())
         and all(stored.shape[0] == n for name, stored in tensors.items() if name != "padding")
-        and (n >= 2 and shape[0] in (1, 3) and min(shape) >= 1)
+        and (n >= 2 and shape[0] <= 16 and min(shape) >= 1)
         and ("attributes" not in tensors or tensors["attributes"].shape[1] == len(meta["attributes"]))
         and {"train", "test"} <= parts.keys() <= {"train", "validation", "test"}
         and all(isinstance(row, int) for rows in parts.values() for row in rows)
@@ -319,9 +322,9 @@ def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
         yield np.ascontiguousarray(array[start : start + rows]).data
 
 
-def _copy_images(images: Tensor, rows: NDArray[np.uint8]) -> None:
+def _copy_images(images: Tensor | Store, rows: NDArray[np.uint8]) -> None:
     """Write images to their rows of the pack, unless they were decoded into these rows."""
-    if images.data_ptr() == rows.ctypes.data:
+    if isinstance(images, Tensor) and images.data_ptr() == rows.ctypes.data:
         return
     for start in range(0, len(images), _ROWS):
         some = images[start : start + _ROWS]

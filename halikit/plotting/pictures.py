@@ -84,7 +84,7 @@ def as_pixels(states: Tensor, limits: Limits | None = None) -> NDArray[np.uint8]
 
     Args:
         states: Images ``(n, C, H, W)`` in [−1, 1], sequences ``(n, C, T)`` or volumes ``(n, C, D, H, W)``. Of images
-            and volumes with other numbers of channels than 1 and 3, the first channel is shown.
+            and volumes with more than 3 channels the first three are shown, of 2 the first.
         limits: Values that are drawn lowest and highest, or black and white; by default :func:`limits_of` the states.
 
     Returns:
@@ -104,8 +104,7 @@ def as_pixels(states: Tensor, limits: Limits | None = None) -> NDArray[np.uint8]
         return _curves(states, low, high)
     if states.dim() == 5:
         states = (states[:, :, states.shape[2] // 2] - low) * (2 / (high - low)) - 1
-    if states.shape[1] != 3:
-        states = states[:, :1].expand(-1, 3, -1, -1)
+    states = states[:, :3] if states.shape[1] >= 3 else states[:, :1].expand(-1, 3, -1, -1)
     states = states.nan_to_num(1.0).clamp(-1, 1)
     pixels = ((states + 1) * 127.5).round().byte().numpy()
     factor = max(1, -(-_LEGIBLE // min(pixels.shape[2:])))

@@ -63,15 +63,17 @@ def rehearse(
     device = stepper.hardware.device
     mean = preparation = 0.0
     with snapshot.undone() as saved:
-        for kind in dict.fromkeys(kinds):
-            times = []
-            for _ in range(1 + _TIMED):
-                stepper.steps = first + kinds.index(kind)
-                times.append(_seconds(lambda: stepper.step(*next(batches)), device))
-            usual = median(times[1:])
-            mean += usual * kinds.count(kind) / len(kinds)
-            preparation += max(0.0, times[0] - usual)
-        stepper.steps = first
+        try:
+            for kind in dict.fromkeys(kinds):
+                times = []
+                for _ in range(1 + _TIMED):
+                    stepper.steps = first + kinds.index(kind)
+                    times.append(_seconds(lambda: stepper.step(*next(batches)), device))
+                usual = median(times[1:])
+                mean += usual * kinds.count(kind) / len(kinds)
+                preparation += max(0.0, times[0] - usual)
+        finally:
+            stepper.steps = first
         evaluation = _seconds(evaluate, device)
         memory = most_memory(device) - (saved if device.type == "cpu" else 0)
     return Plan(mean, left * mean + evaluations * evaluation, preparation, memory)

@@ -47,13 +47,16 @@ class Trainer:
 
     Args:
         model: The model; the settings of its config apply unless others are given.
-        data: A data set, a data spec such as ``"digits"``, or a tensor ``(n, *shape of x)``, the last tenth of which is
-            held out. May be left out where batches come from you, through :meth:`step`.
+        data: A data set, a data spec such as ``"digits"``, a path or a list of paths of images, or samples ``(n, *shape
+            of x)``, as a tensor, a NumPy array, a ``Dataset`` or ``DataLoader`` of torch, of which the last tenth is
+            held out; see :func:`halikit.data.as_data_set`. May be left out where batches come from you, through
+            :meth:`step`.
         settings: Settings; ``[model]`` and ``[discriminator]`` are not read.
         extra_losses: Losses beside those of Algorithm 1.
         objective: An objective of your own, a function as in :mod:`halikit.objectives`; it replaces that of the
             settings. The run records its name, and has to be given the function again to be resumed.
-        augmentation: Augmentation of training images; by default as the settings say.
+        augmentation: Augmentation of training images; by default as the settings say. Any function from a batch ``(b,
+            *shape of x)`` to one of that shape will do; see :class:`~halikit.data.OwnAugmentation`.
         out: Run directory to write to; nothing is written by default.
         resume: Go on with the run in ``out``: ``True`` from its newest good checkpoint, a number from the checkpoint
             of that step, a path from the checkpoint there, of whichever run.
@@ -77,12 +80,12 @@ class Trainer:
     def __init__(
         self,
         model: Model,
-        data: datasets.DataSet | str | Tensor | None = None,
+        data: datasets.Given | None = None,
         *,
         settings: Config | None = None,
         extra_losses: Sequence[ExtraLoss] = (),
         objective: Objective | None = None,
-        augmentation: datasets.Augmentation | None = None,
+        augmentation: datasets.Augmentation | Callable[[Tensor], Tensor] | None = None,
         out: str | Path | None = None,
         resume: bool | int | str | Path = False,
         on_record: Callable[[Record], None] | None = None,
@@ -94,8 +97,7 @@ class Trainer:
         config, self.precision_reason = fitting_precision(config, model.hierarchy.prior.dtype, device)
         self.hardware = Hardware(config.hardware, on_notice)
         config = resolve_game(config, objective)
-        read = partial(datasets.as_data_set, size=config.data.size, strict=config.data.strict, kind=config.data.kind)
-        found = None if data is None else read(data)
+        found = None if data is None else datasets.as_data_set(data, **config.data.reading)
         self._context = None if found is None else model.context_kind(found)
         self.hardware.prepare(model.parts.values())
         dtype = model.hierarchy.prior.dtype
@@ -103,13 +105,13 @@ class Trainer:
         context = self._some_context()
         given = model.hierarchy.conditioned(None if context is None else context[:1])
         self._settings = resolve_sleep_weights(config, given, self.hardware.notify)
-        augmentation = augmentation or config.data.augmentation()
-        self._batches = self._make_batches(augmentation)
+        changes = config.data.augmentation() if augmentation is None else datasets.as_augmentation(augmentation)
+        self._batches = self._make_batches(changes)
         self.hardware.place(modules_of(extra_losses))
         averager = Averager(model.hierarchy, config.training.ema_decay)
         self.averaged = averager.average
         self.method = make_method(
-            *(model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses, objective),
+            *(model, self._settings, self.data, changes, self.averaged, self.hardware, extra_losses, objective),
             context=context,
         )
         self.compile_reason = ""
@@ -312,7 +314,7 @@ class Trainer:
             writer,
         )
 
-    def _make_batches(self, augmentation: datasets.Augmentation) -> Batches | None:
+    def _make_batches(self, augmentation: datasets.Augmentation | datasets.OwnAugmentation) -> Batches | None:
         if self.data is None:
             return None
         shape, training = self.model.hierarchy.spaces[0].shape, self._settings.training
