@@ -212,7 +212,7 @@ class TestIncomplete:
         child.send(number)
         assert child.wait(60) == code, child.said
         if number == signal.SIGKILL:  # a killed one leaves its temporary file, which the next one takes over
-            assert names(tmp_path) == [".a.pack.part", "t"]
+            assert names(tmp_path) == [".a.pack.lock", ".a.pack.part", "t"]
             data.pack(f"folder:{tmp_path / 't'}", tmp_path / "a.pack", size=8)
             assert names(tmp_path) == ["a.pack", "t"]
             data.load(f"pack:{tmp_path / 'a.pack'}", strict=True)

@@ -280,7 +280,7 @@ class TestMetadata:
         content = (b"II*\0\x08\0\0\0" + directory + bytes(4)).ljust(200, b"\0") + bytes(16 * channels)
         tree(tmp_path, "x")
         (tmp_path / "x" / "bands.tif").write_bytes(content)
-        assert load(tmp_path).skipped == (("x/bands.tif", f"{channels} channels"),)
+        assert load(tmp_path).skipped == (("x/bands.tif", f"{channels} channels; ask with channels={channels}"),)
         assert capfd.readouterr() == ("", "")
 
 

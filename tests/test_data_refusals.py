@@ -417,6 +417,7 @@ CASES = [
         "array:a.npz",
         array(images=IMAGES.reshape(20, 4, 4, 4)),
         "array:a.npz: shape (20, 4, 4, 4); images have 1 or 3 channels, as (n, C, H, W) or (n, H, W, C); "
+        "ask for others with channels=N; "
         "kind=sequence and kind=volume read other arrays",
     ),
     Case(

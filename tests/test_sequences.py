@@ -18,7 +18,7 @@ from halikit.analysis.summary import summarise
 from halikit.config import override
 from halikit.errors import InputError
 from halikit.explore import Explorer
-from halikit.networks.blocks import FromPatches, ToPatches, initialise
+from halikit.networks.blocks import from_patches, initialise, to_patches
 from halikit.networks.shapes import ladder_spaces
 from halikit.presets.families import conv
 from halikit.training.sleep import sleep_weights
@@ -83,14 +83,20 @@ def test_only_images_end_in_tanh() -> None:
 
 def test_patches_are_those_of_torch_and_come_back() -> None:
     x = torch.randn(2, 3, 4, 6)
-    assert torch.equal(ToPatches()(x), nn.PixelUnshuffle(2)(x))
-    y = torch.randn(2, 12, 2, 3)
-    assert torch.equal(FromPatches()(y), nn.PixelShuffle(2)(y))
-    for shape in [(2, 3, 8), (2, 3, 4, 6, 2)]:
-        z = torch.randn(shape)
-        patches = ToPatches()(z)
-        assert patches.shape[1:] == (3 * 2 ** (len(shape) - 2), *(side // 2 for side in shape[2:]))
-        assert torch.equal(FromPatches()(patches), z)
+    flat = nn.PixelUnshuffle(2)(x)
+    # A volume whose planes are all the same has the patches of one plane, twice.
+    volume = to_patches(3)(x.unsqueeze(2).expand(-1, -1, 4, -1, -1))
+    for half in volume.unflatten(1, (3, 2, 4)).unbind(2):
+        assert torch.equal(half, flat.unflatten(1, (3, 4)).unsqueeze(3).expand(-1, -1, -1, 2, -1, -1))
+    # An image whose columns are all the same has the patches of a sequence, twice.
+    sequence = x[..., 0]
+    columns = nn.PixelUnshuffle(2)(sequence.unsqueeze(3).expand(-1, -1, -1, 2))
+    assert torch.equal(columns[..., 0].unflatten(1, (3, 2, 2))[:, :, :, 1].flatten(1, 2), to_patches(1)(sequence))
+    for shape in [(2, 3, 8), (2, 3, 4, 6), (2, 3, 4, 6, 2)]:
+        z, axes = torch.randn(shape), len(shape) - 2
+        patches = to_patches(axes)(z)
+        assert patches.shape[1:] == (3 * 2**axes, *(side // 2 for side in shape[2:]))
+        assert torch.equal(from_patches(axes)(patches), z)
 
 
 @pytest.mark.parametrize("shape", [(3, 20), (3, 4, 5, 2)])

@@ -127,7 +127,7 @@ def test_its_weight_scales_its_gradient() -> None:
     torch.testing.assert_close(3 * (found[1] - found[0]), found[2] - found[0])
 
 
-@pytest.mark.filterwarnings("ignore:.*no bfloat16 in hardware")
+@pytest.mark.filterwarnings("ignore:.*no units for bfloat16")
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_the_game_with_labels_trains_and_records(precision: str, tmp_path: Path) -> None:
     records: list[Record] = []

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from halikit.analysis.batched import batches, in_batches
 from halikit.analysis.quantity import Quantity
 from halikit.errors import InputError
+from halikit.utils.random import seeded
 
-__all__ = ["Manifolds", "frechet_distance", "kernel_distance", "manifolds", "onnx_features"]
+__all__ = ["Manifolds", "check_torchmetrics", "frechet_distance", "kernel_distance", "manifolds", "onnx_features"]
 
 # Rows whose distances are taken at a time.
 _CHUNK = 1000
@@ -83,15 +86,20 @@ def frechet_distance(data: Tensor, samples: Tensor) -> Quantity:
     It is an estimate with an upward bias on small sets; compare only values from equal numbers of data.
 
     Args:
-        data: Features of data, ``(n, d)``.
-        samples: Features of samples, ``(m, d)``.
+        data: Features of data, ``(n, d)`` with n ≥ 2.
+        samples: Features of samples, ``(m, d)`` with m ≥ 2.
+
+    Raises:
+        InputError: If torchmetrics is not installed.
     """
-    (mu, s), (nu, t) = ((x.mean(0), torch.cov(x.T)) for x in (data.flatten(1).double(), samples.flatten(1).double()))
-    values, vectors = torch.linalg.eigh(s)
-    root = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ t @ root).clamp_min(0).sqrt().sum()
-    distance = (mu - nu).square().sum() + s.trace() + t.trace() - 2 * cross
-    return Quantity(max(float(distance), 0.0), "estimate", count=min(len(data), len(samples)))
+    check_torchmetrics()
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    data, samples = (x.detach().flatten(1).double().cpu() for x in (data, samples))
+    metric = FrechetInceptionDistance(feature=_Features(data.shape[1]))
+    metric.update(data, real=True)
+    metric.update(samples, real=False)
+    return Quantity(max(float(metric.compute()), 0.0), "estimate", count=min(len(data), len(samples)))
 
 
 @torch.no_grad()
@@ -104,21 +112,45 @@ def kernel_distance(data: Tensor, samples: Tensor, *, subsets: int = 50, size: i
         subsets: Number of random subsets to average over. They overlap, so the standard error is approximate.
         size: Size of a subset, at most.
         seed: Seed of the subsets.
+
+    Raises:
+        InputError: If torchmetrics is not installed.
     """
-    data, samples = data.flatten(1).double(), samples.flatten(1).double()
-    size = min(size, len(data), len(samples))
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for _ in range(subsets):
-        x, y = (z[torch.randperm(len(z), generator=generator)[:size]] for z in (data, samples))
+    check_torchmetrics()
+    from torchmetrics.image.kid import KernelInceptionDistance
 
-        def kernel(u: Tensor, v: Tensor) -> Tensor:
-            """The polynomial kernel of degree 3, ``(n, m)``."""
-            return (u @ v.T / u.shape[1] + 1) ** 3
+    data, samples = (x.detach().flatten(1).double().cpu() for x in (data, samples))
+    with warnings.catch_warnings(), seeded(seed):
+        warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save")  # they are in memory anyway
+        size = min(size, len(data), len(samples))
+        metric = KernelInceptionDistance(feature=_Features(data.shape[1]), subsets=subsets, subset_size=size)
+        metric.update(data, real=True)
+        metric.update(samples, real=False)
+        mean, std = map(float, metric.compute())
+    error = std / (subsets - 1) ** 0.5 if subsets > 1 else None  # torchmetrics divides by the number of subsets
+    return Quantity(mean, "estimate", standard_error=error, count=subsets)
 
-        within = sum((k.sum() - k.trace()) / (size * (size - 1)) for k in (kernel(x, x), kernel(y, y)))
-        found.append(within - 2 * kernel(x, y).mean())
-    return Quantity.mean(torch.stack(found), "estimate")
+
+def check_torchmetrics() -> None:
+    """Refuse FID and KID where the extra that computes them is not installed.
+
+    Raises:
+        InputError: If torchmetrics is not installed.
+    """
+    if find_spec("torchmetrics") is None:
+        raise InputError("FID and KID need torchmetrics: pip install 'halikit[torchmetrics]'")
+
+
+class _Features(nn.Identity):
+    """The feature network that torchmetrics calls: its inputs are features already.
+
+    Args:
+        num_features: Number of features.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
 
 
 def onnx_features(path: Path | str) -> Callable[[Tensor], Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,10 @@ Size = Annotated[int | None, typer.Option(min=1, help="Side of the square that i
 ArrayKind = Annotated[
     Literal["sequence", "volume"] | None,
     typer.Option("--kind", help="sequence or volume, if each row of an array is one.", show_default=False),
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(min=1, max=16, help="Channels of images, which are kept; by default 1 or 3.", show_default=False),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse every file that cannot be used; verify checksums.")]
 
@@ -36,6 +40,7 @@ def info(
     size: Size = None,
     strict: Strict = False,
     kind: ArrayKind = None,
+    channels: Channels = None,
     out: Annotated[Path | None, typer.Option(help="PNG file for a contact sheet.", show_default=False)] = None,
     as_json: common.Json = False,
 ) -> None:
@@ -51,9 +56,8 @@ def info(
 
     common.check_writable(out)
     with common.progress("reading the data") as advance:
-        loaded = data.load(
-            spec, size=size, strict=strict, kind=kind, on_progress=advance, on_notice=lambda notice: None
-        )
+        options: Any = {"size": size, "strict": strict, "kind": kind, "channels": channels}
+        loaded = data.load(spec, **options, on_progress=advance, on_notice=lambda notice: None)
     found = report(loaded)
     if out is not None:
         save_png(out, contact_sheet(loaded))
@@ -72,6 +76,7 @@ def pack(
     size: Size = None,
     strict: Strict = False,
     kind: ArrayKind = None,
+    channels: Channels = None,
     as_json: common.Json = False,
 ) -> None:
     """Decode, crop and resize a data set once, into one file. Train on it with --data pack:OUT.
@@ -84,9 +89,8 @@ def pack(
 
     started = time.perf_counter()
     with _exit_on_sigterm(), common.progress("packing") as advance:
-        packed = data.pack(
-            spec, out, size=size, strict=strict, kind=kind, on_progress=advance, on_notice=lambda notice: None
-        )
+        options: Any = {"size": size, "strict": strict, "kind": kind, "channels": channels}
+        packed = data.pack(spec, out, **options, on_progress=advance, on_notice=lambda notice: None)
     seconds = time.perf_counter() - started
     parts = {name: len(part) for name, part in packed.parts.items()}
     nbytes = out.stat().st_size

@@ -245,6 +245,7 @@ def _load(config: Config) -> DataSet:
             size=settings.size,
             strict=settings.strict,
             kind=settings.kind,
+            channels=settings.channels,
             on_progress=advance,
             on_notice=common.warn,
         )

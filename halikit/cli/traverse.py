@@ -31,6 +31,7 @@ def traverse(
     Example: halikit traverse runs/digits --level 3 --replace
     """
     import torch
+    from einops import rearrange
 
     from halikit import plotting
     from halikit.analysis import traversal
@@ -48,7 +49,8 @@ def traverse(
     influence = traversal.influence(hierarchy, z, level, [min(amounts), max(amounts)], how=how)
     chosen = entries_of(entries, influence, number)
     shown = hierarchy.rows(slice(n))
-    images = traversal.traverse(shown, z[:n], level, chosen, amounts, how=how).transpose(0, 1).flatten(0, 1)
+    images = traversal.traverse(shown, z[:n], level, chosen, amounts, how=how)
+    images = rearrange(images, "n entries ... -> (entries n) ...")
     with torch.no_grad():
         original = shown.decode(z[:n], level)[hierarchy.spaces[0].name]
     name = hierarchy.spaces[level].name

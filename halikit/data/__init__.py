@@ -5,11 +5,11 @@ The sources are listed in :mod:`halikit.data.sources`. What happens to unusual f
 (splits and classes). :mod:`halikit.data.pack` describes packs. Nothing is downloaded, unpacked to disk or unpickled.
 """
 
-from halikit.data.array import from_tensor
-from halikit.data.augmentation import Augmentation
-from halikit.data.dataset import DataError, DataNotice, DataSet, Request, Split
+from halikit.data.array import from_array, from_tensor
+from halikit.data.augmentation import Augmentation, OwnAugmentation, as_augmentation
+from halikit.data.dataset import DataError, DataNotice, DataSet, Request, Split, Store
 from halikit.data.loading import Prefetched, order
-from halikit.data.sources import SOURCES, Source, as_data_set, load, pack, recognise
+from halikit.data.sources import SOURCES, Given, Source, as_data_set, load, pack, recognise
 
 __all__ = [
     "SOURCES",
@@ -17,11 +17,16 @@ __all__ = [
     "DataError",
     "DataNotice",
     "DataSet",
+    "Given",
+    "OwnAugmentation",
     "Prefetched",
     "Request",
     "Source",
     "Split",
+    "Store",
+    "as_augmentation",
     "as_data_set",
+    "from_array",
     "from_tensor",
     "load",
     "order",

@@ -2,7 +2,7 @@
 
 | key | what it holds |
 |---|---|
-| ``images`` or ``x`` | ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)`` with C = 1 or 3; vectors ``(n, D)`` |
+| ``images`` or ``x`` | ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)``, C = 1, 3 or as asked; vectors ``(n, D)`` |
 | ``labels`` or ``y``, if any | ``(n,)`` integers from 0; the classes are those that occur |
 | ``classes``, if any (.npz) | names of the classes |
 | ``attributes``, if any | ``(n, A)`` of 0 and 1 |
@@ -21,6 +21,7 @@ ones and are not scaled, unless the file has a ``range``. Bytes are scaled from 
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -32,16 +33,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Kind, Request, Split, check_labels, divided, with_occurring_classes
+from halikit.data.dataset import (
+    DataError,
+    DataSet,
+    Kind,
+    Request,
+    Split,
+    check_channels,
+    check_labels,
+    divided,
+    with_occurring_classes,
+)
 from halikit.data.image import resize_all
 from halikit.data.pack import is_pack
 from halikit.data.tree import printable, reading
 
-__all__ = ["from_tensor", "has_array", "load_array"]
+__all__ = ["allowed_channels", "channels_first", "check_range", "from_array", "from_tensor", "has_array", "load_array"]
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 KEYS = ("images", "x", "labels", "y", "classes", "attributes", "attribute_names", "range")
-CHANNELS = (1, 3)
+CHANNELS: tuple[int, ...] = (1, 3)  # unless others are asked for
 # Numbers of dimensions of an array of each kind, without and with channels, and their names.
 DIMENSIONS: dict[Kind, tuple[tuple[int, int], str]] = {
     "sequence": ((2, 3), "(n, T) or (n, C, T)"),
@@ -73,7 +84,28 @@ def load_array(request: Request) -> DataSet:
     spec = request.spec
     if is_pack(request.path):
         raise DataError(f"{spec}: this is a pack: use pack:{spec.partition(':')[2]}")
-    arrays = _read(request.path, spec)
+    return _as_data_set(_read(request.path, spec), request)
+
+
+def from_array(
+    x: NDArray[Any], *, size: int | None = None, kind: Kind | None = None, channels: int | None = None
+) -> DataSet:
+    """A data set of a NumPy array, which is read as an array in a .npy file is; see :func:`load_array`.
+
+    Args:
+        x: ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)``, or vectors ``(n, D)``; other shapes by ``kind``.
+        size: As in :func:`halikit.data.load`.
+        kind: Likewise.
+        channels: Likewise.
+
+    Raises:
+        DataError: If the array cannot be used.
+    """
+    return _as_data_set({"images": x}, Request("array", size=size, kind=kind, channels=channels))
+
+
+def _as_data_set(arrays: Arrays, request: Request) -> DataSet:
+    spec = request.spec
     images = _images(arrays, request)
     n = len(images)
     labels, classes = _labels(arrays, n, spec)
@@ -93,29 +125,39 @@ def load_array(request: Request) -> DataSet:
     return data
 
 
-def from_tensor(x: Tensor) -> DataSet:
+def allowed_channels(channels: int | None) -> tuple[int, ...]:
+    """Numbers of channels that make images of arrays: that which is asked for, otherwise 1 and 3."""
+    return CHANNELS if channels is None else (channels,)
+
+
+def from_tensor(x: Tensor, *, channels: int | None = None) -> DataSet:
     """A data set of samples in memory; the last tenth is held out. Values are checked as those of a file are.
 
     Args:
         x: ``(n, *shape)`` floats or bytes, at least two samples. Floats become float32, without a graph. Images, with 1
             or 3 channels first, are in [−1, 1], bytes in 0 … 255; other floats may be any.
+        channels: Channels of images, 1 to 16, in place of 1 or 3.
 
     Raises:
-        DataError: If there are fewer samples, other numbers, or values that are not finite or outside of the range.
+        DataError: If there are fewer samples, other numbers, other channels, or values that are not finite or outside
+            of the range.
     """
     usable = (x.is_floating_point() or x.dtype == torch.uint8) and x.dim() >= 2 and len(x) >= 2 and x.numel()
     if not usable:
         shape = tuple(x.shape)
         raise DataError(f"a tensor of data is (n, *shape) floats or bytes with n ≥ 2, got {shape} of {x.dtype}")
+    check_channels(channels)
+    if channels is not None and (x.dim() != 4 or x.shape[1] != channels):
+        raise DataError(f"a tensor of shape {tuple(x.shape)}; with channels={channels} it is (n, {channels}, H, W)")
     x = x.detach()
-    is_image = x.dim() == 4 and x.shape[1] in CHANNELS
+    is_image = x.dim() == 4 and x.shape[1] in allowed_channels(channels)
     if x.dtype != torch.uint8 or x.dim() == 2:
         x = x.to(torch.float32)
     low, high = (float(value) for value in x.aminmax())
     if not np.isfinite((low, high)).all():
         _extremes(x.cpu().numpy(), "tensor")
     if is_image and (low < high or abs(low) > 1):  # one grey throughout is no sign of another range
-        _range(None, np.dtype(str(x.dtype).removeprefix("torch.")), low, high, "tensor")
+        check_range(None, np.dtype(str(x.dtype).removeprefix("torch.")), low, high, "tensor")
     cut = len(x) - max(1, len(x) // 10)
     return divided("tensor", Split(x[:cut]), Split(x[cut:]))
 
@@ -185,11 +227,18 @@ def _images(arrays: Arrays, request: Request) -> Tensor:
     if x.ndim == 2:
         if request.size is not None:
             raise DataError(f"{spec}: vectors of length {x.shape[1]} cannot be resized to size={request.size}")
-        return torch.from_numpy(np.ascontiguousarray(x, np.float32))
-    black, white = _range(arrays.get("range"), x.dtype, low, high, spec)
-    images = _channels_first(x, spec)
+        return _tensor(np.ascontiguousarray(x, np.float32))
+    black, white = check_range(arrays.get("range"), x.dtype, low, high, spec)
+    images = channels_first(x, spec, request.channels)
     images = np.ascontiguousarray(resize_all(images, request.size).clip(black, white), images.dtype)
     return _scaled(images, black, white)
+
+
+def _tensor(x: NDArray[Any]) -> Tensor:
+    """A tensor that shares the memory of an array, which may be read-only."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of arrays that are read-only; nothing writes to these
+        return torch.from_numpy(x)
 
 
 def _of_kind(x: NDArray[Any], declared: NDArray[Any] | None, kind: Kind, request: Request) -> Tensor:
@@ -202,32 +251,41 @@ def _of_kind(x: NDArray[Any], declared: NDArray[Any] | None, kind: Kind, request
     low, high = _extremes(x, spec)
     x = x[:, None] if x.ndim == dimensions[0] else x
     if declared is None and x.dtype != np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(x, np.float32))
-    black, white = _range(declared, x.dtype, low, high, spec)
+        return _tensor(np.ascontiguousarray(x, np.float32))
+    black, white = check_range(declared, x.dtype, low, high, spec)
     return _scaled(np.ascontiguousarray(x), black, white)
 
 
 def _scaled(x: NDArray[Any], black: float, white: float) -> Tensor:
     """Bytes with the range 0 … 255 as they are, others as float32 in [−1, 1]."""
     if x.dtype == np.uint8 and (black, white) == (0, 255):
-        return torch.from_numpy(x)
+        return _tensor(x)
     x = x.astype(np.float32)
     if (black, white) != (-1, 1):
         x = ((x - black) * (2 / (white - black)) - 1).clip(-1, 1)
     return torch.from_numpy(x)
 
 
-def _channels_first(x: NDArray[Any], spec: str) -> NDArray[Any]:
-    """The images as ``(n, C, H, W)``."""
-    if x.ndim == 3:
-        return x[:, None]
-    if x.shape[1] in CHANNELS:
+def channels_first(x: NDArray[Any], spec: str, channels: int | None = None) -> NDArray[Any]:
+    """Images ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)`` as ``(n, C, H, W)``.
+
+    Raises:
+        DataError: If there are not 1 or 3 channels, or those that are asked for.
+    """
+    allowed = allowed_channels(channels)
+    x = x[:, None] if x.ndim == 3 else x
+    if x.shape[1] in allowed:
         return x
-    if x.shape[3] in CHANNELS:
+    if x.shape[3] in allowed:
         return x.transpose(0, 3, 1, 2)
+    numbers = " or ".join(map(str, allowed))
     raise DataError(
-        f"{spec}: shape {x.shape}; images have 1 or 3 channels, as (n, C, H, W) or (n, H, W, C); "
-        "kind=sequence and kind=volume read other arrays"
+        f"{spec}: shape {x.shape}; images have {numbers} channels, as (n, C, H, W) or (n, H, W, C); "
+        + (
+            "ask for others with channels=N; kind=sequence and kind=volume read other arrays"
+            if not channels
+            else f"channels={channels} is asked for"
+        )
     )
 
 
@@ -241,10 +299,22 @@ def _extremes(x: NDArray[Any], spec: str) -> tuple[float, float]:
     return low, high
 
 
-def _range(
-    declared: NDArray[Any] | None, dtype: np.dtype[Any], low: float, high: float, spec: str
+def check_range(
+    declared: NDArray[Any] | None, dtype: np.dtype[Any], low: float, high: float, spec: str, *, of_all: bool = True
 ) -> tuple[float, float]:
-    """The values of black and white: the declared ones, otherwise those of the dtype."""
+    """The values of black and white: the declared ones, otherwise those of the dtype.
+
+    Args:
+        declared: The values that the file names, if any.
+        dtype: The type of the images.
+        low: Their lowest value.
+        high: Their highest value.
+        spec: The data spec, for the message.
+        of_all: Whether the values are those of all images or of many, so that they show another range.
+
+    Raises:
+        DataError: If values lie outside of the range, or seem to have another.
+    """
     if declared is not None:
         limits = np.asarray(declared, np.float64).ravel().tolist()
         if len(limits) != 2 or not limits[0] < limits[1]:
@@ -253,11 +323,11 @@ def _range(
     else:
         black, white = (0, 255) if dtype == np.uint8 else (-1, 1)
     # If all values are in 0 … 1, another range was probably meant.
-    doubtful = declared is None and low >= 0 and high <= 1
+    doubtful = of_all and declared is None and low >= 0 and high <= 1
     if low < black or high > white or doubtful:
         raise DataError(
             f"{spec}: {dtype} images with values from {low:g} to {high:g}, but black is {black:g} and white is "
-            f"{white:g}: scale them" + _OR_RANGE * (spec != "tensor")
+            f"{white:g}: scale them" + _OR_RANGE * spec.startswith("array:")
         )
     return black, white
 

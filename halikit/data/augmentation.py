@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from halikit.data.dataset import DataError
+from halikit.utils.random import restored, seed_all
 
-__all__ = ["Augmentation", "philox"]
+__all__ = ["Augmentation", "OwnAugmentation", "as_augmentation", "philox"]
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -102,6 +104,56 @@ class Augmentation:
             moves = nn.functional.interpolate(moves, size=(height, width), mode="bicubic", align_corners=True)
             grid = grid + moves.permute(0, 2, 3, 1)
         return nn.functional.grid_sample(x, grid.to(x.dtype), padding_mode="reflection", align_corners=False)
+
+
+@dataclass(frozen=True)
+class OwnAugmentation:
+    """A user's function as an augmentation.
+
+    The change of a batch depends on the seed, the epoch and the index of its first image: the global generators of
+    Python, NumPy and torch are seeded by these three before each call, and restored after it.
+
+    Args:
+        function: From a batch ``(b, *shape)``, on the device of the training and in its dtype, images in [−1, 1], to a
+            batch of the same shape. It gets a copy, and may change it in place. No gradients are recorded.
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Accept data of every shape: what the function returns is checked instead."""
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, index: Tensor, *, seed: int, epoch: int) -> Tensor:
+        """Change a batch; the arguments are those of :class:`Augmentation`.
+
+        Raises:
+            DataError: If the function returns anything but a floating-point tensor of the same shape.
+        """
+        with restored(x.device):
+            seed_all(int(philox(index[:1], seed, epoch)[0, 0]), x.device)
+            changed = self.function(x.clone())
+        if not (isinstance(changed, Tensor) and changed.shape == x.shape and changed.is_floating_point()):
+            found = type(changed).__name__
+            if isinstance(changed, Tensor):
+                found = f"{tuple(changed.shape)} of {changed.dtype}"
+            name = getattr(self.function, "__name__", type(self.function).__name__)
+            kept = f"{tuple(x.shape)} of {x.dtype}"
+            raise DataError(f"the augmentation {name} returns {found}; it must return {kept}, as it is given")
+        return changed.to(x)
+
+
+def as_augmentation(given: Augmentation | Callable[[Tensor], Tensor]) -> Augmentation | OwnAugmentation:
+    """An augmentation from what a user gives as one: an augmentation, or a function of a batch ``(b, *shape)``.
+
+    Raises:
+        DataError: If it cannot be called.
+    """
+    if isinstance(given, Augmentation | OwnAugmentation):
+        return given
+    if not callable(given):
+        raise DataError(f"augmentation={given!r}; give a hk.data.Augmentation, or a function from batch to batch")
+    return OwnAugmentation(given)
 
 
 def _halves(words: Tensor) -> tuple[Tensor, Tensor]:

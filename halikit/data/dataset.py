@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ __all__ = [
     "Kind",
     "Request",
     "Split",
+    "Store",
+    "check_channels",
     "check_labels",
     "divided",
     "named",
@@ -33,6 +35,10 @@ __all__ = [
 
 # What arrays hold, where it is neither images nor vectors.
 Kind = Literal["sequence", "volume"]
+
+# Sources whose images may have other channels than grey and colour.
+_WITH_CHANNELS = ("array", "pack", "folder", "folder-splits", "folder-classes", "paths")
+_MOST_CHANNELS = 16
 
 _MAX_SHARE = 0.5  # of a GPU's free memory that images may take
 
@@ -55,17 +61,20 @@ class Request:
         strict: Whether a single file that cannot be used is an error.
         on_progress: Called with (images done, images in total); in the last call the two are equal.
         kind: What arrays hold: ``"sequence"`` or ``"volume"``; ``None`` for images and vectors.
+        channels: Channels of images, 1 to 16, to be kept as they are; ``None`` for grey and colour.
         canvas: Called with a shape ``(n, C, H, W)`` and the names of classes and attributes; returns an array of that
             shape for the images. ``None`` for an array in memory.
 
     Raises:
-        DataError: If the size is not an integer from 1 to 4096, or the kind is unknown or not for this source.
+        DataError: If the size is not an integer from 1 to 4096, channels are not from 1 to 16, the kind is unknown, or
+            kind or channels are not for this source.
     """
 
     spec: str
     size: int | None = None
     strict: bool = False
     kind: Kind | None = None
+    channels: int | None = None
     on_progress: Callable[[int, int], None] | None = None
     canvas: Callable[[tuple[int, ...], Sequence[str]], NDArray[np.uint8]] | None = None
 
@@ -77,6 +86,9 @@ class Request:
             raise DataError(f"kind={self.kind!r}: arrays hold a 'sequence' or a 'volume' in each row, if not an image")
         if self.kind and self.spec.partition(":")[0] != "array":
             raise DataError(f"{self.spec}: kind={self.kind} is for arrays, array:FILE")
+        check_channels(self.channels)
+        if self.channels and (self.kind or self.spec.partition(":")[0] not in _WITH_CHANNELS):
+            raise DataError(f"{self.spec}: channels={self.channels} is for images in folders, arrays and packs")
 
     @property
     def path(self) -> Path:
@@ -122,13 +134,49 @@ class Request:
         return np.empty(shape, np.uint8)
 
 
+class Store(Protocol):
+    """Images that are read when they are needed. It is used in place of a tensor of all images."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n, *shape)``."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """uint8 or float32, as for a tensor of images."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the images can be read in their own order alone."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        """Read some images: ``rows`` is ``(b,)`` int64, or a slice."""
+
+    def part(self, rows: slice | Tensor) -> Store:
+        """Some of the images, without reading them; ``rows`` is ``(b,)`` int64, or a slice."""
+
+    def read(self, plan: Iterable[tuple[int, Tensor]], seed: int) -> Iterator[Tensor]:
+        """Read batches.
+
+        Args:
+            plan: For each batch the epoch and the indices of its images, ``(b,)`` int64; ascending for a stream.
+            seed: Seed of what is random in the reading.
+
+        Returns:
+            For each batch ``(b, *shape)`` on the CPU.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """One part of a data set.
 
     Args:
         images: ``(n, *shape)``, either uint8 in 0 … 255 or float32, in [−1, 1] if they are images. Read-only: the
-            images may be mapped from a file.
+            images may be mapped from a file. A :class:`Store` reads them when they are needed.
         labels: ``(n,)`` int64, indices into the classes of the data set; ``None`` without labels.
         attributes: ``(n, A)`` bool, in the order of the data set's attributes; ``None`` without attributes.
         target: Device of the batches; ``None`` for the device of the images.
@@ -139,7 +187,7 @@ class Split:
         ValueError: If images, labels and attributes differ in number, or one has a wrong dtype.
     """
 
-    images: Tensor
+    images: Tensor | Store
     labels: Tensor | None = None
     attributes: Tensor | None = None
     target: torch.device | None = None
@@ -176,24 +224,29 @@ class Split:
         """Some of the images with their labels and attributes; those of a slice share memory."""
         return replace(
             self,
-            images=self.images[rows],
+            images=self.images[rows] if isinstance(self.images, Tensor) else self.images.part(rows),
             labels=None if self.labels is None else self.labels[rows],
             attributes=None if self.attributes is None else self.attributes[rows],
         )
 
     def evenly(self, n: int) -> Split:
         """``n`` evenly spaced data, or all if there are fewer."""
-        return self if n >= len(self) else self[evenly_spaced(n, len(self)).to(self.images.device)]
+        return self if n >= len(self) else self[evenly_spaced(n, len(self)).to(self.home)]
 
     @property
     def takes_time(self) -> bool:
         """Whether a batch is worth preparing in a thread: it is read from a file or copied to another device."""
-        return self.streamed or self.device != self.images.device
+        return self.streamed or self.device != self.home
+
+    @property
+    def home(self) -> torch.device:
+        """Device that the images are read from."""
+        return self.images.device if isinstance(self.images, Tensor) else torch.device("cpu")
 
     @property
     def device(self) -> torch.device:
         """Device of the batches."""
-        return self.target or self.images.device
+        return self.target or self.home
 
     def batch(self, index: Tensor | None = None) -> Tensor:
         """The images at ``index``, as the networks take them.
@@ -205,13 +258,23 @@ class Split:
             ``(b, *shape)`` of :attr:`dtype`, in [−1, 1] for images, on :attr:`device`.
         """
         index = torch.arange(len(self)) if index is None else index
-        index = index.to(self.images.device)
-        if self.device.type == "cuda" and self.images.device.type == "cpu":
+        index = index.to(self.home)
+        if isinstance(self.images, Tensor) and self.device.type == "cuda" and self.home.type == "cpu":
             # Copied as uint8 from pinned memory, so that the host need not wait.
             pinned = torch.empty(len(index), *self.images.shape[1:], dtype=self.images.dtype, pin_memory=True)
-            images = torch.index_select(self.images, 0, index, out=pinned).to(self.device, non_blocking=True)
+            return self._prepared(torch.index_select(self.images, 0, index, out=pinned))
+        return self._prepared(self.images[index])
+
+    def read(self, plan: Iterable[tuple[int, Tensor]], seed: int) -> Iterator[Tensor]:
+        """The images of batches in the order of a plan, as the networks take them; see :meth:`Store.read`."""
+        if isinstance(self.images, Tensor):
+            yield from (self.batch(index) for _, index in plan)
         else:
-            images = self.images[index].to(self.device)
+            yield from map(self._prepared, self.images.read(plan, seed))
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        """Images as they are stored, on :attr:`device` and as the networks take them."""
+        images = images.to(self.device, non_blocking=self.device.type == "cuda" and images.is_pinned())
         if images.dtype == torch.uint8:
             return images.to(self.dtype).div_(127.5).sub_(1)
         return images.to(self.dtype)
@@ -222,12 +285,16 @@ class Split:
         Args:
             device: Device of the labels and attributes, and of the batches.
             resident: Whether the images are moved there as well. If not, each batch is gathered on the images' own
-                device and then moved.
+                device and then moved, as it is for a :class:`Store` in any case.
         """
-        device = torch.device(device)
+        device, images = torch.device(device), self.images
+        if resident and isinstance(images, Tensor):
+            images = images.to(device)
+        else:
+            resident = False
         return replace(
             self,
-            images=self.images.to(device) if resident else self.images,
+            images=images,
             labels=None if self.labels is None else self.labels.to(device),
             attributes=None if self.attributes is None else self.attributes.to(device),
             target=None if resident else device,
@@ -310,7 +377,7 @@ class DataSet:
         The images of all parts are moved too, unless they would take more than half of a GPU's free memory.
         """
         device = torch.device(device)
-        nbytes = sum(part.images.nbytes for part in self.distinct_parts)
+        nbytes = sum(part.images.nbytes for part in self.distinct_parts if isinstance(part.images, Tensor))
         resident = device.type != "cuda" or nbytes <= _MAX_SHARE * torch.cuda.mem_get_info(device)[0]
         moved = {id(part): part.to(device, resident=resident) for part in self.distinct_parts}
         return replace(
@@ -380,6 +447,13 @@ def with_occurring_classes(data: DataSet) -> DataSet:
 def named(shape: Sequence[int]) -> str:
     """What data of a shape are: vectors, sequences, images or volumes."""
     return {1: "vectors", 2: "sequences", 3: "images", 4: "volumes"}.get(len(shape), "data")
+
+
+def check_channels(channels: int | None) -> None:
+    """Raise a DataError if a number of channels is not an integer from 1 to 16, or ``None``."""
+    whole = isinstance(channels, int) and not isinstance(channels, bool)
+    if channels is not None and not (whole and 1 <= channels <= _MOST_CHANNELS):
+        raise DataError(f"channels={channels!r}: images have 1 to {_MOST_CHANNELS} channels")
 
 
 def check_labels(labels: NDArray[Any], last: int, where: str, *, first: int = 0) -> None:

@@ -29,6 +29,7 @@ machine.
 | dataset.json of StyleGAN's tool | its labels are the classes; without labels there are none |
 | folders that only number the images: 00001/img00001234.png | no classes; reported |
 | only grey images | one channel; with any colour image three |
+| images with other channels | skipped, unless their number is requested |
 | images of several sizes | an error, unless a size is requested: then the centre square, resized |
 | images, videos and archives in formats that are not read, and images without the name of one | reported |
 | images that are all nearly black, or each of one colour throughout | reported |
@@ -39,6 +40,7 @@ machine.
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -55,7 +57,7 @@ from halikit.data.split_names import find_splits, is_usual, split_of
 from halikit.data.tree import File, Tree, names, open_tree, printable, readable, suffix_of
 from halikit.data.unread import IMAGES, report_unread
 
-__all__ = ["has_images", "load_classes", "load_folder", "load_splits"]
+__all__ = ["has_images", "load_classes", "load_folder", "load_paths", "load_splits"]
 
 Reading = Literal["auto", "splits", "classes"]  # of the first-level folders
 
@@ -125,6 +127,37 @@ def load_folder(
         listing = Listing(entries, classes)
         check(listing)
         return decode_listing(request, tree, listing, skipped)
+
+
+def load_paths(
+    paths: Sequence[str | Path], *, size: int | None = None, strict: bool = False, channels: int | None = None
+) -> DataSet:
+    """Read a list of image files, without classes. Those whose path hashes into a tenth are held out.
+
+    Args:
+        paths: The files, in any order. The path that is hashed begins below the folder that holds them all.
+        size: As in :func:`halikit.data.load`.
+        strict: Likewise.
+        channels: Likewise.
+
+    Returns:
+        Images ``(C, H, W)`` uint8, in the order of their paths.
+
+    Raises:
+        DataError: If one is not a file or is named twice, or they cannot be used; see :func:`load_folder`.
+    """
+    places = [Path(os.path.abspath(Path(path).expanduser())) for path in paths]
+    twice = [path for path, count in Counter(places).items() if count > 1]
+    wrong = next((path for path in places if not path.is_file()), None)
+    if wrong or twice:
+        raise DataError(f"a list of paths: {wrong} is not a file" if wrong else f"a list of paths: {twice[0]} twice")
+    root = Path(os.path.commonpath([path.parent for path in places]))
+    files = [File(path.relative_to(root).as_posix(), path.stat().st_size, path) for path in places]
+    tree = Tree(root, tuple(files), (), lambda path: path.open("rb"))
+    request = Request("paths", size=size, strict=strict, channels=channels)
+    parts = _divide(files, {file.path: _Place(None, None) for file in files})
+    listing = Listing({name: [Entry(file) for file in part] for name, part in parts.items()})
+    return decode_listing(request, tree, listing, Skipped(request, len(files)))
 
 
 def _in_order(names: Collection[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@
 | floating point | skipped, because its range is unknown |
 | CMYK, YCbCr, Lab | converted to RGB; colour profiles are not applied |
 | EXIF orientation | turned upright; a damaged EXIF block is ignored |
+| other channels, 2 to 16 | skipped, unless their number is requested: then kept, of TIFF files too |
 | progressive | decoded completely |
 | animated, several pages | the first frame |
 | an image with the extension of another format | decoded by its content |
@@ -40,7 +41,18 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_BYTES", "SUFFIXES", "BadImageError", "Crop", "decode", "format_of", "is_image", "quiet", "resize_all"]
+__all__ = [
+    "MAX_BYTES",
+    "SUFFIXES",
+    "BadImageError",
+    "Crop",
+    "decode",
+    "format_of",
+    "is_image",
+    "pixels",
+    "quiet",
+    "resize_all",
+]
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .avif".split()  # noqa: SIM905
@@ -119,16 +131,20 @@ class Crop:
         return max(1, round(self.side * width / self.width))
 
 
-def decode(data: bytes, size: int | None = None, crop: Crop | None = None) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, size: int | None = None, crop: Crop | None = None, channels: int | None = None
+) -> NDArray[np.uint8]:
     """Decode an image by the table at the top of this module.
 
     Args:
         data: The content of the file.
         size: Side that the centre square is resized to; ``None`` keeps the image's own size.
         crop: The centre square; by default the largest. If given, it is cropped without ``size`` too.
+        channels: Number of channels. With 1 and 3, images are converted to grey and to colour. Other channels are kept
+            as they are, transparency among them; a colour image without it is opaque.
 
     Returns:
-        uint8, ``(H, W)`` for a grey image, ``(H, W, 3)`` for a colour image.
+        uint8, ``(H, W)`` for a grey image, ``(H, W, 3)`` for a colour image, ``(H, W, channels)`` for others.
 
     Raises:
         BadImageError: If the file cannot be decoded.
@@ -136,12 +152,12 @@ def decode(data: bytes, size: int | None = None, crop: Crop | None = None) -> ND
     if not data:
         raise BadImageError("empty file")
     try:
-        return _decode(data, size, crop)
+        return _decode(data, size, crop, channels)
     except BadImageError:
         plain = _without_metadata(data)
         if len(plain) == len(data):
             raise
-        return _decode(plain, size, crop)
+        return _decode(plain, size, crop, channels)
 
 
 def format_of(head: bytes) -> str | None:
@@ -155,8 +171,11 @@ def is_image(head: bytes) -> bool:
     return format_of(head) in _DECODED
 
 
-def _decode(data: bytes, size: int | None, crop: Crop | None) -> NDArray[np.uint8]:
+def _decode(data: bytes, size: int | None, crop: Crop | None, channels: int | None) -> NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
+
+    if channels not in (None, 1, 3) and format_of(data[:64]) == "TIFF" and _channels(data) == channels:
+        return _resized(_read_tiff(data, channels), size)
 
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
@@ -167,7 +186,7 @@ def _decode(data: bytes, size: int | None, crop: Crop | None) -> NDArray[np.uint
                 least = 2 * size if crop is None else -(-2 * size * crop.width // crop.side)
                 image.draft(None, (least, least))
             image.load()
-            return _pixels(_upright(image), size, crop)
+            return pixels(_upright(image), size, crop, channels)
     except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -253,15 +272,82 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _pixels(image: Image.Image, size: int | None, crop: Crop | None) -> NDArray[np.uint8]:
-    palette = image.mode in ("P", "PA")
+def pixels(
+    image: Image.Image, size: int | None = None, crop: Crop | None = None, channels: int | None = None
+) -> NDArray[np.uint8]:
+    """The pixels of an open image, as :func:`decode` gives them.
+
+    Raises:
+        BadImageError: If its values have an unknown range, or it has other channels.
+    """
+    if channels not in (None, 1, 3):
+        return _resized(_with_channels(image, channels), size)
+    if image.mode == "RGBX":
+        raise BadImageError(_ask_for(4))
+    palette = image.mode in ("P", "PA") and channels is None
     image = _eight_bit(image) if image.mode[0] in "IF" else _opaque(image)
+    if channels is not None:
+        image = image.convert("L" if channels == 1 else "RGB")
     if size is not None or crop is not None:
         image = _square(image, size, crop)
-    pixels: NDArray[np.uint8] = np.asarray(image)
-    if palette and (pixels == pixels[..., :1]).all():
-        return pixels[..., 0]
-    return pixels
+    values: NDArray[np.uint8] = np.asarray(image)
+    if palette and (values == values[..., :1]).all():
+        return values[..., 0]
+    return values
+
+
+def _ask_for(channels: int) -> str:
+    return f"{channels} channels; ask with channels={channels}"
+
+
+def _with_channels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    """An image of 2 or 4 channels as it is, or a grey or a colour image with an opaque last channel.
+
+    Raises:
+        BadImageError: If it has other channels.
+    """
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    opaque = {2: ("LA", ("1", "L")), 4: ("RGBA", ("1", "L", "LA", "RGB"))}
+    mode, convertible = opaque.get(channels, ("", ()))
+    if image.mode in convertible:
+        image = image.convert(mode)
+    if image.mode[0] in "IF" or len(image.getbands()) != channels:
+        raise BadImageError(f"{_plural(len(image.getbands()))}, but channels={channels} is asked for")
+    return np.asarray(image)
+
+
+def _plural(channels: int) -> str:
+    return "1 channel" if channels == 1 else f"{channels} channels"
+
+
+def _read_tiff(data: bytes, channels: int) -> NDArray[np.uint8]:
+    """A TIFF file of several channels, of 8 bits or of 16 that are scaled to 8, ``(H, W, channels)``.
+
+    Raises:
+        BadImageError: If it cannot be read, or its values have an unknown range.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        raise BadImageError("TIFF files of several channels need the extra: pip install 'halikit[tiff]'") from None
+    try:
+        values = np.asarray(tifffile.imread(io.BytesIO(data), key=0))
+    except Exception as error:  # it raises many kinds of errors
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadImageError(f"damaged: {reason}") from None
+    if values.ndim == 3 and values.shape[0] == channels != values.shape[2]:
+        values = values.transpose(1, 2, 0)
+    if values.ndim != 3 or values.shape[2] != channels or values.dtype not in (np.uint8, np.uint16):
+        raise BadImageError(f"a TIFF file of {values.dtype} {values.shape}, not 8 or 16 bits and {channels} channels")
+    if values.dtype == np.uint16:
+        values = (values.astype(np.int64) * 255 + 32767) // 65535
+    return values.astype(np.uint8)
+
+
+def _resized(values: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
+    """An image ``(H, W, C)`` with its centre square resized, each channel by itself."""
+    return resize_all(values.transpose(2, 0, 1), size).transpose(1, 2, 0)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -332,7 +418,7 @@ def _why_not(data: bytes) -> str:
     if name == "AVIF" and not _reads_avif():
         return "AVIF, which this Pillow does not read; Pillow 11.3 or later does"
     if name == "TIFF" and (channels := _channels(data)) > 4:
-        return f"{channels} channels"
+        return _ask_for(channels)
     if name in _DECODED:
         return f"a damaged or unusual {name} file"
     if name is not None:

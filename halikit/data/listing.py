@@ -116,8 +116,8 @@ def decode_listing(request: Request, tree: Tree, listing: Listing, skipped: Skip
     """Decode the images of ``listing``.
 
     Returns:
-        Images ``(C, H, W)`` uint8, with C = 1 if all images are grey, otherwise 3; each part in the order of its
-        entries. The parts lie in one array, one after the other.
+        Images ``(C, H, W)`` uint8, with C = 1 if all images are grey, otherwise 3, or as requested; each part in the
+        order of its entries. The parts lie in one array, one after the other.
 
     Raises:
         DataError: If too many images cannot be decoded, a part is empty, or the sizes differ and no size is requested.
@@ -214,7 +214,7 @@ def _decode_all(
     usable = np.zeros(len(files), bool)
     first_path, done, values = "", 0, _Values()
     with quiet():
-        for chunk in _in_parallel(tree, files, request.size, listing.crop):
+        for chunk in _in_parallel(tree, files, request, listing.crop):
             for file, pixels in chunk:
                 if isinstance(pixels, str):
                     skipped.add(file.path, pixels)
@@ -272,7 +272,7 @@ def _split(images: NDArray[np.uint8], entries: Sequence[Entry]) -> Split:
     )
 
 
-def _in_parallel(tree: Tree, files: Iterable[File], size: int | None, crop: Crop | None) -> Iterator[list[Decoded]]:
+def _in_parallel(tree: Tree, files: Iterable[File], request: Request, crop: Crop | None) -> Iterator[list[Decoded]]:
     """Decode files with several threads; yields the results in storage order, some files at a time.
 
     Threads are enough, because Pillow releases the interpreter lock while it decodes. The number of waiting chunks is
@@ -282,9 +282,9 @@ def _in_parallel(tree: Tree, files: Iterable[File], size: int | None, crop: Crop
     waiting: deque[Future[list[Decoded]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
-        for chunk in _chunks(tree.in_storage_order(files), size):
+        for chunk in _chunks(tree.in_storage_order(files), request.size):
             contents = [_content(tree, file) for file in chunk] if tree.is_archive else None
-            waiting.append(pool.submit(_decode_chunk, tree, chunk, contents, size, crop))
+            waiting.append(pool.submit(_decode_chunk, tree, chunk, contents, request, crop))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -316,14 +316,15 @@ def _content(tree: Tree, file: File) -> bytes | str:
 
 
 def _decode_chunk(
-    tree: Tree, files: Sequence[File], contents: Sequence[bytes | str] | None, size: int | None, crop: Crop | None
+    tree: Tree, files: Sequence[File], contents: Sequence[bytes | str] | None, request: Request, crop: Crop | None
 ) -> list[Decoded]:
     """Decode some files; ``contents`` is ``None`` if this thread reads them itself."""
     results: list[Decoded] = []
     for number, file in enumerate(files):
         content = _content(tree, file) if contents is None else contents[number]
         try:
-            results.append((file, content if isinstance(content, str) else decode(content, size, crop)))
+            found = content if isinstance(content, str) else decode(content, request.size, crop, request.channels)
+            results.append((file, found))
         except BadImageError as error:
             results.append((file, str(error)))
     return results

@@ -4,6 +4,9 @@ A file is a header of 128 bytes and then a sequence of elements. An element has 
 content. An array is an element that contains four others: flags, dimensions, name, values. A compressed element is the
 deflate stream of another element. Only real numeric arrays are read; cells, structures, objects and functions are
 skipped.
+
+Scipy's reader is not used: it is not made for files from others. Up to scipy 1.17.1 it looks up a damaged data type
+beyond the end of a table, which ends the process (scipy/scipy#25349), and it holds all images of a file in memory.
 """
 
 from __future__ import annotations

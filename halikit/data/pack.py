@@ -33,9 +33,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halikit.data.dataset import DataError, DataSet, Request, Split, check_labels, named
+from halikit.data.dataset import DataError, DataSet, Request, Split, Store, check_labels, named
 from halikit.data.tree import printable
 from halikit.errors import InputError, ResourceError
+from halikit.utils.lock import locked
 from halikit.utils.safetensors_stream import StoredTensor, make_header, read_header
 
 __all__ = ["Packing", "is_pack", "load_pack", "packing"]
@@ -81,6 +82,9 @@ def load_pack(request: Request) -> DataSet:
             f"{request.spec}: packed at {width}×{height}; for size={request.size} pack the originals again: "
             f"halikit data pack … --size {request.size}"
         )
+    packed = tensors["images"].shape[1]
+    if request.channels not in (None, packed):
+        raise DataError(f"{request.spec}: packed with {packed} channels, not channels={request.channels}")
     arrays = {name: _open_array(path, stored) for name, stored in tensors.items()}
     if request.strict:
         _verify(arrays, meta["sha256"], request)
@@ -112,7 +116,6 @@ class Packing:
         out: Path of the complete pack.
 
     Raises:
-        InputError: If another process is writing the same pack.
         OSError: If the temporary file cannot be written.
     """
 
@@ -122,11 +125,6 @@ class Packing:
         self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         self._canvas: NDArray[np.uint8] | None = None
         self._header_length = 0
-        locked = _lock(self._file.fileno()) and self.path.exists()
-        # The process that held the lock before may have renamed the file meanwhile.
-        if not locked or not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
-            self._file.close()
-            raise InputError(f"{out} is being packed by another process")
 
     def allocate(self, shape: tuple[int, ...], names: Sequence[str]) -> NDArray[np.uint8]:
         """Reserve space in the file for images.
@@ -216,15 +214,16 @@ def packing(out: Path) -> Iterator[Packing]:
     """Write a pack. ``out`` appears when the context ends without an error; after an error nothing is left.
 
     Raises:
-        InputError: If ``out`` exists and is not a pack, or cannot be written.
+        InputError: If ``out`` exists and is not a pack, cannot be written, or is being written by another process.
         ResourceError: If the disk is full.
     """
     if out.is_dir() or (out.exists() and not is_pack(out)):
         raise InputError(f"{out} exists and is not a pack; give another name, or remove it first")
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: there is no directory {out.parent}")
+    lock = locked(out.with_name(f".{out.name}.lock"), f"{out} is being packed by another process")
     try:
-        with closing(Packing(out)) as file:
+        with lock, closing(Packing(out)) as file:
             try:
                 yield file
                 os.replace(file.path, out)
@@ -264,7 +263,7 @@ def _is_consistent(meta: Mapping[str, Any], tensors: Mapping[str, StoredTensor])
     return (
         all((stored.dtype, len(stored.shape)) == _TENSORS[name] for name, stored in tensors.items())
         and all(stored.shape[0] == n for name, stored in tensors.items() if name != "padding")
-        and (n >= 2 and shape[0] in (1, 3) and min(shape) >= 1)
+        and (n >= 2 and shape[0] <= 16 and min(shape) >= 1)
         and ("attributes" not in tensors or tensors["attributes"].shape[1] == len(meta["attributes"]))
         and {"train", "test"} <= parts.keys() <= {"train", "validation", "test"}
         and all(isinstance(row, int) for rows in parts.values() for row in rows)
@@ -323,9 +322,9 @@ def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
         yield np.ascontiguousarray(array[start : start + rows]).data
 
 
-def _copy_images(images: Tensor, rows: NDArray[np.uint8]) -> None:
+def _copy_images(images: Tensor | Store, rows: NDArray[np.uint8]) -> None:
     """Write images to their rows of the pack, unless they were decoded into these rows."""
-    if images.data_ptr() == rows.ctypes.data:
+    if isinstance(images, Tensor) and images.data_ptr() == rows.ctypes.data:
         return
     for start in range(0, len(images), _ROWS):
         some = images[start : start + _ROWS]
@@ -367,16 +366,3 @@ def _without_directories(spec: str) -> str:
     """A data spec that does not reveal the directories of this machine."""
     prefix, colon, place = spec.partition(":")
     return f"{prefix}:{printable(Path(place).expanduser().resolve().name)}" if colon else spec
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a file; false if another process has locked it. Systems without such locks always say true."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

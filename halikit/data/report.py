@@ -56,8 +56,9 @@ def report(data: DataSet) -> Report:
     count = n * math.prod(data.shape)
     minimum, maximum, total, squares = math.inf, -math.inf, 0.0, 0.0
     for part in parts:
-        for images in part.images.split(max(1, _VALUES // math.prod(data.shape))):
-            values = images.double()
+        some = max(1, _VALUES // math.prod(data.shape))
+        for start in range(0, len(part), some):
+            values = part.images[start : start + some].double()
             minimum, maximum = min(minimum, float(values.min())), max(maximum, float(values.max()))
             total, squares = total + float(values.sum()), squares + float(values.square().sum())
     mean = total / count

@@ -9,25 +9,35 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from halikit.data.array import from_tensor, has_array, load_array
+from halikit.data.array import from_array, from_tensor, has_array, load_array
 from halikit.data.celeba import has_celeba, load_celeba
 from halikit.data.cifar import has_cifar10, has_cifar100, load_cifar10, load_cifar100
-from halikit.data.dataset import DataError, DataNotice, DataSet, Kind, Request
+from halikit.data.dataset import DataError, DataNotice, DataSet, Kind, Request, check_channels
 from halikit.data.digits import load_digits
-from halikit.data.folder import has_images, load_classes, load_folder, load_splits
+from halikit.data.folder import has_images, load_classes, load_folder, load_paths, load_splits
 from halikit.data.idx import has_idx, load_mnist
 from halikit.data.imagenet import has_imagenet, load_imagenet
+from halikit.data.own import from_dataset, left_out
 from halikit.data.pack import is_pack, load_pack, packing
+from halikit.data.stream import from_stream
 from halikit.data.svhn import has_svhn, load_svhn, load_svhn_extra
 from halikit.data.tree import first_archive, printable
 
-__all__ = ["SOURCES", "Source", "as_data_set", "load", "pack", "recognise"]
+__all__ = ["SOURCES", "Given", "Source", "as_data_set", "load", "pack", "recognise"]
+
+
+# What as_data_set makes a data set of.
+Given = DataSet | str | Path | Sequence[str | Path] | Tensor | NDArray[Any] | Dataset[Any] | DataLoader[Any]
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ def load(
     size: int | None = None,
     strict: bool = False,
     kind: Kind | None = None,
+    channels: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> DataSet:
@@ -81,6 +92,7 @@ def load(
         strict: Refuse every file that cannot be used, instead of skipping a few, and everything that the reader would
             have to guess; verify the checksums of a pack.
         kind: ``"sequence"`` or ``"volume"`` if each row of an array is one; for ``array:`` alone.
+        channels: Number of channels that images have, 1 to 16, for folders and ``array:``. Without it there are 1 or 3.
         on_progress: Called with (images done, images in total) while reading.
         on_notice: Called with a sentence for each thing that was left out or assumed; by default each is a
             :class:`~halikit.data.DataNotice`, a warning. All are in ``skipped`` and ``notes`` of the result.
@@ -94,7 +106,8 @@ def load(
         >>> digits.shape, len(digits.train), len(digits.held_out)
         ((1, 8, 8), 1500, 297)
     """
-    data = _load(Request(recognise(spec), size=size, strict=strict, kind=kind, on_progress=on_progress))
+    request = Request(recognise(spec), size=size, strict=strict, kind=kind, channels=channels, on_progress=on_progress)
+    data = _load(request)
     for notice in _notices(data):
         if on_notice is None:
             warnings.warn(notice, DataNotice, stacklevel=2)
@@ -104,23 +117,71 @@ def load(
 
 
 def as_data_set(
-    data: DataSet | str | Path | Tensor, *, size: int | None = None, strict: bool = False, kind: Kind | None = None
+    data: Given,
+    *,
+    size: int | None = None,
+    strict: bool = False,
+    kind: Kind | None = None,
+    channels: int | None = None,
+    workers: int | None = None,
+    epoch_images: int | None = None,
 ) -> DataSet:
     """A data set from what a user gives as data.
 
     Args:
-        data: A data set, a data spec such as ``"digits"``, a path, or a tensor ``(n, *shape)``, see
-            :func:`from_tensor`.
-        size: As in :func:`load`, for a data spec or a path.
-        strict: Likewise.
-        kind: Likewise.
+        data: A data set; a data spec such as ``"digits"``; a path; a list of paths of images; a tensor ``(n, *shape)``,
+            see :func:`from_tensor`; a NumPy array, read as ``array:`` reads one; a ``torch.utils.data.Dataset`` or
+            ``IterableDataset``, or a ``DataLoader``, of which the data set is used (:mod:`halikit.data.item` says what
+            an item is, :mod:`halikit.data.own` and :mod:`halikit.data.stream` how it is read).
+        size: As in :func:`load`, for a data spec, paths or an array.
+        strict: Likewise, for a data spec or paths.
+        kind: Likewise, for a data spec or an array.
+        channels: Likewise, for all but a data set.
+        workers: Processes that read a ``Dataset``; by default those of the ``DataLoader``, otherwise none. They change
+            no result.
+        epoch_images: Items in an epoch of an ``IterableDataset``; by default its length.
 
     Raises:
         DataError: If the data cannot be used.
     """
+    if isinstance(data, DataSet):
+        return data
     if isinstance(data, str | Path):
-        return load(str(data), size=size, strict=strict, kind=kind)
-    return from_tensor(data) if isinstance(data, Tensor) else data
+        return load(str(data), size=size, strict=strict, kind=kind, channels=channels)
+    check_channels(channels)
+    if isinstance(data, Tensor):
+        found = from_tensor(data, channels=channels)
+    elif isinstance(data, np.ndarray):
+        found = from_array(data, size=size, kind=kind, channels=channels)
+    elif isinstance(data, list | tuple) and data and all(isinstance(path, str | Path) for path in data):
+        found = load_paths(data, size=size, strict=strict, channels=channels)
+    elif isinstance(data, Dataset | DataLoader):
+        if size is not None:
+            raise DataError(f"size={size} is for files and arrays; resize the items of a Dataset in the Dataset itself")
+        found = _of_torch(data, workers, epoch_images, channels)
+    else:
+        raise DataError(
+            f"data of type {type(data).__name__}; give a data spec, a path, a list of paths of images, a tensor, a "
+            "NumPy array, a torch.utils.data.Dataset, IterableDataset or DataLoader, or a halikit.data.DataSet"
+        )
+    for notice in _notices(found):
+        warnings.warn(notice, DataNotice, stacklevel=2)
+    return found
+
+
+def _of_torch(
+    data: Dataset[Any] | DataLoader[Any], workers: int | None, epoch_images: int | None, channels: int | None
+) -> DataSet:
+    """A data set from one of torch's own."""
+    notes, context = [], None
+    if isinstance(data, DataLoader):
+        workers, context = data.num_workers if workers is None else workers, data.multiprocessing_context
+        notes.append(left_out(data))
+        data = data.dataset
+    if isinstance(data, IterableDataset):
+        return from_stream(data, epoch_images=epoch_images, channels=channels, notes=notes)
+    context = context if workers else None
+    return from_dataset(data, workers=workers or 0, context=context, channels=channels, notes=notes)
 
 
 def pack(
@@ -130,6 +191,7 @@ def pack(
     size: int | None = None,
     strict: bool = False,
     kind: Kind | None = None,
+    channels: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> DataSet:
@@ -141,6 +203,7 @@ def pack(
         size: As in :func:`load`.
         strict: As in :func:`load`.
         kind: As in :func:`load`; a pack holds images alone, so other kinds are refused.
+        channels: As in :func:`load`.
         on_progress: As in :func:`load`.
         on_notice: As in :func:`load`.
 
@@ -153,7 +216,7 @@ def pack(
         ResourceError: If the disk is full.
     """
     out = Path(out)
-    request = Request(recognise(spec), size=size, strict=strict, kind=kind, on_progress=on_progress)
+    request = Request(recognise(spec), size=size, strict=strict, kind=kind, channels=channels, on_progress=on_progress)
     with packing(out) as file:
         file.finish(_load(replace(request, canvas=file.allocate)), size)
     return load(f"pack:{out}", on_notice=on_notice)
@@ -212,6 +275,8 @@ def _load(request: Request) -> DataSet:
 def _notices(data: DataSet) -> list[str]:
     """What to say about a data set that was read: what is left out, in one sentence, and the notes."""
     notices = [f"{data.spec}: {note}" for note in data.notes]
+    if len(data.shape) == 3 and data.shape[0] > 3:
+        notices.append(f"{data.spec}: {data.shape[0]} channels; pictures show the first three")
     if data.skipped:
         some = "; ".join(f"{printable(path)}: {reason}" for path, reason in data.skipped[:3])
         more = f"; and {len(data.skipped) - 3} more" if len(data.skipped) > 3 else ""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from halikit import plotting
@@ -342,7 +343,7 @@ class Explorer:
         low, high = (torch.full((z.shape[1],), end) for end in ends)
         if how == "set" and not bounded:
             # Three standard deviations around the mean. For a standard normal this is the range in the paper.
-            flat = z.transpose(0, 1).flatten(1)
+            flat = rearrange(z, "n entry ... -> entry (n ...)")
             low, high = (flat.mean(1) + end * flat.std(1) for end in ends)
         entries = [
             {

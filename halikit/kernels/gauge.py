@@ -6,9 +6,9 @@ The paper does not say how its latents get theirs; ours is the normalisation of 
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from halikit.spaces import Space
@@ -58,7 +58,7 @@ class Normalise(nn.BatchNorm1d):
         Raises:
             ValueError: If a training batch has fewer than two states.
         """
-        rows = states.reshape(states.shape[0], self.num_features, math.prod(self.space.shape[1:]))
+        rows = self._rows(states)
         if self.training and len(rows) < 2:
             raise ValueError(
                 f"the gauge on {self.space} cannot train on a batch of {'one' if len(rows) else 'none'}: there is no "
@@ -72,8 +72,8 @@ class Normalise(nn.BatchNorm1d):
 
         Those of the batch in training, the running ones in evaluation; the running ones do not change.
         """
-        rows = states.reshape(states.shape[0], self.num_features, math.prod(self.space.shape[1:]))
         if self.training:
+            rows = self._rows(states)
             mean, variance = rows.mean((0, 2)), rows.var((0, 2), unbiased=False)
         else:
             assert self.running_mean is not None
@@ -81,3 +81,8 @@ class Normalise(nn.BatchNorm1d):
             mean, variance = self.running_mean, self.running_var
         shape = (self.num_features, *[1] * (self.space.rank - 1)) if self.space.rank else ()
         return mean.reshape(shape), (variance + self.eps).sqrt().reshape(shape)
+
+    def _rows(self, states: Tensor) -> Tensor:
+        """The states with all positions in one dimension, ``(n, channels, positions)``."""
+        rows: Tensor = rearrange(states, "n c ... -> n c (...)" if self.space.rank else "n -> n 1 1")
+        return rows

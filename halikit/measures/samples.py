@@ -51,6 +51,8 @@ def samples(
     from halikit.analysis.sampling import sample
     from halikit.runs.run import Result
 
+    if features is not None:
+        sample_quality.check_torchmetrics()
     x = run.batch(measured_part(run, test, number))
     hierarchy = run.conditioned_at_random(len(x), seed)
     network = _feature_network(run, features)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -83,7 +84,7 @@ def as_pixels(states: Tensor, limits: Limits | None = None) -> NDArray[np.uint8]
 
     Args:
         states: Images ``(n, C, H, W)`` in [−1, 1], sequences ``(n, C, T)`` or volumes ``(n, C, D, H, W)``. Of images
-            and volumes with other numbers of channels than 1 and 3, the first channel is shown.
+            and volumes with more than 3 channels the first three are shown, of 2 the first.
         limits: Values that are drawn lowest and highest, or black and white; by default :func:`limits_of` the states.
 
     Returns:
@@ -103,12 +104,11 @@ def as_pixels(states: Tensor, limits: Limits | None = None) -> NDArray[np.uint8]
         return _curves(states, low, high)
     if states.dim() == 5:
         states = (states[:, :, states.shape[2] // 2] - low) * (2 / (high - low)) - 1
-    if states.shape[1] != 3:
-        states = states[:, :1].expand(-1, 3, -1, -1)
+    states = states[:, :3] if states.shape[1] >= 3 else states[:, :1].expand(-1, 3, -1, -1)
     states = states.nan_to_num(1.0).clamp(-1, 1)
-    pixels = ((states + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    factor = max(1, -(-_LEGIBLE // min(pixels.shape[1:3])))
-    return pixels.repeat(factor, 1).repeat(factor, 2)
+    pixels = ((states + 1) * 127.5).round().byte().numpy()
+    factor = max(1, -(-_LEGIBLE // min(pixels.shape[2:])))
+    return repeat(pixels, "n c h w -> n (h down) (w across) c", down=factor, across=factor)
 
 
 def _curves(states: Tensor, low: float, high: float) -> NDArray[np.uint8]:
@@ -157,14 +157,11 @@ def grid(images: Tensor, columns: int | None = None, limits: Limits | None = Non
         One picture, ``(height, width, 3)``.
     """
     pixels = as_pixels(images, limits)
-    n, h, w, _ = pixels.shape
-    columns = columns or max(1, round(n**0.5))
-    rows = -(-n // columns)
-    picture = np.full((rows * (h + _GAP) + _GAP, columns * (w + _GAP) + _GAP, 3), _BACKGROUND, np.uint8)
-    for i, tile in enumerate(pixels):
-        top, left = (i // columns) * (h + _GAP) + _GAP, (i % columns) * (w + _GAP) + _GAP
-        picture[top : top + h, left : left + w] = tile
-    return picture
+    columns = columns or max(1, round(len(pixels) ** 0.5))
+    # Each tile has its gap above and on the left; the last row is filled up with empty tiles.
+    tiles = np.pad(pixels, [(0, -len(pixels) % columns), (_GAP, 0), (_GAP, 0), (0, 0)], constant_values=_BACKGROUND)
+    picture = rearrange(tiles, "(rows columns) h w c -> (rows h) (columns w) c", columns=columns)
+    return np.pad(picture, [(0, _GAP), (0, _GAP), (0, 0)], constant_values=_BACKGROUND)
 
 
 def labelled_rows(
@@ -215,8 +212,8 @@ def alternating_columns(inputs: Tensor, reconstructions: Tensor, columns: int = 
     Returns:
         One picture, ``(height, width, 3)``.
     """
-    both = np.stack([inputs.detach().cpu().numpy(), reconstructions.detach().cpu().numpy()], 1)
-    return grid(Tensor(both.reshape(-1, *inputs.shape[1:])), columns)
+    pairs = [inputs.detach().float().cpu(), reconstructions.detach().float().cpu()]
+    return grid(rearrange(pairs, "pair n ... -> (n pair) ..."), columns)
 
 
 def inpainting_rows(x: Tensor, masked: Tensor, steps: Mapping[str, Tensor]) -> NDArray[np.uint8]:

@@ -233,7 +233,12 @@ class Run:
         with self.progress("reading the data") as advance:
             spec = self.data_spec or settings.spec
             loaded = datasets.load(
-                spec, size=settings.size, strict=settings.strict, kind=settings.kind, on_progress=advance
+                spec,
+                size=settings.size,
+                strict=settings.strict,
+                kind=settings.kind,
+                channels=settings.channels,
+                on_progress=advance,
             )
         if loaded.shape != shape:
             raise InputError(f"the model is for data of shape {shape}, but {loaded.spec} has {loaded.shape}")

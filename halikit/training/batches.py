@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from itertools import tee
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from halikit.data import Augmentation, DataSet, Prefetched, order
+from halikit.data import Augmentation, DataSet, OwnAugmentation, Prefetched, order
 from halikit.errors import InputError
 from halikit.hardware.hardware import Hardware
 from halikit.settings import ContextKind
@@ -36,6 +38,9 @@ class Batch(NamedTuple):
 class Batches:
     """Full batches in an order that depends on (seed, epoch) alone; each process takes its part of every batch.
 
+    A stream keeps its own order. A user's own code, in a data set or an augmentation, draws from global generators and
+    is therefore not called in the thread that prepares batches in advance.
+
     Args:
         data: The data set, on the device where it is used.
         augmentation: Augmentation of the images; it depends on (seed, epoch, index).
@@ -52,7 +57,7 @@ class Batches:
     def __init__(
         self,
         data: DataSet,
-        augmentation: Augmentation,
+        augmentation: Augmentation | OwnAugmentation,
         hardware: Hardware,
         *,
         size: int,
@@ -64,6 +69,8 @@ class Batches:
         self._size, self._seed = size, seed
         self._context = None if context is None else data.train.context(context)
         self._depth = (_PREFETCHED if data.train.takes_time else 0) if prefetch == "auto" else prefetch
+        if not isinstance(data.train.images, Tensor) or isinstance(augmentation, OwnAugmentation):
+            self._depth = 0
         share, accumulate = hardware.processes.share(size), hardware.settings.accumulate
         if share % accumulate or share < 2 * accumulate:
             raise InputError(
@@ -73,21 +80,33 @@ class Batches:
         data.check_batch(size)
         augmentation.check(data.shape)
 
-    def starting_at(self, step: int) -> AbstractContextManager[Iterator[Batch]]:
-        """The batches from a step on, without end, as a context that stops the thread behind them."""
-        batches = self._from(step)
-        return Prefetched(batches, self._depth, self._hardware.device) if self._depth else nullcontext(batches)
+    @contextmanager
+    def starting_at(self, step: int) -> Iterator[Iterator[Batch]]:
+        """The batches from a step on, without end, as a context that stops the thread and the processes behind them."""
+        with closing(self._from(step)) as batches:
+            if not self._depth:
+                yield batches
+                return
+            with Prefetched(batches, self._depth, self._hardware.device) as prefetched:
+                yield prefetched
 
-    def _from(self, step: int) -> Iterator[Batch]:
+    def _from(self, step: int) -> Generator[Batch, None, None]:
+        read, shown = tee(self._plan(step))
+        for (epoch, index), x in zip(shown, self._train.read(read, self._seed), strict=False):
+            x = self._augmentation(x, index, seed=self._seed, epoch=epoch)
+            yield Batch(x, _rows(self._train.labels, index), _rows(self._context, index))
+
+    def _plan(self, step: int) -> Iterator[tuple[int, Tensor]]:
+        """For each batch from a step on the epoch and the indices of this process's images."""
         rank, world = self._hardware.processes.rank, self._hardware.processes.world
-        per_epoch = len(self._train) // self._size
+        n, images = len(self._train), self._train.images
+        is_stream = not isinstance(images, Tensor) and images.is_stream
+        per_epoch = n // self._size
         epoch, first = divmod(step, per_epoch)
         while True:
-            shuffled = order(len(self._train), self._seed, epoch).to(self._train.images.device)
+            ordered = torch.arange(n) if is_stream else order(n, self._seed, epoch).to(self._train.home)
             for i in range(first, per_epoch):
-                index = shuffled[i * self._size + rank : (i + 1) * self._size : world]
-                x = self._augmentation(self._train.batch(index), index, seed=self._seed, epoch=epoch)
-                yield Batch(x, _rows(self._train.labels, index), _rows(self._context, index))
+                yield epoch, ordered[i * self._size + rank : (i + 1) * self._size : world]
             epoch, first = epoch + 1, 0
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from halikit.config import Config
-from halikit.data import Augmentation, DataSet, Split, order
+from halikit.data import Augmentation, DataSet, OwnAugmentation, Split, order
 from halikit.errors import InputError
 from halikit.hardware.processes import Processes
 from halikit.hierarchy import Hierarchy
@@ -45,7 +45,7 @@ class Labelled:
     part: Split
     index: Tensor
     size: int
-    augmentation: Augmentation
+    augmentation: Augmentation | OwnAugmentation
     seed: int
     rank: int = 0
     world: int = 1
@@ -193,7 +193,7 @@ def supervision_for(
     model: Model,
     config: Config,
     data: DataSet | None,
-    augmentation: Augmentation,
+    augmentation: Augmentation | OwnAugmentation,
     teacher: Hierarchy,
     processes: Processes,
 ) -> Supervision:

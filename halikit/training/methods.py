@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from halikit.config import Config
-from halikit.data import Augmentation, DataSet
+from halikit.data import Augmentation, DataSet, OwnAugmentation
 from halikit.errors import InputError
 from halikit.hardware.hardware import Hardware
 from halikit.hierarchy import Hierarchy
@@ -29,7 +29,7 @@ def make_method(
     model: Model,
     config: Config,
     data: DataSet | None,
-    augmentation: Augmentation,
+    augmentation: Augmentation | OwnAugmentation,
     teacher: Hierarchy,
     hardware: Hardware,
     extra_losses: Sequence[ExtraLoss],

@@ -13,7 +13,7 @@ from halikit.runs.checkpoints import Checkpoint, State, find_checkpoint
 from halikit.runs.lock import locked
 from halikit.runs.run import Run
 from halikit.runs.writer import RunWriter
-from halikit.training.callbacks import Audience
+from halikit.training.audience import Audience
 from halikit.training.meter import Meter
 from halikit.training.resume import adopted, check_same_model, notices, surroundings
 from halikit.training.snapshot import Snapshot

@@ -18,6 +18,7 @@ _FREE = {"discriminator.input_noise", "discriminator.dropout"}
 # Settings that do not change the result of the training.
 _IDLE = {
     "preset",
+    "data.workers",
     "record.keep_checkpoints",
     "record.checkpoint_every",
     "record.best_by",

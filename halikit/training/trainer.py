@@ -21,20 +21,21 @@ from halikit.model import Model
 from halikit.objectives import Objective
 from halikit.optimisation.ema import Averager
 from halikit.optimisation.parts import OptimiserFactory, SchedulerFactory
-from halikit.runs.loggers import Loggers, Pictures, named_loggers
+from halikit.runs.loggers import Pictures
 from halikit.runs.record import Record, metric_of, prefers_higher
 from halikit.runs.run import Run
 from halikit.training.alarms import Alarms
+from halikit.training.audience import make_audience
 from halikit.training.batches import Batches
 from halikit.training.budget import steps_within
-from halikit.training.callbacks import Audience, Callback, EarlyStopping
+from halikit.training.callbacks import Callback
 from halikit.training.defaults import fitting_mode, fitting_precision
 from halikit.training.evaluation import Evaluation
 from halikit.training.extra_losses import ExtraLoss, modules_of
 from halikit.training.game import resolve_game
 from halikit.training.meter import Meter
 from halikit.training.methods import make_method
-from halikit.training.metrics import check_metric, latents_of
+from halikit.training.metrics import latents_of
 from halikit.training.persistence import Persistence
 from halikit.training.plan import Plan, is_worth_a_rehearsal, rehearse
 from halikit.training.signals import Signals
@@ -54,13 +55,16 @@ class Trainer:
 
     Args:
         model: The model; the settings of its config apply unless others are given.
-        data: A data set, a data spec such as ``"digits"``, or a tensor ``(n, *shape of x)``, the last tenth of which is
-            held out. May be left out where batches come from you, through :meth:`step`.
+        data: A data set, a data spec such as ``"digits"``, a path or a list of paths of images, or samples ``(n, *shape
+            of x)``, as a tensor, a NumPy array, a ``Dataset`` or ``DataLoader`` of torch, of which the last tenth is
+            held out; see :func:`halikit.data.as_data_set`. May be left out where batches come from you, through
+            :meth:`step`.
         settings: Settings; ``[model]`` and ``[discriminator]`` are not read.
         extra_losses: Losses beside those of Algorithm 1.
         objective: An objective of your own, a function as in :mod:`halikit.objectives`; it replaces that of the
             settings. The run records its name, and has to be given the function again to be resumed.
-        augmentation: Augmentation of training images; by default as the settings say.
+        augmentation: Augmentation of training images; by default as the settings say. Any function from a batch ``(b,
+            *shape of x)`` to one of that shape will do; see :class:`~halikit.data.OwnAugmentation`.
         out: Run directory to write to; nothing is written by default.
         resume: Go on with the run in ``out``: ``True`` from its newest good checkpoint, a number from the checkpoint
             of that step, a path from the checkpoint there, of whichever run.
@@ -93,12 +97,12 @@ class Trainer:
     def __init__(
         self,
         model: Model,
-        data: datasets.DataSet | str | Tensor | None = None,
+        data: datasets.Given | None = None,
         *,
         settings: Config | None = None,
         extra_losses: Sequence[ExtraLoss] = (),
         objective: Objective | None = None,
-        augmentation: datasets.Augmentation | None = None,
+        augmentation: datasets.Augmentation | Callable[[Tensor], Tensor] | None = None,
         out: str | Path | None = None,
         resume: bool | int | str | Path = False,
         loggers: Sequence[Any] | None = None,
@@ -114,8 +118,7 @@ class Trainer:
         config, self.precision_reason = fitting_precision(config, model.hierarchy.prior.dtype, device)
         self.hardware = Hardware(config.hardware, on_notice)
         config = resolve_game(config, objective)
-        read = partial(datasets.as_data_set, size=config.data.size, strict=config.data.strict, kind=config.data.kind)
-        found = None if data is None else read(data)
+        found = None if data is None else datasets.as_data_set(data, **config.data.reading)
         self._context = None if found is None else model.context_kind(found)
         self.hardware.prepare(model.parts.values())
         dtype = model.hierarchy.prior.dtype
@@ -123,13 +126,13 @@ class Trainer:
         context = self._some_context()
         given = model.hierarchy.conditioned(None if context is None else context[:1])
         self._settings = resolve_sleep_weights(config, given, self.hardware.notify)
-        augmentation = augmentation or config.data.augmentation()
-        self._batches = self._make_batches(augmentation)
+        changes = config.data.augmentation() if augmentation is None else datasets.as_augmentation(augmentation)
+        self._batches = self._make_batches(changes)
         self.hardware.place(modules_of(extra_losses))
         averager = Averager(model.hierarchy, config.training.ema_decay)
         self.averaged = averager.average
         self.method = make_method(
-            *(model, self._settings, self.data, augmentation, self.averaged, self.hardware, extra_losses, objective),
+            *(model, self._settings, self.data, changes, self.averaged, self.hardware, extra_losses, objective),
             context=context,
         )
         self.compile_reason = self.stopped = ""
@@ -137,7 +140,9 @@ class Trainer:
         self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware, optimisers, schedulers)
         self._meter = Meter(self.method.columns)
         self._alarms = Alarms(self.hardware.notify)
-        self._audience = self._make_audience(out, loggers, callbacks)
+        self._audience = make_audience(
+            self, self._settings, self.method, out, loggers, callbacks, is_first=self.hardware.processes.rank == 0
+        )
         self._persistence = Persistence(out, self._stepper, self._meter, self._audience, resumes=resume is not False)
         if resume is not False:
             hardware = self._persistence.resume(resume, self.config).hardware
@@ -391,23 +396,7 @@ class Trainer:
             show,
         )
 
-    def _make_audience(
-        self, out: str | Path | None, loggers: Sequence[Any] | None, callbacks: Sequence[Callback]
-    ) -> Audience:
-        """The callbacks and loggers that were given or that the settings name."""
-        record = self._settings.record
-        for place in ("best_by", "stop_metric"):
-            check_metric(getattr(record, place), f"record.{place}", self._settings, self.model, self.method)
-        for callback in callbacks:
-            if isinstance(callback, EarlyStopping):
-                check_metric(callback.metric, "EarlyStopping(metric)", self._settings, self.model, self.method)
-        is_first = self.hardware.processes.rank == 0
-        if loggers is None:
-            loggers = named_loggers(record.loggers, Run(out)) if out is not None and is_first else ()
-        stopping = [EarlyStopping(record.stop_metric, patience=record.stop_after)] if record.stop_after else []
-        return Audience(self, [*callbacks, *stopping], Loggers(loggers, latents_of(self.model)), is_first=is_first)
-
-    def _make_batches(self, augmentation: datasets.Augmentation) -> Batches | None:
+    def _make_batches(self, augmentation: datasets.Augmentation | datasets.OwnAugmentation) -> Batches | None:
         if self.data is None:
             return None
         shape, training = self.model.hierarchy.spaces[0].shape, self._settings.training

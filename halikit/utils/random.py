@@ -1,14 +1,15 @@
-"""Seeds torch's global generators for a part of the code, and restores their states afterwards."""
+"""Seeds global generators for a part of the code, and restores their states afterwards."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-__all__ = ["derived_seed", "drawing_from", "seeded"]
+__all__ = ["derived_seed", "drawing_from", "restored", "seed_all", "seeded"]
 
 
 def derived_seed(*numbers: int) -> int:
@@ -27,6 +28,29 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+@contextmanager
+def restored(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Restore the states of the global generators of Python, NumPy and torch, on the CPU and ``device``, afterwards."""
+    python, numpy, device = random.getstate(), np.random.get_state(), torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def seed_all(seed: int, device: torch.device | str = "cpu") -> None:
+    """Seed the global generators of Python, NumPy and torch, on the CPU and ``device``, with 0 ≤ ``seed`` < 2³²."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    device = torch.device(device)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 @contextmanager
