@@ -37,12 +37,15 @@ if TYPE_CHECKING:
     from halikit.kernels import gauged as gauged
     from halikit.model import Model as Model
     from halikit.model import build as build
-    from halikit.model import load as load
     from halikit.networks.discriminator import build_discriminator as build_discriminator
     from halikit.networks.ladder import ladder as ladder
     from halikit.networks.noisy import noisy_network as noisy_network
     from halikit.runs.hub import from_pretrained as from_pretrained
+    from halikit.runs.loading import load as load
+    from halikit.runs.loggers import TrackerLogger as TrackerLogger
     from halikit.spaces import Space as Space
+    from halikit.training.callbacks import Callback as Callback
+    from halikit.training.callbacks import EarlyStopping as EarlyStopping
     from halikit.training.extra_losses import ExtraLoss as ExtraLoss
     from halikit.training.trainer import Trainer as Trainer
 
@@ -66,12 +69,15 @@ _HOMES = {
         "NoDensityError",
         "gauged",
     ],
-    "halikit.model": ["Model", "build", "load"],
+    "halikit.model": ["Model", "build"],
     "halikit.networks.discriminator": ["build_discriminator"],
     "halikit.networks.ladder": ["ladder"],
     "halikit.networks.noisy": ["noisy_network"],
     "halikit.runs.hub": ["from_pretrained"],
+    "halikit.runs.loading": ["load"],
+    "halikit.runs.loggers": ["TrackerLogger"],
     "halikit.spaces": ["Space"],
+    "halikit.training.callbacks": ["Callback", "EarlyStopping"],
     "halikit.training.extra_losses": ["ExtraLoss"],
     "halikit.training.trainer": ["Trainer"],
 }

@@ -40,6 +40,7 @@ __all__ = [
     "RecordSettings",
     "TrainingSettings",
     "differences",
+    "flattened",
     "override",
     "parse_assignments",
     "read_table",
@@ -129,9 +130,25 @@ class RecordSettings(Section):
     evaluate_every: Positive = Field(1000, description="steps between evaluations, pictures and saves of the model")
     checkpoint_every: Positive = Field(1000, description="steps between checkpoints")
     keep_checkpoints: Positive = Field(3, description="newest checkpoints to keep; the best one is kept as well")
+    best_by: str = Field(
+        "auto",
+        description="metric of the best checkpoint: a column of metrics.csv, or error, embedded, recovery or "
+        "recovery_from_x for the mean over levels; recovery is best when high, all others when low; auto: error",
+    )
+    stop_after: Positive | None = Field(
+        None, description="stop after so many evaluations without a better stop_metric; never if none"
+    )
+    stop_metric: str = Field("auto", description="metric of stop_after, as in best_by")
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "trackio"], ...] = Field(
+        ("csv", "tensorboard"), description="where metrics go: csv, tensorboard, wandb, trackio; metrics.csv always"
+    )
     max_skipped_steps: Positive = Field(
         10, description="steps in a row with NaN or Inf before training goes back to a checkpoint"
     )
+
+    def without_effect(self) -> dict[str, str]:
+        """The metric of a rule that is off."""
+        return {} if self.stop_after else {"stop_metric": "record.stop_after is not set"}
 
 
 class Config(Section):
@@ -321,6 +338,11 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             changes[key.strip()] = text.strip()
     return changes
+
+
+def flattened(config: Config) -> dict[str, Any]:
+    """All settings by dotted name; those of a section that is left out are ``None``."""
+    return {name: _value(config, name) for name in _names()}
 
 
 def sections() -> dict[str, type[Section]]:

@@ -21,6 +21,7 @@ from halikit.earlier import (
     adapter_in,
     first_levels,
     has_other_networks,
+    levels_in,
     upgraded_config,
     upgraded_tensors,
 )
@@ -42,6 +43,10 @@ __all__ = ["Model", "ModelError", "build", "describe", "load", "resolved", "save
 
 FILE_NAME = "model.safetensors"
 SCHEMA = 4
+# What the names of the chosen weights begin with, and those of the others.
+_WEIGHTS = {"averaged": ("averaged.", "hierarchy."), "raw": ("hierarchy.", "averaged.")}
+# What the names of a model's tensors begin with; checkpoints have others as well.
+_PARTS = ("hierarchy.", "averaged.", "discriminator.")
 # Models that are part of the package, by name: averaged weights in half precision.
 PRETRAINED = Path(__file__).parent / "pretrained"
 
@@ -242,34 +247,72 @@ def load(
     device: str | torch.device = "cpu",
     build: Callable[[], Model] | None = None,
 ) -> Model:
-    """Load a trained model, in evaluation mode.
+    """Load the model file of a run; ``hk.load`` reads checkpoints as well (:func:`halikit.runs.loading.load`).
 
     Args:
-        run: A run directory, its ``model.safetensors``, or the name of a model that is part of halikit:
-            ``"digits"`` or ``"mnist"``.
-        weights: ``"averaged"`` for the exponential moving average over training, which gives better pictures;
-            ``"raw"`` for the weights after the last step.
+        run: A run directory, its ``model.safetensors``, or the name of a model that is part of halikit.
+        weights: ``"averaged"`` or ``"raw"``.
         device: Device of the loaded model.
-        build: Function that makes the model, for kernels of your own. Other models are built from the config in the
-            file. halikit never imports code that a file names.
+        build: Function that makes the model, for kernels of the user's own.
 
     Raises:
         ModelError: If the file is missing or damaged, or does not fit the model that was built.
     """
-    if weights not in ("averaged", "raw"):
-        raise ModelError(f"weights are 'averaged' or 'raw', got {weights!r}")
+    _check_weights(weights)
     path = file_of(run)
     about, tensors = _read(path, weights)
     level = about["levels"]
     tensors = upgraded_tensors(tensors, level)
-    if build is not None:
-        model = build()
-    elif about["config"] is not None:
-        model = _build_for(path, about, tensors)
-    else:
-        raise ModelError(f"{path} holds kernels of its author's own: pass build=, the function that makes the model")
+    model = _built(path, about, tensors, build)
     if level < len(model.hierarchy) and about["schema"] == 1:
         model = _grown_so_far(model, level, tensors)
+    return _filled(path, model, tensors, device)
+
+
+def assemble(
+    path: Path,
+    config: Mapping[str, Any] | None,
+    tensors: Mapping[str, Tensor],
+    *,
+    weights: Literal["averaged", "raw"],
+    device: str | torch.device,
+    build: Callable[[], Model] | None,
+) -> Model:
+    """A model of the tensors of a checkpoint, in evaluation mode.
+
+    Args:
+        path: The checkpoint, for messages.
+        config: Config that the model was built from; ``None`` for kernels of the user's own.
+        tensors: All tensors of the checkpoint, named as by :func:`named_tensors`.
+        weights: See :func:`load`.
+        device: See :func:`load`.
+        build: See :func:`load`.
+
+    Raises:
+        ModelError: If the tensors do not fit the model.
+    """
+    _check_weights(weights)
+    chosen = _under_one_name({n: t for n, t in tensors.items() if n.startswith(_PARTS)}, weights)
+    about = {"schema": SCHEMA, "levels": levels_in(chosen), "config": config}
+    return _filled(path, _built(path, about, chosen, build), chosen, device)
+
+
+def _check_weights(weights: str) -> None:
+    if weights not in _WEIGHTS:
+        raise ModelError(f"weights are 'averaged' or 'raw', got {weights!r}")
+
+
+def _built(
+    path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor], build: Callable[[], Model] | None
+) -> Model:
+    if build is not None:
+        return build()
+    if about["config"] is None:
+        raise ModelError(f"{path} holds kernels of its author's own: pass build=, the function that makes the model")
+    return _build_for(path, about, tensors)
+
+
+def _filled(path: Path, model: Model, tensors: Mapping[str, Tensor], device: str | torch.device) -> Model:
     for name, part in model.parts.items():
         fill(path, part, tensors, name)
         part.to(device).eval()
@@ -394,15 +437,22 @@ def _build_for(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tenso
 def _read(path: Path, weights: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The metadata and the tensors of a file, with the chosen weights under the names of the hierarchy's weights."""
     about = _about(path)
-    chosen, others = ("averaged.", "hierarchy.") if weights == "averaged" else ("hierarchy.", "averaged.")
+    chosen, others = _WEIGHTS[weights]
     with safe_open(path, "pt") as file:
         names = [name for name in file.keys() if not name.startswith(others)]  # noqa: SIM118
         if not any(name.startswith(chosen) for name in names):
             raise ModelError(f"{path} holds no {weights} weights")
         tensors = {name: file.get_tensor(name) for name in names}
-    return about, {
+    return about, _under_one_name(tensors, weights)
+
+
+def _under_one_name(tensors: Mapping[str, Tensor], weights: str) -> dict[str, Tensor]:
+    """The tensors with the chosen weights under the names of the hierarchy's, and without the other weights."""
+    chosen, others = _WEIGHTS[weights]
+    return {
         f"hierarchy.{name.removeprefix(chosen)}" if name.startswith(chosen) else name: tensor
         for name, tensor in tensors.items()
+        if not name.startswith(others)
     }
 
 

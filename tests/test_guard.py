@@ -97,14 +97,9 @@ def test_after_many_in_a_row_training_goes_back_once_at_half_the_rate(tmp_path: 
     said: list[str] = []
     run = trainer(settings, tmp_path / "run", on_notice=said.append)
     rates: list[float] = []
-    looked_at: list[torch.optim.Optimizer] = []
 
     def look(optimiser: torch.optim.Optimizer, *_: object) -> None:
-        # The first step calls that of torch's Adam, which calls the hook too once another Adam was made. The players
-        # alternate, so the same optimiser twice in a row is one step.
-        if looked_at[-1:] != [optimiser]:
-            rates.append(optimiser.param_groups[0]["lr"])
-            looked_at.append(optimiser)
+        rates.append(optimiser.param_groups[0]["lr"])
 
     poison(run, "gradient", lambda: run.steps >= 13 and rates[-1] == 3e-4)
     handle = register_optimizer_step_post_hook(look)
@@ -137,9 +132,9 @@ def test_the_second_time_is_the_end_with_exit_3_and_a_dump(tmp_path: Path) -> No
     def before() -> None:
         fit = hk.Trainer.fit
 
-        def poisoned(self: hk.Trainer) -> hk.Model:
+        def poisoned(self: hk.Trainer, steps: int | None = None) -> hk.Model:
             poison(self, "gradient", lambda: self.steps >= 20)
-            return fit(self)
+            return fit(self, steps)
 
         hk.Trainer.fit = poisoned
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import Shell
+from test_resume import fingerprint
 from test_speed_options import assert_same, batch, small
 
 import halikit as hk
+from halikit.errors import InputError
+from halikit.hardware.processes import Processes
+from halikit.training.budget import steps_within
+from halikit.training.plan import Plan
 
 RECORDS = {"log_every": 500, "evaluate_every": 500, "checkpoint_every": 500}
 OPTIONS = {
@@ -79,3 +86,57 @@ def test_the_command_says_what_it_chose_and_what_it_will_cost(halikit: Shell, tm
     )
     assert "ms a step: about" in lines["costs"]
     assert hk.load(tmp_path / "run").config.hardware.precision == "32"
+
+
+def slowed(step: Callable[..., object], seconds: float) -> Callable[..., object]:
+    def slow(*given: object, **beside: object) -> object:
+        time.sleep(seconds)
+        return step(*given, **beside)
+
+    return slow
+
+
+def test_a_time_gives_a_number_of_steps() -> None:
+    """Steps that sleep for 10 ms: within 2 s there are at most 200, and at least 20 on a busy machine."""
+    trainer = hk.Trainer(small(steps=5, **RECORDS), "digits", on_notice=lambda _: None)
+    trainer.method.add_gradients = slowed(trainer.method.add_gradients, 0.01)
+    steps = trainer.steps_within(2 / 60)
+    assert 20 <= steps <= 200
+    assert trainer.steps == 0
+    with pytest.raises(InputError, match=r"0\.06 s are too few for the measurement, a step of"):
+        trainer.steps_within(0.001)
+
+
+def test_evaluations_and_the_measurement_are_part_of_the_time() -> None:
+    """Without a clock: steps of 0.1 s and evaluations of 1 s, ten steps apart."""
+    costs = Plan(seconds_per_step=0.1, seconds=0.0, preparation=0.0, evaluation=1.0, memory=0)
+    steps = costs.steps_within(60.0, evaluate_every=10)
+    assert steps * 0.1 + -(-steps // 10) * 1.0 <= 60 < (steps + 10) * 0.1 + (-(-steps // 10) + 1) * 1.0
+    asked = []
+
+    def rehearsed(steps: int, seconds: float) -> Plan:
+        asked.append((steps, seconds))
+        time.sleep(0.2)
+        return Plan(seconds_per_step=0.01, seconds=0.0, preparation=0.0, evaluation=0.0, memory=0)
+
+    found = steps_within(1.0, 10, Processes("cpu", 60), rehearsed)
+    assert [seconds for _, seconds in asked] == [0.02, 0.02]
+    assert found <= 60 < asked[1][0] <= 80
+
+
+def test_a_time_is_a_number_of_steps_in_the_run_which_can_be_repeated(halikit: Shell, tmp_path: Path) -> None:
+    options = ["--levels", 1, "--set", "model.hidden=8", "--set", "discriminator.width=8", "--batch-size", 8]
+    said = halikit("train", *options, "--minutes", 0.02, "--out", tmp_path / "timed")
+    (line,) = [line for line in said.splitlines() if line.startswith("minutes")]
+    number = int(line.split(": ")[1].split()[0].replace(",", ""))
+    config = hk.load(tmp_path / "timed").config
+    assert config.training.steps == number
+    assert f"{number:,} steps of 8" in said
+    halikit("train", "--config", tmp_path / "timed" / "config.toml", "--out", tmp_path / "again")
+    assert fingerprint(tmp_path / "timed") == fingerprint(tmp_path / "again")
+
+
+@pytest.mark.parametrize("other", [("--steps", 5), ("--epochs", 1), ("--dry-run",)])
+def test_a_time_excludes_what_it_contradicts(halikit: Shell, other: tuple[object, ...]) -> None:
+    said = halikit("train", "--minutes", 1, *other, code=2)
+    assert "give one of them" in said or "leave one of them out" in said

@@ -56,6 +56,11 @@ class Progress:
         self._task = self._bar.add_task("", total=total, rates="", losses="", errors="")
         self._errors = ""
 
+    def expect(self, total: int) -> None:
+        """Set the number of steps."""
+        self.total = total
+        self._bar.update(self._task, total=total)
+
     def __enter__(self) -> Progress:
         self._bar.start()
         return self

@@ -37,6 +37,14 @@ Conditional = Annotated[
 Baseline = Annotated[
     str | None, typer.Option(help="Train a baseline with the same networks and budget: ali, vae or hvae.")
 ]
+Logger = Annotated[
+    str | None,
+    typer.Option(
+        help="Where metrics and pictures go: csv, tensorboard, wandb, trackio, separated by commas. metrics.csv is "
+        "always written.",
+        show_default="csv,tensorboard",
+    ),
+]
 ResumeFrom = Annotated[
     str | None, typer.Option(metavar="STEP|PATH", help="Continue from this checkpoint.", show_default=False)
 ]
@@ -49,6 +57,10 @@ def train(
     data: Annotated[str | None, typer.Option(help="digits, mnist:DIR, folder:DIR, or the path of a data set.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Number of steps.")] = None,
     epochs: Annotated[float | None, typer.Option(min=0.001, help="Passes over the data; instead of --steps.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Time to train for; the steps are measured first, then fixed. Instead of --steps."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Images in each step.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/NAME by default.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed for weights, data order and noise.")] = None,
@@ -58,6 +70,7 @@ def train(
     labels: Labels = None,
     conditional: Conditional = False,
     baseline: Baseline = None,
+    logger: Logger = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.", show_default=False)] = None,
     assignments: common.Assignments = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's newest valid checkpoint.")] = False,
@@ -93,6 +106,7 @@ def train(
         "hardware.device": device,
         "hardware.precision": precision,
         "labels.number": labels,
+        "record.loggers": None if logger is None else tuple(logger.split(",")),
     }
     chosen = chosen_config(preset=preset, levels=levels, file=config, data=data)
     checkpoint = None
@@ -106,7 +120,8 @@ def train(
     size = _size_changes(chosen, model_size, resumes=checkpoint is not None)
     changes = [size, flags, parse_assignments(assignments or [])]
     chosen = reduce(override, changes, chosen)
-    check_together(chosen, steps, epochs)
+    check_together(chosen)
+    _check_length(steps, epochs, minutes, dry_run)
     fits_family = not (checkpoint or config)
     has_levels = levels is not None or any(not {"levels", "model.levels"}.isdisjoint(change) for change in changes)
     chosen, loaded = _with_data(chosen, changes, epochs, conditional, fits_family=fits_family, has_levels=has_levels)
@@ -119,7 +134,7 @@ def train(
     if dry_run:
         common.print_json(chosen.model_dump(mode="json")) if as_json else print(to_toml(chosen), end="")
         return
-    _run(model, loaded, path, checkpoint, as_json)
+    _run(model, loaded, path, checkpoint, minutes, as_json)
 
 
 def chosen_config(
@@ -188,17 +203,24 @@ def _size_changes(config: Config, size: str | None, *, resumes: bool) -> dict[st
     return changes | {"model.size": size}
 
 
-def check_together(config: Config, steps: int | None = None, epochs: float | None = None) -> None:
+def _check_length(steps: int | None, epochs: float | None, minutes: float | None, dry_run: bool) -> None:
+    from halikit.errors import InputError
+
+    if sum(value is not None for value in (steps, epochs, minutes)) > 1:
+        raise InputError("--steps, --epochs and --minutes all say how long to train; give one of them")
+    if minutes is not None and dry_run:
+        raise InputError("--minutes measures how long steps take, and --dry-run plays none; leave one of them out")
+
+
+def check_together(config: Config) -> None:
     """Check that the settings do not contradict each other.
 
     Raises:
-        InputError: If both steps and epochs are given, or the levels are not those of the preset.
+        InputError: If the levels are not those of the preset.
     """
     from halikit.errors import InputError
     from halikit.presets import PRESETS
 
-    if steps is not None and epochs is not None:
-        raise InputError("--steps and --epochs both say how long to train; give one of them")
     levels = config.model.levels
     published = PRESETS[config.preset]().model.levels if config.preset in PRESETS else levels
     if levels != published:
@@ -326,7 +348,9 @@ def _default_path(config: Config, spec: str, baseline: str | None) -> Path:
     return Path("runs") / (f"{baseline}_{name}" if baseline else name)
 
 
-def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None, as_json: bool) -> None:
+def _run(
+    model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None, minutes: float | None, as_json: bool
+) -> None:
     from halikit.cli.progress import Progress
     from halikit.hardware.processes import is_first
     from halikit.runs.events import are_written
@@ -341,9 +365,14 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
         resume = checkpoint.path if checkpoint else False
         trainer = Trainer(model, data, out=path, resume=resume, on_record=progress, on_notice=common.warn)
         with narrator.status("preparing the first steps"):
-            cost = trainer.plan()
+            steps = trainer.steps_within(minutes) if minutes else None
+            cost = trainer.plan(steps)
+        progress.expect(trainer.config.training.steps)
         _introduce(narrator.print, model, data, trainer, cost)
-        trainer.fit()
+        if steps:
+            again = f"halikit train --config {path / 'config.toml'}"
+            narrator.print(f"minutes  {minutes:g}: {steps:,} steps, fixed from here on; again: {again}", markup=False)
+        trainer.fit(steps)
         last = progress.last
     if not is_first():
         return
@@ -363,9 +392,11 @@ def _run(model: Model, data: DataSet, path: Path, checkpoint: Checkpoint | None,
     if as_json:
         common.print_json(result)
         return
+    if trainer.stopped:
+        console.print(f"stopped at step {trainer.steps:,}: {trainer.stopped}", markup=False)
     for line in lines:
         console.print(line)
-    if are_written():
+    if are_written() and "tensorboard" in trainer.config.record.loggers:
         narrator.print(f"curves   tensorboard --logdir {path}", style="dim", markup=False)
     narrator.print(f"open {path / 'report.html'}; then: halikit reconstruct {path}", style="dim", markup=False)
     common.report_path(path)

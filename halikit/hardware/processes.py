@@ -94,6 +94,12 @@ class Processes:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
+    def agreed(self, number: int) -> int:
+        """The number that rank 0 has given."""
+        shared = torch.tensor(number, device=self.device)
+        self.broadcast([shared])
+        return int(shared)
+
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace the gradients of parameters by their means over the processes.
 

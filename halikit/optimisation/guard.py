@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from halikit.hardware.processes import Processes
 
@@ -53,12 +52,14 @@ class Guard:
         if self._buffers:
             torch._foreach_copy_(self._saved, self._buffers)
 
-    def after_gradients(self, losses: Iterable[Tensor], optimisers: Iterable[Optimizer]) -> None:
-        """Decide whether to skip the step; if so, let the optimisers skip it and restore the running statistics.
+    def after_gradients(self, losses: Iterable[Tensor]) -> Tensor:
+        """Decide whether to skip the step; if so, restore the running statistics.
 
         Args:
             losses: The losses of the step, scalars on the device.
-            optimisers: Fused optimisers. They read a flag on the device, and skip the step if it is set.
+
+        Returns:
+            Flag for the optimisers, ``()`` on the device: 1 if they have to skip the step, else 0.
         """
         is_bad = 1 - torch.stack(list(losses)).isfinite().all().float()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -66,12 +67,11 @@ class Guard:
             # The check of torch's gradient scaler. With a scale of one it does not change the gradients.
             torch._amp_foreach_non_finite_check_and_unscale_(gradients, is_bad, self._one)
         self._processes.maximum(is_bad)
-        for optimiser in optimisers:
-            optimiser.found_inf = is_bad  # type: ignore[attr-defined]
         self._restore(is_bad)
         skipped, in_row, most = self.counts.unbind()
         in_row = (in_row + 1) * is_bad
         self.counts = torch.stack([skipped + is_bad, in_row, torch.maximum(most, in_row)])
+        return is_bad
 
     def read(self) -> Counts:
         """The counts; synchronises with the device."""

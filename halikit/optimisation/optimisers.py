@@ -1,9 +1,8 @@
-"""The optimisers: their settings, learning rates, and states by parameter name."""
+"""The built-in optimiser: its settings, the schedule of its learning rate, and how Adam is made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -11,13 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from halikit.errors import InputError
 from halikit.settings import Fraction, Rate, Section
 
-__all__ = ["OptimiserSettings", "fill_optimiser", "make_optimiser", "optimiser_tensors", "rate_share"]
-
-# Adam's state of each parameter; "step" is a single number.
-_QUANTITIES = ("step", "exp_avg", "exp_avg_sq")
+__all__ = ["OptimiserSettings", "make_optimiser", "rate_share", "trained"]
 
 
 class OptimiserSettings(Section):
@@ -55,89 +50,10 @@ def rate_share(settings: OptimiserSettings, step: int, total: int) -> float:
 def make_optimiser(module: nn.Module, rate: float, betas: tuple[float, float]) -> Adam:
     """Fused Adam for the parameters of a module that need gradients."""
     # All parameters of a player may be frozen, but Adam raises if it has none.
-    parameters: list[Tensor] = [parameter for _, parameter in _trained(module)]
-    return _LeanAdam(parameters or [torch.zeros(0)], lr=rate, betas=betas, fused=True)
+    parameters: list[Tensor] = [parameter for _, parameter in trained(module)]
+    return Adam(parameters or [torch.zeros(0)], lr=rate, betas=betas, fused=True)
 
 
-def optimiser_tensors(optimiser: Adam, module: nn.Module, part: str) -> dict[str, Tensor]:
-    """The state of a module's optimiser by name, ``part.quantity.parameter``.
-
-    Parameters that were never updated have no state.
-    """
-    return {
-        f"{part}.{quantity}.{name}": optimiser.state[parameter][quantity]
-        for name, parameter in _trained(module)
-        if optimiser.state.get(parameter)
-        for quantity in _QUANTITIES
-    }
-
-
-def fill_optimiser(path: Path, optimiser: Adam, module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
-    """Load the state of a module's optimiser.
-
-    Args:
-        path: File that the tensors come from, for the message.
-        optimiser: Optimiser of the module.
-        module: The module.
-        tensors: States of several optimisers, named as by :func:`optimiser_tensors`.
-        part: Name of the part to load.
-
-    Raises:
-        InputError: If the tensors do not have the shapes of the module's parameters.
-    """
-    states: dict[int, dict[str, Tensor]] = {}
-    places = {p: i for i, p in enumerate(p for group in optimiser.param_groups for p in group["params"])}
-    for name, parameter in _trained(module):
-        state = {q: tensors[key] for q in _QUANTITIES if (key := f"{part}.{q}.{name}") in tensors}
-        if not state:
-            continue
-        shapes = {quantity: () if quantity == "step" else parameter.shape for quantity in _QUANTITIES}
-        if {quantity: tensor.shape for quantity, tensor in state.items()} != shapes:
-            raise InputError(f"{path} does not fit the model: the state of {part}.{name} has other shapes")
-        # Fused optimisers need the states in the memory format of the parameter.
-        states[places[parameter]] = {
-            q: t if q == "step" else torch.empty_like(parameter).copy_(t) for q, t in state.items()
-        }
-    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-class _LeanAdam(Adam):
-    """Torch's fused Adam with less overhead on a CPU, where the overhead doubles the time for small models."""
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update the parameters that have gradients, unless the guard skips the step."""
-        groups = [([p for p in group["params"] if p.grad is not None], group) for group in self.param_groups]
-        moving = [parameter for moved, _ in groups for parameter in moved]
-        is_skipped: Tensor | None = getattr(self, "found_inf", None)
-        if not moving or moving[0].device.type != "cpu" or not all(self.state.get(parameter) for parameter in moving):
-            super().step()
-            return
-        if is_skipped is not None and is_skipped:  # on a CPU this needs no synchronisation
-            return
-        for moved, group in groups:
-            if not moved:
-                continue
-            quantities = ([self.state[parameter][quantity] for parameter in moved] for quantity in _QUANTITIES)
-            steps, means, squares = quantities
-            # Adding tensors is faster than adding a number, which torch converts to a tensor each time.
-            torch._foreach_add_(steps, [torch.ones(())] * len(steps))
-            torch._fused_adam_(
-                moved,
-                [parameter.grad for parameter in moved],
-                means,
-                squares,
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=0.0,
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
-
-
-def _trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of a module that need gradients, by name."""
     return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)

@@ -60,11 +60,13 @@ class State:
         facts: The rest, as JSON values: ``step``, ``seconds``, ``rate_share``, ``columns`` (names of the losses in
             the tensor ``unread``), ``config`` and ``surroundings``.
         score: Score by which the best checkpoint is chosen, lower is better; ``None`` if there is no measurement.
+        metric: What the score measures; scores of one metric are compared.
     """
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
     score: float | None = None
+    metric: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,20 @@ class Checkpoints:
             raise CheckpointError(f"there is no checkpoint of step {step} in {self.path}; there are: {present}")
         return open_checkpoint(self._path_of(step))
 
+    def best(self) -> Checkpoint:
+        """The checkpoint with the best score.
+
+        Raises:
+            CheckpointError: If none has a score, or the best one is damaged.
+        """
+        step = self._best(self.steps())
+        if step is None:
+            raise CheckpointError(
+                f"no checkpoint in {self.path} was evaluated, so none is the best; checkpoints have a score where "
+                "record.checkpoint_every and record.evaluate_every fall on the same step"
+            )
+        return self.at(step)
+
     def go_on_from(self, step: int) -> None:
         """Remove the checkpoints of later steps, and complete the last write if its process was killed.
 
@@ -183,6 +199,7 @@ class Checkpoints:
                 "schema": SCHEMA,
                 "step": state.facts["step"],
                 "score": state.score if state.score is not None and math.isfinite(state.score) else None,
+                "metric": state.metric,
                 "config": hashlib.sha256(_json(state.facts.get("config"))).hexdigest(),
                 "files": {
                     name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -207,9 +224,12 @@ class Checkpoints:
             self._remove(step)
 
     def _best(self, steps: list[int]) -> int | None:
-        """The step with the lowest score."""
-        scores = {step: score for step in steps if (score := _score(self._path_of(step))) is not None}
-        return min(scores, key=lambda step: scores[step]) if scores else None
+        """The step with the lowest score, by the metric of the newest that has one."""
+        found = {step: score for step in steps if (score := _score(self._path_of(step)))}
+        if not found:
+            return None
+        metric = found[max(found)][1]
+        return min((score, step) for step, (score, name) in found.items() if name == metric)[1]
 
     def _remove(self, step: int) -> None:
         # The directory is renamed first, so that an interrupted removal leaves no incomplete checkpoint.
@@ -343,11 +363,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _score(path: Path) -> float | None:
-    """The score of a checkpoint, lower is better; ``None`` if it has none or is damaged."""
+def _score(path: Path) -> tuple[float, str] | None:
+    """The score of a checkpoint, lower is better, and its metric; ``None`` if it has none or is damaged."""
     try:
-        score = _read_json(path / MANIFEST)["score"]
-        return None if score is None else float(score)
+        manifest = _read_json(path / MANIFEST)
+        score = manifest["score"]
+        return None if score is None else (float(score), str(manifest.get("metric", "auto")))
     except (_DamageError, KeyError, TypeError, ValueError):
         return None
 

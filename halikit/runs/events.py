@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +24,7 @@ def are_written() -> bool:
 
 
 class Events:
-    """Writes event files for TensorBoard, which are optional: if this fails, the training continues without them.
+    """A logger of event files for TensorBoard, which are optional: if it fails, the training continues without them.
 
     Args:
         path: Directory of the files; created with the first one.
@@ -38,23 +38,24 @@ class Events:
 
     def rewind(self, step: int) -> None:
         """Let TensorBoard ignore the events after a step."""
-        self.close()
+        self.finalize("success")
         self._purge = step + 1
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Add a point to each curve."""
         with self._forgiving():
             if writer := self._opened():
-                for name, value in values.items():
+                for name, value in metrics.items():
                     writer.add_scalar(name, value, step)
 
-    def picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
-        """Add a picture, ``(H, W, 3)``."""
+    def log_image(self, key: str, images: Sequence[NDArray[np.uint8]], step: int) -> None:
+        """Add pictures, ``(H, W, 3)`` each."""
         with self._forgiving():
             if writer := self._opened():
-                writer.add_image(name, pixels, step, dataformats="HWC")
+                for pixels in images:
+                    writer.add_image(key, pixels, step, dataformats="HWC")
 
-    def close(self) -> None:
+    def finalize(self, status: str) -> None:
         """Write the buffered events and close the file; the next event opens a new file."""
         writer, self._writer = self._writer, None
         if writer is not None:

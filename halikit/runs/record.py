@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from math import isfinite
+from statistics import fmean
 from typing import Any
 
-__all__ = ["PER_LEVEL", "Record", "cells_of", "columns"]
+__all__ = ["PER_LEVEL", "Record", "cells_of", "columns", "metric_of", "prefers_higher", "values_of"]
 
 # Losses of a step and measures on held-out data that records always have a column for.
 _LOSSES = (
@@ -103,18 +105,43 @@ def columns(latents: Sequence[str], extra: Sequence[str]) -> list[str]:
     return [*single, *extra, *(f"{kind}_{name}" for kind in PER_LEVEL.values() for name in latents)]
 
 
-def cells_of(record: Record, latents: Sequence[str]) -> dict[str, str]:
-    """The cells of a record by column; empty where nothing was measured."""
+def values_of(record: Record, latents: Sequence[str]) -> dict[str, float]:
+    """What was measured, by column."""
     single = [each.name for each in fields(Record) if each.name not in PER_LEVEL and each.name != "extra"]
     values: dict[str, float | None] = {name: getattr(record, name) for name in single}
     values |= dict(record.extra)
     for name, kind in PER_LEVEL.items():
         measured = getattr(record, name)
         values |= {f"{kind}_{latent}": value for latent, value in zip(latents, measured, strict=False)}
-    return {name: _cell(value) for name, value in values.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _cell(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def cells_of(record: Record, latents: Sequence[str]) -> dict[str, str]:
+    """The cells of a record by column; those without a measurement are left out."""
+    values = values_of(record, latents)
+    return {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+
+
+def metric_of(record: Record, name: str, latents: Sequence[str]) -> float | None:
+    """A number of a record by which trainings or checkpoints are compared.
+
+    Args:
+        record: The record.
+        name: A column of ``metrics.csv``; the beginning of columns with a number for each level, such as ``error``,
+            for their mean; ``auto`` for the mean error, or the share of wrong classes where no decoder is trained.
+        latents: Names of the latents, from level 1 up.
+
+    Returns:
+        The number; ``None`` if it was not measured or is not finite.
+    """
+    values = values_of(record, latents)
+    per_level = {kind: getattr(record, each) for each, kind in PER_LEVEL.items()}
+    if name == "auto":
+        name = "error" if record.errors else "held_out_label_error"
+    value = fmean(per_level[name]) if per_level.get(name) else values.get(name)
+    return value if value is not None and isfinite(value) else None
+
+
+def prefers_higher(name: str) -> bool:
+    """Whether a higher number is the better one: for recovery. All other metrics are losses and errors."""
+    return name.startswith("recovery")

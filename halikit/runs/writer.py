@@ -12,24 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from halikit import plotting
 from halikit.config import Config, to_toml
 from halikit.errors import InputError, ResourceError
 from halikit.hierarchy import Hierarchy
 from halikit.model import Model, save_model
 from halikit.runs.checkpoints import State
-from halikit.runs.events import Events
 from halikit.runs.lock import locked
+from halikit.runs.loggers import Pictures
 from halikit.runs.record import Record, cells_of, columns
 from halikit.runs.run import Run
 from halikit.utils.files import TEMPORARY, write_atomically, writing
 
 __all__ = ["RunWriter"]
-
-# Number of samples in a row of the grid.
-_COLUMNS = 16
 
 
 class RunWriter:
@@ -55,7 +50,6 @@ class RunWriter:
     ) -> None:
         self.run, self.model = run, model
         self.checkpoints = run.checkpoints(keep)
-        self._events = Events(run.events_folder)
         self._latents = [space.name for space in model.hierarchy.spaces[1:]]
         self._columns = columns(self._latents, extra)
         self._is_ours = resumes
@@ -84,15 +78,11 @@ class RunWriter:
             self.rewind(step)
             self.run.divergence_file.unlink(missing_ok=True)
             self._is_ours = True
-            try:
-                yield
-            finally:
-                self._events.close()
+            yield
 
     def rewind(self, step: int) -> None:
-        """Remove the files, rows and events of steps after ``step``."""
+        """Remove the files and rows of steps after ``step``."""
         self.checkpoints.go_on_from(step)
-        self._events.rewind(step)
         rows = [row for row in self._rows() if row["step"].isdecimal() and int(row["step"]) <= step]
         text = io.StringIO()
         table = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -129,7 +119,7 @@ class RunWriter:
         write_atomically(self.run.config_file, to_toml(config))
 
     def record(self, record: Record) -> None:
-        """Add a row to ``metrics.csv`` and to the events; cells without a measurement are empty."""
+        """Add a row to ``metrics.csv``; cells without a measurement are empty."""
         path = self.run.metrics_file
         cells = cells_of(record, self._latents)
         with writing(path):
@@ -140,9 +130,6 @@ class RunWriter:
                 if is_new:
                     table.writeheader()
                 table.writerow(cells)
-        self._events.scalars(
-            {name: float(cell) for name, cell in cells.items() if cell and name != "step"}, record.step
-        )
 
     def save(self, averaged: Hierarchy, config: Config | None, step: int) -> None:
         """Write the model file.
@@ -169,18 +156,11 @@ class RunWriter:
         write_atomically(self.run.divergence_file, json.dumps(values, indent=1, allow_nan=False) + "\n")
         return self.run.divergence_file
 
-    def pictures(self, samples: Tensor, reconstructions: Mapping[str, Tensor], step: int) -> None:
-        """Write grids of samples and reconstructions, ``(n, *shape)``; nothing if the data are vectors."""
-        if not plotting.is_drawable(samples.shape[1:]):
-            return
+    def pictures(self, pictures: Pictures, step: int) -> None:
+        """Write pictures by name."""
         self.run.samples_folder.mkdir(parents=True, exist_ok=True)
-        pictures = {
-            "samples": plotting.grid(samples, _COLUMNS),
-            "reconstructions": plotting.labelled_rows(reconstructions),
-        }
         for name, picture in pictures.items():
             plotting.save_png(self.run.samples_folder / f"{name}-{step:07d}.png", picture)
-            self._events.picture(name, picture, step)
 
     def _refuse_another(self) -> None:
         if not self._is_ours and (self.run.model_file.exists() or self.checkpoints.steps()):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from halikit import plotting
 from halikit.analysis.reconstruction import distances
 from halikit.analysis.recovery import recovery
 from halikit.data import DataSet, Split
 from halikit.discriminator import Discriminator
 from halikit.hierarchy import Hierarchy
-from halikit.runs.writer import RunWriter
+from halikit.runs.loggers import Pictures
 from halikit.settings import ContextKind
 from halikit.training.alarms import Alarms
 from halikit.training.method import Method
@@ -40,7 +41,7 @@ class Evaluation:
         context: What the model reads of each datum beside it, if anything.
         seed: Seed of the samples.
         alarms: Looks at the samples and at the recovery of each level.
-        writer: Where pictures go, if anywhere.
+        show: Takes the pictures, if anybody does.
     """
 
     method: Method
@@ -50,22 +51,21 @@ class Evaluation:
     context: ContextKind | None
     seed: int
     alarms: Alarms
-    writer: RunWriter | None = None
+    show: Callable[[Pictures], None] | None = None
 
     @torch.no_grad()
-    def __call__(self, step: int, *, is_last: bool) -> tuple[dict[str, float], dict[str, Any], float]:
+    def __call__(self, step: int, *, is_last: bool) -> tuple[dict[str, float], dict[str, Any]]:
         """Evaluate after ``step`` steps.
 
         Returns:
-            The measures of the method by name, the fields of a record with a number for each level, and the score that
-            the best checkpoint is chosen by; the lowest is the best.
+            The measures of the method by name, and the fields of a record with a number for each level.
         """
         part = self.data.held_out.evenly(_HELD_OUT)
         averaged = self._given(part)
         with seeded(self.seed, averaged.prior.device):
             measured = self.method.measure(averaged, part)
         per_level = self._per_level(step, is_last=is_last) if self.method.trains_decoder else {}
-        return measured, per_level, fmean(per_level["errors"] if per_level else measured.values())
+        return measured, per_level
 
     def _per_level(self, step: int, *, is_last: bool) -> dict[str, tuple[float, ...]]:
         part = self.data.held_out.evenly(_HELD_OUT)
@@ -80,11 +80,16 @@ class Evaluation:
         names = [space.name for space in averaged.spaces[1:]]
         if is_last:
             self.alarms.look_at_recovery(dict(zip(names, recovered.in_one_step, strict=True)))
-        if self.writer:
+        if self.show and plotting.is_drawable(x.shape[1:]):
             rows = evenly_spaced(_SHOWN, len(x)).to(device)
             shown = averaged.rows(rows)
             rebuilt = {name: shown.reconstruct(x[rows], level) for level, name in enumerate(names, 1)}
-            self.writer.pictures(samples, {"x": x[rows]} | rebuilt, step)
+            self.show(
+                {
+                    "samples": plotting.grid(samples, _SHOWN),
+                    "reconstructions": plotting.labelled_rows({"x": x[rows]} | rebuilt),
+                }
+            )
         return {
             "errors": tuple(found.euclidean.square().mean(1).sqrt().tolist()),
             "embedded": () if found.embedded is None else tuple(found.embedded.mean(1).tolist()),

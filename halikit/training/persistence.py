@@ -9,10 +9,11 @@ from pathlib import Path
 from halikit.config import Config
 from halikit.errors import DivergedError, InputError, StoppedError
 from halikit.optimisation.guard import Counts
-from halikit.runs.checkpoints import Checkpoint, find_checkpoint
+from halikit.runs.checkpoints import Checkpoint, State, find_checkpoint
 from halikit.runs.lock import locked
 from halikit.runs.run import Run
 from halikit.runs.writer import RunWriter
+from halikit.training.callbacks import Audience
 from halikit.training.meter import Meter
 from halikit.training.resume import adopted, check_same_model, notices, surroundings
 from halikit.training.snapshot import Snapshot
@@ -30,6 +31,7 @@ class Persistence:
         out: The run directory; ``None`` to write nothing.
         stepper: The training so far: its model, method, optimisers and guard.
         meter: The losses since the last record.
+        audience: The callbacks, whose states are part of a checkpoint.
         resumes: Whether the run directory may hold a run already.
 
     Raises:
@@ -41,12 +43,15 @@ class Persistence:
         snapshot: The state of the training.
     """
 
-    def __init__(self, out: str | Path | None, stepper: Stepper, meter: Meter, *, resumes: bool) -> None:
+    def __init__(
+        self, out: str | Path | None, stepper: Stepper, meter: Meter, audience: Audience, *, resumes: bool
+    ) -> None:
         if out is None and resumes:
             raise InputError("resume goes on with the run in a directory: give it as out")
         self._model, self._averaged = stepper.model, stepper.averager.average
         self._stepper, self._hardware = stepper, stepper.hardware
-        self._score: tuple[int, float] | None = None
+        self._audience = audience
+        self._score: tuple[int, float | None] | None = None
         keep = stepper.settings.record.keep_checkpoints
         self.run = None if out is None else Run(out)
         self._checkpoints = self.run.checkpoints(keep) if self.run else None
@@ -80,7 +85,7 @@ class Persistence:
         self.average_statistics()
         self._write(config)
 
-    def score(self, value: float) -> None:
+    def score(self, value: float | None) -> None:
         """Remember the result of an evaluation of this step: the best checkpoint is the one with the lowest."""
         self._score = (self._stepper.steps, value)
 
@@ -137,6 +142,7 @@ class Persistence:
         self._hardware.processes.wait()
         if self.writer:
             self.writer.rewind(stepper.steps)
+        self._audience.rewind()
         stepper.rate_share = 0.5
         self._hardware.notify(
             f"{trouble}; going back to step {stepper.steps}, with half the learning rates from there on"
@@ -159,13 +165,15 @@ class Persistence:
         if self.writer:
             stepper = self._stepper
             score = self._score[1] if self._score and self._score[0] == stepper.steps else None
-            self.writer.checkpoint(
-                self.snapshot.take(stepper.steps, config, self._surroundings(), stepper.rate_share, score)
-            )
+            state = self.snapshot.take(stepper.steps, config, self._surroundings(), stepper.rate_share)
+            facts = {**state.facts, "callbacks": self._audience.states(), "is_built": self._model.config is not None}
+            metric = config.record.best_by
+            self._audience.checkpoint(self.writer.checkpoint(State(state.tensors, facts, score, metric)))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         facts = self.snapshot.restore(checkpoint, self._hardware.device)
         self._stepper.steps, self._stepper.rate_share = checkpoint.step, facts["rate_share"]
+        self._audience.restore(facts.get("callbacks", []))
 
     def _surroundings(self) -> dict[str, str]:
         with self._hardware.threads():
@@ -179,7 +187,7 @@ class Persistence:
             f"{part}.{name}": p for part, module in self._model.parts.items() for name, p in module.named_parameters()
         }
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-        optimisers = self._stepper.optimisers.values()
+        optimisers = [part.optimiser for part in self._stepper.optimisers.values()]
         path = self.writer.dump(
             {
                 "trouble": trouble,

@@ -14,7 +14,7 @@ from halikit.training.batches import Batch
 from halikit.training.snapshot import Snapshot
 from halikit.training.stepper import Stepper
 
-__all__ = ["Plan", "rehearse"]
+__all__ = ["Plan", "is_worth_a_rehearsal", "rehearse"]
 
 # Kinds of steps are looked for among so many: with a penalty, for example, and without.
 _SEARCHED = 256
@@ -32,18 +32,41 @@ class Plan:
         seconds_per_step: Mean time of a step over its kinds, data included.
         seconds: Time to the last step, evaluations included and compilation left out.
         preparation: Time of the first step of each kind beyond the others; most of it is compilation.
+        evaluation: Time of an evaluation.
         memory: Peak memory in bytes: that of the process, or what torch allocates on a GPU.
     """
 
     seconds_per_step: float
     seconds: float
     preparation: float
+    evaluation: float
     memory: int
+
+    def steps_within(self, seconds: float, evaluate_every: int) -> int:
+        """The steps that a time allows, with their evaluations, the last one included; below 1 if it allows none.
+
+        Args:
+            seconds: The time.
+            evaluate_every: Steps between evaluations.
+        """
+        return int((seconds - self.evaluation) / (self.seconds_per_step + self.evaluation / evaluate_every))
+
+
+def is_worth_a_rehearsal(stepper: Stepper) -> bool:
+    """Whether the steps to come are many compared with those of a rehearsal."""
+    kinds = _kinds(stepper)
+    return (1 + _TIMED) * len(set(kinds)) <= _WORTH * (stepper.total - stepper.steps)
 
 
 def rehearse(
-    stepper: Stepper, snapshot: Snapshot, batches: Iterator[Batch], evaluate: Callable[[], object], evaluations: int
-) -> Plan | None:
+    stepper: Stepper,
+    snapshot: Snapshot,
+    batches: Iterator[Batch],
+    evaluate: Callable[[], object],
+    evaluations: int,
+    *,
+    seconds: float = 0.0,
+) -> Plan:
     """Play a few steps of each kind and an evaluation, and take them back.
 
     Args:
@@ -52,31 +75,41 @@ def rehearse(
         batches: Batches of training data.
         evaluate: An evaluation that writes nothing.
         evaluations: Number of evaluations to come.
+        seconds: Time for which steps of each kind are timed, if three steps take less.
 
     Returns:
-        What the steps to come will cost; ``None`` if they are too few to be worth a rehearsal.
+        What the steps to come will cost.
     """
     first, left = stepper.steps, stepper.total - stepper.steps
-    kinds = [stepper.method.kind(step) for step in range(first, first + min(left, _SEARCHED))]
-    if (1 + _TIMED) * len(set(kinds)) > _WORTH * left:
-        return None
+    kinds = _kinds(stepper)
     device = stepper.hardware.device
     mean = preparation = 0.0
+
+    def timed(kind: object) -> float:
+        stepper.steps = first + kinds.index(kind)
+        return _seconds(lambda: stepper.step(*next(batches)), device)
+
     with snapshot.undone() as saved:
         try:
             for kind in dict.fromkeys(kinds):
-                times = []
-                for _ in range(1 + _TIMED):
-                    stepper.steps = first + kinds.index(kind)
-                    times.append(_seconds(lambda: stepper.step(*next(batches)), device))
-                usual = median(times[1:])
+                start, *times = [timed(kind) for _ in range(1 + _TIMED)]
+                # All processes have to play the same steps.
+                more = stepper.hardware.processes.agreed(int(seconds / max(median(times), 1e-6)) - _TIMED)
+                times += [timed(kind) for _ in range(more)]
+                usual = median(times)
                 mean += usual * kinds.count(kind) / len(kinds)
-                preparation += max(0.0, times[0] - usual)
+                preparation += max(0.0, start - usual)
         finally:
             stepper.steps = first
         evaluation = _seconds(evaluate, device)
         memory = most_memory(device) - (saved if device.type == "cpu" else 0)
-    return Plan(mean, left * mean + evaluations * evaluation, preparation, memory)
+    return Plan(mean, left * mean + evaluations * evaluation, preparation, evaluation, memory)
+
+
+def _kinds(stepper: Stepper) -> list[object]:
+    """The kinds of the next steps."""
+    first, left = stepper.steps, stepper.total - stepper.steps
+    return [stepper.method.kind(step) for step in range(first, first + min(left, _SEARCHED))]
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

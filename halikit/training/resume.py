@@ -21,6 +21,8 @@ _IDLE = {
     "data.workers",
     "record.keep_checkpoints",
     "record.checkpoint_every",
+    "record.best_by",
+    "record.loggers",
     "hardware.device",
     "hardware.threads",
     "hardware.prefetch",

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from halikit.config import Config
 from halikit.model import fill, named_tensors
 from halikit.optimisation.guard import Guard
-from halikit.optimisation.optimisers import fill_optimiser, optimiser_tensors
+from halikit.optimisation.parts import PartOptimiser
 from halikit.runs.checkpoints import Checkpoint, CheckpointError, State
 from halikit.training.meter import Meter
 
@@ -36,7 +35,7 @@ class Snapshot:
 
     modules: Mapping[str, nn.Module]
     optional: frozenset[str]
-    optimisers: Mapping[str, Adam]
+    optimisers: Mapping[str, PartOptimiser]
     guard: Guard
     meter: Meter
 
@@ -46,9 +45,7 @@ class Snapshot:
         trained = sum(p.nbytes for name in self.optimisers for p in self.modules[name].parameters() if p.requires_grad)
         return 2 * trained + sum(tensor.nbytes for tensor in named_tensors(self.modules).values())
 
-    def take(
-        self, step: int, config: Config, surroundings: Mapping[str, str], rate_share: float, score: float | None
-    ) -> State:
+    def take(self, step: int, config: Config, surroundings: Mapping[str, str], rate_share: float) -> State:
         """The state after a step.
 
         Args:
@@ -56,7 +53,6 @@ class Snapshot:
             config: The settings.
             surroundings: What must be the same for identical results; see :func:`halikit.training.resume.surroundings`.
             rate_share: Share of the learning rates; lower once training had to go back to a checkpoint.
-            score: What the best checkpoint is chosen by, if this step was evaluated.
         """
         facts = {
             "step": step,
@@ -65,8 +61,9 @@ class Snapshot:
             "columns": list(self.meter.columns),
             "config": config.model_dump(mode="json"),
             "surroundings": dict(surroundings),
+            "optimisers": self._facts(),
         }
-        return State(self._tensors() | {"unread": self.meter.unread()}, facts, score)
+        return State(self._tensors() | {"unread": self.meter.unread()}, facts)
 
     def restore(self, checkpoint: Checkpoint, device: torch.device) -> Mapping[str, Any]:
         """Bring the training into the state of a checkpoint.
@@ -79,7 +76,7 @@ class Snapshot:
         """
         path, tensors, facts = checkpoint.path, checkpoint.tensors(), checkpoint.facts
         try:
-            self._fill(path, tensors)
+            self._fill(path, tensors, facts.get("optimisers", {}))
             self.meter.restore(tensors["unread"].to(device), facts["columns"], facts["seconds"])
         except (KeyError, IndexError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"{path} does not fit the model: {error}") from None
@@ -93,21 +90,26 @@ class Snapshot:
             Bytes of the copy that is kept meanwhile, in the memory of the host.
         """
         saved = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors().items()}
+        facts = self._facts()
         try:
             yield sum(tensor.nbytes for tensor in saved.values())
         finally:
-            self._fill(Path("memory"), saved)
+            self._fill(Path("memory"), saved, facts)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = named_tensors(self.modules)
-        for name, optimiser in self.optimisers.items():
-            tensors |= optimiser_tensors(optimiser, self.modules[name], f"optimiser.{name}")
+        for part in self.optimisers.values():
+            tensors |= part.tensors()
         return tensors | {"skipped": self.guard.counts}
 
-    def _fill(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    def _facts(self) -> dict[str, Any]:
+        found = {name: part.facts() for name, part in self.optimisers.items()}
+        return {name: facts for name, facts in found.items() if facts}
+
+    def _fill(self, path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         for name, module in self.modules.items():
             if name not in self.optional or any(key.startswith(f"{name}.") for key in tensors):
                 fill(path, module, tensors, name)
-        for name, optimiser in self.optimisers.items():
-            fill_optimiser(path, optimiser, self.modules[name], tensors, f"optimiser.{name}")
+        for name, part in self.optimisers.items():
+            part.fill(path, tensors, facts.get(name, {}))
         self.guard.counts.copy_(tensors["skipped"])

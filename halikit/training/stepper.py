@@ -11,7 +11,8 @@ from halikit.hardware.hardware import Hardware
 from halikit.model import Model
 from halikit.optimisation.ema import Averager
 from halikit.optimisation.guard import Guard
-from halikit.optimisation.optimisers import make_optimiser, rate_share
+from halikit.optimisation.optimisers import rate_share
+from halikit.optimisation.parts import OptimiserFactory, PartOptimiser, SchedulerFactory
 from halikit.training.method import Method
 from halikit.utils.random import derived_seed, seeded
 
@@ -27,8 +28,10 @@ class Stepper:
         averager: The moving average of the weights.
         settings: The settings of the training.
         hardware: Where the steps run.
+        optimisers: Makes optimisers of the user's own.
+        schedulers: Makes schedules of the user's own.
 
-    The arguments are attributes too.
+    The first five arguments are attributes too.
 
     Attributes:
         steps: Steps so far.
@@ -38,16 +41,24 @@ class Stepper:
         guard: Skips steps that give NaN or Inf.
     """
 
-    def __init__(self, model: Model, method: Method, averager: Averager, settings: Config, hardware: Hardware) -> None:
+    def __init__(
+        self,
+        model: Model,
+        method: Method,
+        averager: Averager,
+        settings: Config,
+        hardware: Hardware,
+        optimisers: OptimiserFactory | None = None,
+        schedulers: SchedulerFactory | None = None,
+    ) -> None:
         self.model, self.method, self.averager = model, method, averager
         self.settings, self.hardware = settings, hardware
         self._shape = model.hierarchy.spaces[0].shape
         self.steps, self.total, self.rate_share = 0, settings.training.steps, 1.0
         players = {name: (part, name) for name, part in model.parts.items()} | method.extra_modules
-        self._rates = {name: settings.optimiser.rate(player) for name, (_, player) in players.items()}
         self.optimisers = {
-            name: make_optimiser(part, self._rates[name], settings.optimiser.betas)
-            for name, (part, _) in players.items()
+            name: PartOptimiser(name, part, player, settings.optimiser, optimisers, schedulers)
+            for name, (part, player) in players.items()
             if name in model.parts or any(True for _ in part.parameters())
         }
         self.guard = Guard((part for part, _ in players.values()), hardware.processes)
@@ -67,11 +78,8 @@ class Stepper:
             InputError: If the batch does not fit.
         """
         self._check_batch(batch, labels, context)
-        share = self.rate_share * rate_share(self.settings.optimiser, self.steps, self.total)
-        for name, optimiser in self.optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = self._rates[name] * share
-            optimiser.zero_grad()
+        for part in self.optimisers.values():
+            part.optimiser.zero_grad()
         if self.method.compile_mode:
             # CUDA graphs may now write over the memory of earlier steps: nobody reads it again.
             torch.compiler.cudagraph_mark_step_begin()
@@ -83,9 +91,10 @@ class Stepper:
             if context is not None and context.is_floating_point():
                 context = context.to(x)
             losses = self._add_gradients(x, labels, context)
-        self.guard.after_gradients(losses.values(), self.optimisers.values())
-        for optimiser in self.optimisers.values():
-            optimiser.step()
+        is_bad = self.guard.after_gradients(losses.values())
+        scheduled = rate_share(self.settings.optimiser, self.steps, self.total)
+        for part in self.optimisers.values():
+            part.step(is_bad, self.rate_share, scheduled)
         self.steps += 1
         self.averager.update(self.steps)
         return losses
@@ -115,7 +124,9 @@ class Stepper:
             self.method.add_gradients(self.hardware.layout(x), y, self.steps, self.total, context=c)
             for x, y, c in zip(parts, *beside, strict=True)
         ]
-        parameters = [p for o in self.optimisers.values() for group in o.param_groups for p in group["params"]]
+        parameters = [
+            p for part in self.optimisers.values() for group in part.optimiser.param_groups for p in group["params"]
+        ]
         gradients = [p.grad for p in parameters if p.grad is not None]
         if number > 1 and gradients:
             torch._foreach_mul_(gradients, 1 / number)

@@ -20,24 +20,31 @@ from halikit.hardware.processes import resolve_device
 from halikit.model import Model
 from halikit.objectives import Objective
 from halikit.optimisation.ema import Averager
-from halikit.runs.record import Record
+from halikit.optimisation.parts import OptimiserFactory, SchedulerFactory
+from halikit.runs.loggers import Loggers, Pictures, named_loggers
+from halikit.runs.record import Record, metric_of, prefers_higher
 from halikit.runs.run import Run
-from halikit.runs.writer import RunWriter
 from halikit.training.alarms import Alarms
 from halikit.training.batches import Batches
+from halikit.training.budget import steps_within
+from halikit.training.callbacks import Audience, Callback, EarlyStopping
 from halikit.training.defaults import fitting_mode, fitting_precision
 from halikit.training.evaluation import Evaluation
 from halikit.training.extra_losses import ExtraLoss, modules_of
 from halikit.training.game import resolve_game
 from halikit.training.meter import Meter
 from halikit.training.methods import make_method
+from halikit.training.metrics import check_metric, latents_of
 from halikit.training.persistence import Persistence
-from halikit.training.plan import Plan, rehearse
+from halikit.training.plan import Plan, is_worth_a_rehearsal, rehearse
 from halikit.training.signals import Signals
 from halikit.training.sleep import resolve_sleep_weights
 from halikit.training.stepper import Stepper
 
 __all__ = ["Trainer"]
+
+# Takes the place of a signal's number where a callback has asked to stop; no signal that is caught has it.
+_STOP = 1
 
 
 class Trainer:
@@ -60,6 +67,14 @@ class Trainer:
         out: Run directory to write to; nothing is written by default.
         resume: Go on with the run in ``out``: ``True`` from its newest good checkpoint, a number from the checkpoint
             of that step, a path from the checkpoint there, of whichever run.
+        loggers: Take metrics and pictures on rank 0: any objects with Lightning's ``log_metrics(metrics, step)``,
+            see :mod:`halikit.runs.loggers`. By default those of ``record.loggers``, where a run is written.
+        optimisers: Optimisers of your own: a function from the name of a part (``"hierarchy"``, ``"discriminator"``, or
+            the name of an extra loss) and its module to a ``torch.optim.Optimizer``. It replaces Adam and the schedule
+            of ``[optimiser]``.
+        schedulers: Schedules of your own: a function from the name of a part and its optimiser to a schedule of
+            ``torch.optim.lr_scheduler``, which is stepped after each step. It replaces the schedule of ``[optimiser]``.
+        callbacks: See :class:`~halikit.training.callbacks.Callback`.
         on_record: Called with each :class:`~halikit.runs.record.Record`.
         on_notice: Called with each notice; by default it is a Python warning.
 
@@ -75,6 +90,7 @@ class Trainer:
         compile_reason: Why ``auto`` chose compiled or eager steps, once steps are planned.
         method: What a step is; ``method.description`` says it in words.
         data: The data set, on the device where the model trains.
+        stopped: Why the last ``fit`` was asked to stop before its last step; empty if it was not.
     """
 
     def __init__(
@@ -88,6 +104,10 @@ class Trainer:
         augmentation: datasets.Augmentation | Callable[[Tensor], Tensor] | None = None,
         out: str | Path | None = None,
         resume: bool | int | str | Path = False,
+        loggers: Sequence[Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+        optimisers: OptimiserFactory | None = None,
+        schedulers: SchedulerFactory | None = None,
         on_record: Callable[[Record], None] | None = None,
         on_notice: Callable[[str], None] = warnings.warn,
     ) -> None:
@@ -114,11 +134,13 @@ class Trainer:
             *(model, self._settings, self.data, changes, self.averaged, self.hardware, extra_losses, objective),
             context=context,
         )
-        self.compile_reason = ""
-        self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware)
+        self.compile_reason = self.stopped = ""
+        self._has_stopped = False
+        self._stepper = Stepper(model, self.method, averager, self._settings, self.hardware, optimisers, schedulers)
         self._meter = Meter(self.method.columns)
         self._alarms = Alarms(self.hardware.notify)
-        self._persistence = Persistence(out, self._stepper, self._meter, resumes=resume is not False)
+        self._audience = self._make_audience(out, loggers, callbacks)
+        self._persistence = Persistence(out, self._stepper, self._meter, self._audience, resumes=resume is not False)
         if resume is not False:
             hardware = self._persistence.resume(resume, self.config).hardware
             self._settings = self._settings.model_copy(update={"hardware": hardware})
@@ -183,17 +205,27 @@ class Trainer:
             ResourceError: If disk or memory do not suffice.
         """
         batches = self._prepare(steps)
+        self.stopped, self._has_stopped = "", False
         with ExitStack() as stack:
             stack.enter_context(self.hardware.threads())
             stack.enter_context(explained_shortage(self.hardware.device, self._settings.training.batch_size))
             stack.enter_context(self.hardware.processes.explained_silence())
             stack.enter_context(self._persistence.writing(self.config))
-            self._persistence.save_first(self.config)
             signals = stack.enter_context(Signals(are_wanted=self.run is not None))
-            while self.steps < self._stepper.total:
+            stack.enter_context(self._audience.attending())
+            self._persistence.save_first(self.config)
+            while self.steps < self._stepper.total and not self._has_stopped:
                 self._play(batches, signals)
         self.method.finish()
         return self.model
+
+    def stop(self, reason: str) -> None:
+        """End :meth:`fit` after the present step, with a checkpoint and the model saved; for callbacks.
+
+        Args:
+            reason: Why, in words; see :attr:`stopped`.
+        """
+        self.stopped = reason
 
     def plan(self, steps: int | None = None) -> Plan | None:
         """Estimate what :meth:`fit` will cost: a few steps and an evaluation are played and taken back.
@@ -208,22 +240,31 @@ class Trainer:
             InputError: If there are no data.
             ResourceError: If memory does not suffice.
         """
-        batches = self._prepare(steps)
-        total, every = self._stepper.total, self._settings.record.evaluate_every
-        evaluation = self._evaluation(Alarms(lambda _: None), None)
-        with (
-            self.hardware.threads(),
-            explained_shortage(self.hardware.device, self._settings.training.batch_size),
-            self.hardware.processes.explained_silence(),
-            batches.starting_at(self.steps) as prepared,
-        ):
-            return rehearse(
-                self._stepper,
-                self._persistence.snapshot,
-                prepared,
-                partial(evaluation, self.steps, is_last=False),
-                -(-total // every) - self.steps // every,
-            )
+        self._prepare(steps)
+        return self._rehearsed() if is_worth_a_rehearsal(self._stepper) else None
+
+    def steps_within(self, minutes: float) -> int:
+        """The number of steps to give to :meth:`fit` for a training that takes a time from now on.
+
+        The rate is measured by rehearsals, which are taken back, and count as part of the time. The number differs from
+        one measurement to the next; a training with a given number can be repeated.
+
+        Args:
+            minutes: The time.
+
+        Raises:
+            InputError: If there are no data, or the time does not allow one step and an evaluation.
+            ResourceError: If memory does not suffice.
+        """
+        settings = self._settings
+
+        def rehearsed(steps: int, seconds: float) -> Plan:
+            self._settings = settings  # whether steps are compiled is decided for each number
+            self._prepare(steps)
+            return self._rehearsed(seconds)
+
+        every = settings.record.evaluate_every
+        return steps_within(60 * minutes, every, self.hardware.processes, rehearsed)
 
     def save(self) -> None:
         """Write a checkpoint of the steps so far into the run directory.
@@ -233,6 +274,26 @@ class Trainer:
             InputError: If there is no run directory, or it cannot be written to.
         """
         self._persistence.save(self.config)
+
+    def _rehearsed(self, seconds: float = 0.0) -> Plan:
+        """Rehearse the steps to come; the kinds of steps are timed for so many seconds."""
+        assert self._batches is not None
+        total, every = self._stepper.total, self._settings.record.evaluate_every
+        evaluation = self._evaluation(Alarms(lambda _: None), None)
+        with (
+            self.hardware.threads(),
+            explained_shortage(self.hardware.device, self._settings.training.batch_size),
+            self.hardware.processes.explained_silence(),
+            self._batches.starting_at(self.steps) as prepared,
+        ):
+            return rehearse(
+                self._stepper,
+                self._persistence.snapshot,
+                prepared,
+                partial(evaluation, self.steps, is_last=False),
+                -(-total // every) - self.steps // every,
+                seconds=seconds,
+            )
 
     def _prepare(self, steps: int | None) -> Batches:
         """Set the last step, and with it whether steps are compiled; the batches to play."""
@@ -246,12 +307,14 @@ class Trainer:
         return self._batches
 
     def _play(self, batches: Batches, signals: Signals) -> None:
-        """Play up to the last step, or until a return to a checkpoint needs other batches."""
+        """Play up to the last step, a stop, or a return to a checkpoint, which needs other batches."""
         record, total = self._settings.record, self._stepper.total
         self._meter.start()
         with batches.starting_at(self.steps) as prepared:
             while self.steps < total:
-                self._meter.add(self._stepper.step(*next(prepared)))
+                losses = self._stepper.step(*next(prepared))
+                self._meter.add(losses)
+                self._audience.step(losses)
                 is_last = self.steps == total
                 evaluates = is_last or self.steps % record.evaluate_every == 0
                 if evaluates or self.steps % record.log_every == 0:
@@ -260,11 +323,17 @@ class Trainer:
                         self._persistence.go_back(counts)
                         return
                     self._report(counts.skipped, evaluates=evaluates)
-                caught = self.hardware.processes.agree_on_signal(signals.caught, self.steps)
+                asked = signals.caught or (_STOP if self.stopped else None)
+                caught = self.hardware.processes.agree_on_signal(asked, self.steps)
                 is_due = is_last or caught or self.steps % record.checkpoint_every == 0
                 # A step after a skipped one might never be finite again; the checkpoint before it leads here as well.
                 if self.run and is_due and not self._stepper.guard.is_skipping:
                     self.save()
+                if caught == _STOP:
+                    self._has_stopped = True
+                    self._persistence.average_statistics()
+                    self._persistence.save_model(self.config)
+                    return
                 if caught and not is_last:
                     raise self._persistence.stopped(caught, self.config)
 
@@ -285,23 +354,33 @@ class Trainer:
             images_per_second=rate * self._settings.training.batch_size,
             **per_level,
         )
+        if evaluates:
+            name = self._settings.record.best_by
+            value = metric_of(record, name, latents_of(self.model))
+            self._persistence.score(value if value is None or not prefers_higher(name) else -value)
         if self._persistence.writer:
             self._persistence.writer.record(record)
         if self._on_record:
             self._on_record(record)
+        self._audience.record(record)
         if self._settings.game.objective != "wasserstein":  # its logits are no log-odds, so ρ means nothing
             self._alarms.look_at(record)
         self._meter.start_lap()
 
     def _evaluate(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Measure held-out data and the decoder's samples, and save the model."""
-        evaluation = self._evaluation(self._alarms, self._persistence.writer)
-        measured, per_level, score = evaluation(self.steps, is_last=self.steps == self._stepper.total)
-        self._persistence.score(score)
+        is_seen = self._persistence.writer is not None or self._audience.sees_pictures
+        evaluation = self._evaluation(self._alarms, self._show if is_seen else None)
+        found = evaluation(self.steps, is_last=self.steps == self._stepper.total)
         self._persistence.save_model(self.config)
-        return measured, per_level
+        return found
 
-    def _evaluation(self, alarms: Alarms, writer: RunWriter | None) -> Evaluation:
+    def _show(self, pictures: Pictures) -> None:
+        if self._persistence.writer:
+            self._persistence.writer.pictures(pictures, self.steps)
+        self._audience.pictures(pictures)
+
+    def _evaluation(self, alarms: Alarms, show: Callable[[Pictures], None] | None) -> Evaluation:
         assert self.data is not None
         return Evaluation(
             self.method,
@@ -311,8 +390,24 @@ class Trainer:
             self._context,
             self._settings.training.seed,
             alarms,
-            writer,
+            show,
         )
+
+    def _make_audience(
+        self, out: str | Path | None, loggers: Sequence[Any] | None, callbacks: Sequence[Callback]
+    ) -> Audience:
+        """The callbacks and loggers that were given or that the settings name."""
+        record = self._settings.record
+        for place in ("best_by", "stop_metric"):
+            check_metric(getattr(record, place), f"record.{place}", self._settings, self.model, self.method)
+        for callback in callbacks:
+            if isinstance(callback, EarlyStopping):
+                check_metric(callback.metric, "EarlyStopping(metric)", self._settings, self.model, self.method)
+        is_first = self.hardware.processes.rank == 0
+        if loggers is None:
+            loggers = named_loggers(record.loggers, Run(out)) if out is not None and is_first else ()
+        stopping = [EarlyStopping(record.stop_metric, patience=record.stop_after)] if record.stop_after else []
+        return Audience(self, [*callbacks, *stopping], Loggers(loggers, latents_of(self.model)), is_first=is_first)
 
     def _make_batches(self, augmentation: datasets.Augmentation | datasets.OwnAugmentation) -> Batches | None:
         if self.data is None:
