@@ -26,6 +26,7 @@ SMALL = Config(
 )
 # Settings that are "auto" in SMALL, as training resolves them.
 RESOLVED = {"sleep_weights": (1.0, 1.0), "gradient_penalty": 0.0, "penalised_joint": "encoder"}
+RESOLVED |= {"hardware.precision": "32", "hardware.compile": None}
 
 
 @pytest.fixture(scope="module")
