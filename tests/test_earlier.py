@@ -126,6 +126,8 @@ def as_of_0_1_0(path: Path, model: hk.Model, level: int) -> list[hk.JointDiscrim
             config[old_section][old_key] = config[section].pop(key)
     for key in ("cycle_weight", "elbo_weight", "sleep_statistics", "latent_noise_until"):
         del config["game"][key]
+    for key in ("best_by", "stop_after", "stop_metric", "loggers"):
+        del config["record"][key]
     for name in ("game", "optimiser", "labels", "record", "hardware"):
         assert not config.pop(name)
     del config["discriminator"]["spectral_norm"]

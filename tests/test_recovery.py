@@ -369,4 +369,4 @@ def test_the_report_shows_it(run, halikit):
     for name in ("z1", "z2"):
         cells = [f"{float(last[f'{kind}_{name}']):.4g}" for kind in ("recovery", "recovery_from_x")]
         assert "".join(f"<td>{cell}</td>" for cell in cells) in page
-    assert "is measured on the decoder’s own samples" in page
+    assert "the decoder’s own samples" in page

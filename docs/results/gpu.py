@@ -59,7 +59,17 @@ WITH_NEEDS = ("pydantic",)
 ALONE = (
     *("pyro-ppl", "pyro-api", "opt-einsum", "tqdm", "lightning-fabric", "lightning-utilities", "fsspec", "packaging"),
     *("einops", "safetensors", "typer", "annotated-doc", "click", "shellingham", "rich", "markdown-it-py", "mdurl"),
-    *("pygments", "pytest", "pluggy", "iniconfig", "hypothesis", "sortedcontainers"),
+    *(
+        "filelock",
+        "jinja2",
+        "markupsafe",
+        "pygments",
+        "pytest",
+        "pluggy",
+        "iniconfig",
+        "hypothesis",
+        "sortedcontainers",
+    ),
 )
 # Larger ones, which are expected there: --more NAME takes one along.
 EXPECTED = ("torch", "numpy", "pillow", "scikit-learn", "matplotlib")
