@@ -50,7 +50,7 @@ def compared(name: str) -> dict[str, float]:
     images = 2 * torch.rand(2000, *shape) - 1
     data_set = data.load("digits") if shape == (1, 8, 8) else data.from_tensor(images)
     if config.labels:
-        parts = {name: getattr(data_set, name) for name in ("train", "held_out")}
+        parts = {name: getattr(data_set, name) for name in ("train", "test")}
         labelled = {name: replace(part, labels=torch.arange(len(part)) % 10) for name, part in parts.items()}
         data_set = replace(data_set, classes=tuple("0123456789"), **labelled)
     model = hk.build(override(config, {"model.data_shape": shape}))
