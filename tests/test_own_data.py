@@ -13,6 +13,7 @@ import pytest
 import torch
 from makers import picture, plant
 from PIL import Image
+from test_resume import cut_at
 from torch import nn
 from torch.utils.data import (
     ConcatDataset,
@@ -244,7 +245,7 @@ class TestExactness:
         changes = {"data__workers": workers, "data__flip": True}
         whole = trainer(Noisy(IMAGES), tmp_path / "a", **changes)
         whole.fit()
-        _stop_after(trainer(Noisy(IMAGES), tmp_path / "b", **changes), 6)
+        cut_at(trainer(Noisy(IMAGES), tmp_path / "b", **changes), 6)
         part = trainer(Noisy(IMAGES), tmp_path / "b", resume=True, **changes)
         part.fit()
         assert part.steps == whole.steps == 8
@@ -302,7 +303,7 @@ class TestStream:
         whole = trainer(LongStream(), tmp_path / "a")
         whole.fit()
         part = trainer(LongStream(), tmp_path / "b")
-        _stop_after(part, 6)
+        cut_at(part, 6)
         part = trainer(LongStream(), tmp_path / "b", resume=True)
         assert part.steps == 4
         part.fit()
@@ -389,7 +390,7 @@ class TestOwnAugmentation:
         blur = nn.Sequential(nn.ReflectionPad2d(1), nn.AvgPool2d(3, 1), nn.Dropout(0.1))
         whole = trainer(IMAGES, tmp_path / "a", augmentation=blur)
         whole.fit()
-        _stop_after(trainer(IMAGES, tmp_path / "b", augmentation=blur), 6)
+        cut_at(trainer(IMAGES, tmp_path / "b", augmentation=blur), 6)
         part = trainer(IMAGES, tmp_path / "b", augmentation=blur, resume=True)
         part.fit()
         assert torch.equal(weights(whole.model.hierarchy), weights(part.model.hierarchy))
@@ -504,17 +505,15 @@ class TestChannels:
         assert hk.load(tmp_path / "run").hierarchy.sample(2).shape == (2, 5, 8, 8)
 
 
-class PowerCutError(Exception):
-    """The end of a process, without any goodbye."""
-
-
-def _stop_after(run: hk.Trainer, step: int) -> None:
-    """Train until the power goes off, in the step after so many."""
-
-    def cut(module: nn.Module, given: object) -> None:
-        if run.steps == step:
-            raise PowerCutError
-
-    run.model.hierarchy.links[0].up.network.register_forward_pre_hook(cut)
-    with pytest.raises(PowerCutError):
-        run.fit()
+@pytest.mark.parametrize(
+    ("given", "changes", "reason"),
+    [
+        ("digits", {"workers": 2}, "data.workers is for a map-style Dataset"),
+        (IMAGES, {"workers": 0}, "data.workers is for a map-style Dataset"),
+        ("digits", {"epoch_images": 50}, "data.epoch_images is for an IterableDataset"),
+        (TensorDataset(IMAGES), {"epoch_images": 50}, "data.epoch_images is for an IterableDataset"),
+    ],
+)
+def test_settings_without_use_are_refused(given: object, changes: dict[str, int], reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        data.as_data_set(given, **changes)

@@ -364,11 +364,12 @@ def _run(
     with Progress(narrator, model.config.training.steps) as progress:
         resume = checkpoint.path if checkpoint else False
         trainer = Trainer(model, data, out=path, resume=resume, on_record=progress, on_notice=common.warn)
-        with narrator.status("preparing the first steps"):
+        _introduce(narrator.print, model, data, trainer)
+        with narrator.status("preparing the first steps; to compile them may take a minute"):
             steps = trainer.steps_within(minutes) if minutes else None
             cost = trainer.plan(steps)
         progress.expect(trainer.config.training.steps)
-        _introduce(narrator.print, model, data, trainer, cost)
+        _announce(narrator.print, model, trainer, cost)
         if steps:
             again = f"halikit train --config {path / 'config.toml'}"
             narrator.print(f"minutes  {minutes:g}: {steps:,} steps, fixed from here on; again: {again}", markup=False)
@@ -402,12 +403,13 @@ def _run(
     common.report_path(path)
 
 
-def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer, cost: Plan | None) -> None:
-    from halikit.model import describe, size_of
+def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: Trainer) -> None:
+    """Say what is trained, on what."""
+    from halikit.model import describe
     from halikit.training.sleep import RULE
 
     config, spaces = trainer.config, model.hierarchy.spaces
-    training, weights = config.training, config.game.sleep_weights
+    weights = config.game.sleep_weights
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in model.parts.items())
     say(f"data     {data.spec}: {len(data.train):,} to train on, {len(data.held_out):,} held out", markup=False)
     say("spaces   " + " ⇄ ".join(map(str, spaces)), markup=False)
@@ -416,18 +418,24 @@ def _introduce(say: Callable[..., None], model: Model, data: DataSet, trainer: T
     if config.model.conditional:
         say(f"context  the {config.model.context_size} {config.model.conditional} of each datum", markup=False)
     say(f"weights  {sizes}", markup=False)
-    size = f" at size {size_of(model)}" if size_of(model) else ""
-    plan = f"{training.steps:,} steps of {training.batch_size}{size}; {trainer.method.description}"
-    say(f"plan     {plan}", markup=False)
-    say(f"hardware {_hardware(trainer)}", markup=False)
-    if cost:
-        say(f"costs    {_costs(cost)}", markup=False)
     if trainer.steps:
         say(f"resumes  at step {trainer.steps:,}", markup=False)
     if config.plays and isinstance(weights, tuple):
         listed = " · ".join(f"{space.name} {w:g}" for space, w in zip(spaces[1:], weights, strict=True))
         by_rule = model.config is not None and model.config.game.sleep_weights == "auto"
         say(f"sleep    weights {listed}" + (f": {RULE}" if by_rule else ""), markup=False)
+
+
+def _announce(say: Callable[..., None], model: Model, trainer: Trainer, cost: Plan | None) -> None:
+    """Say how it is trained, and what that will cost."""
+    from halikit.model import size_of
+
+    training, size = trainer.config.training, f" at size {size_of(model)}" if size_of(model) else ""
+    plan = f"{training.steps:,} steps of {training.batch_size}{size}; {trainer.method.description}"
+    say(f"plan     {plan}", markup=False)
+    say(f"hardware {_hardware(trainer)}", markup=False)
+    if cost:
+        say(f"costs    {_costs(cost)}", markup=False)
 
 
 def _hardware(trainer: Trainer) -> str:

@@ -142,8 +142,13 @@ def as_data_set(
         epoch_images: Items in an epoch of an ``IterableDataset``; by default its length.
 
     Raises:
-        DataError: If the data cannot be used.
+        DataError: If the data cannot be used, or have no use for ``workers`` or ``epoch_images``.
     """
+    source = data.dataset if isinstance(data, DataLoader) else data
+    if workers is not None and (not isinstance(source, Dataset) or isinstance(source, IterableDataset)):
+        raise DataError("data.workers is for a map-style Dataset of your own, in Python; leave it out here")
+    if epoch_images is not None and not isinstance(source, IterableDataset):
+        raise DataError("data.epoch_images is for an IterableDataset of your own, in Python; leave it out here")
     if isinstance(data, DataSet):
         return data
     if isinstance(data, str | Path):
